@@ -1,0 +1,173 @@
+"""What happens beside training: the losses' table and plot, sample grids, TensorBoard events.
+
+The loop that calls them is train.py's. A progress bar is the command line's own (experiments/).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jax import random
+
+from cgan_jax.images import grid
+from cgan_jax.plots import plot_losses
+from cgan_jax.run_folder import RunFolder, append_losses, read_losses
+from cgan_jax.sampling import generate
+from cgan_jax.state import GAN, GANState
+
+
+@dataclass(frozen=True)
+class SpanEnd:
+    """Some steps are done.
+
+    Attributes:
+        epoch: counted from 0.
+        batch: the first step's place in its epoch, from 0.
+        losses: float32 `[n, 2]`: d_loss and g_loss of each step.
+        seconds: how long they took.
+    """
+
+    epoch: int
+    batch: int
+    losses: np.ndarray
+    seconds: float
+
+
+@dataclass(frozen=True)
+class EpochEnd:
+    """An epoch is done.
+
+    Attributes:
+        epoch: how many are done.
+        step: how many steps are done.
+        state: what training has reached. Its buffers are given away when the next step begins:
+            take copies of what you want to keep.
+        losses: float32 `[n, 2]`: d_loss and g_loss of the epoch's steps in this process.
+    """
+
+    epoch: int
+    step: int
+    state: GANState
+    losses: np.ndarray
+
+
+class Callback:
+    """Override what you need. Called in the order in which `train` was given them."""
+
+    def on_train_start(self, step: int, last_step: int, steps_per_epoch: int) -> None:
+        """Training goes on after `step` steps, until `last_step`."""
+
+    def on_span_end(self, span: SpanEnd) -> None:
+        """Some steps are done."""
+
+    def on_epoch_end(self, epoch: EpochEnd) -> None:
+        """An epoch is done; a checkpoint of it, if one is due, is saved after this."""
+
+    def on_train_end(self, step: int, state: GANState) -> None:
+        """Training has finished or was stopped after `step` steps."""
+
+
+class LossesTable(Callback):
+    """Every step's losses in `losses.csv`, and a plot of them in `losses.png`.
+
+    Args:
+        run: the run folder.
+        plot_every: in epochs; and at the end.
+    """
+
+    def __init__(self, run: RunFolder, plot_every: int = 5) -> None:
+        self._run, self._plot_every = run, plot_every
+
+    def on_train_start(self, step: int, last_step: int, steps_per_epoch: int) -> None:
+        self._steps_per_epoch = steps_per_epoch
+        self._run.rewind_losses(step, steps_per_epoch)
+
+    def on_span_end(self, span: SpanEnd) -> None:
+        append_losses(self._run.losses, span.epoch, span.batch, span.losses)
+
+    def on_epoch_end(self, epoch: EpochEnd) -> None:
+        if epoch.epoch % self._plot_every == 0:
+            self._plot()
+
+    def on_train_end(self, step: int, state: GANState) -> None:
+        if step:
+            self._plot()
+
+    def _plot(self) -> None:
+        losses = read_losses(self._run.losses)
+        plot_losses(losses, self._steps_per_epoch, self._run.path / "losses.png")
+
+
+class SampleGrids(Callback):
+    """A grid of samples in `samples/epoch_NNNN.png`: a column a class, always the same points.
+
+    Args:
+        gan: what is trained.
+        run: the run folder.
+        every: in epochs; and after the first and the last.
+        rows: how many of each class.
+        seed: of the latent points.
+    """
+
+    def __init__(
+        self, gan: GAN, run: RunFolder, every: int = 5, rows: int = 10, seed: int = 0
+    ) -> None:
+        self._gan, self._run, self._every, self._rows = gan, run, every, rows
+        self._key = random.key(seed)
+
+    def on_epoch_end(self, epoch: EpochEnd) -> None:
+        if epoch.epoch % self._every == 0 or epoch.epoch in (1, self._run.config.epochs):
+            names = self._run.class_names
+            folder = self._run.path / "samples"
+            folder.mkdir(exist_ok=True)
+            labels = np.tile(np.arange(len(names), dtype=np.int32), self._rows)
+            gen = epoch.state.gen
+            variables = {"params": gen.params, "batch_stats": gen.batch_stats}
+            images = generate(self._gan.generator, variables, labels, self._key)
+            picture = grid(images.reshape(self._rows, len(names), *images.shape[1:]), names)
+            picture.save(folder / f"epoch_{epoch.epoch:04d}.png")
+
+
+class TensorBoard(Callback):
+    """Losses, speed and sample grids as TensorBoard events, in `events/`.
+
+    Args:
+        run: the run folder.
+        every: log the losses of each `every`-th step.
+    """
+
+    def __init__(self, run: RunFolder, every: int = 50) -> None:
+        self._run, self._every = run, every
+
+    def on_train_start(self, step: int, last_step: int, steps_per_epoch: int) -> None:
+        from tensorboardX import SummaryWriter
+
+        self._step, self._seconds = step, 0.0
+        # Events after this step come from a run that ended before it saved again.
+        self._writer = SummaryWriter(str(self._run.path / "events"), purge_step=step)
+
+    def on_span_end(self, span: SpanEnd) -> None:
+        for i in range(-self._step % self._every, len(span.losses), self._every):
+            d_loss, g_loss = span.losses[i].tolist()
+            self._writer.add_scalar("loss/discriminator", d_loss, self._step + i)
+            self._writer.add_scalar("loss/generator", g_loss, self._step + i)
+        self._step += len(span.losses)
+        self._seconds += span.seconds
+
+    def on_epoch_end(self, epoch: EpochEnd) -> None:
+        rate = len(epoch.losses) / self._seconds
+        self._seconds = 0.0
+        self._writer.add_scalar("speed/steps_per_second", rate, epoch.step)
+        picture = self._run.path / "samples" / f"epoch_{epoch.epoch:04d}.png"
+        if picture.exists():
+            self._writer.add_image("samples", _read_image(picture), epoch.step, dataformats="HWC")
+
+    def on_train_end(self, step: int, state: GANState) -> None:
+        self._writer.close()
+
+
+def _read_image(path: Path) -> np.ndarray:
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        return np.asarray(picture)

@@ -1,0 +1,9 @@
+"""Where images come from: `load` finds a data set by name, `Dataset` holds one.
+
+Only names are gathered here; each module beside this one says what it does.
+"""
+
+from cgan_jax.data.dataset import Dataset
+from cgan_jax.data.resolve import load
+
+__all__ = ["Dataset", "load"]

@@ -1,0 +1,83 @@
+"""Pictures: uint8 against [-1, 1], and grids of images under their class names.
+
+Plots of losses are in plots.py; where images come from is in data/ and sampling.py.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from cgan_jax.errors import ConfigError
+
+TILE = 80  # pixels of a tile's side at least: what the longest class name needs
+GAP, MARGIN, FONT_SIZE = 4, 12, 13
+
+
+def to_unit_range(images: jax.Array) -> jax.Array:
+    """uint8 images to floats in [-1, 1]: `x / 127.5 - 1`."""
+    return images.astype(jnp.result_type(float)) / 127.5 - 1
+
+
+def to_uint8(images: jax.Array) -> jax.Array:
+    """Floats in [-1, 1] to the nearest uint8: the inverse of `to_unit_range`."""
+    return jnp.clip(jnp.round((images + 1) * 127.5), 0, 255).astype(jnp.uint8)
+
+
+def grid(images: np.ndarray, column_names: Sequence[str]) -> Image.Image:
+    """Tile images, with a name above each column.
+
+    Args:
+        images: uint8 `[rows, columns, H, W, C]` with one (grey) or three (RGB) channels.
+        column_names: one a column.
+
+    Returns:
+        an RGB picture on white; small images are enlarged by whole pixels.
+
+    Raises:
+        ConfigError: the array or the names do not fit this.
+    """
+    if images.dtype != np.uint8 or images.ndim != 5 or images.shape[-1] not in (1, 3):
+        raise ConfigError(
+            f"a grid takes uint8 [rows, columns, H, W, 1 or 3], not {images.dtype} {images.shape}"
+        )
+    rows, columns, height, width, channels = images.shape
+    if len(column_names) != columns:
+        raise ConfigError(f"a grid of {columns} columns takes as many names, not {column_names}")
+
+    scale = max(1, -(-TILE // width))
+    enlarged = images.repeat(scale, 2).repeat(scale, 3)
+    rgb = np.broadcast_to(enlarged, (*enlarged.shape[:-1], 3))
+    step_y, step_x, top = height * scale + GAP, width * scale + GAP, MARGIN + FONT_SIZE + GAP
+    size = (columns * step_x - GAP + 2 * MARGIN, top + rows * step_y - GAP + MARGIN)
+    picture = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(FONT_SIZE)
+    for column, name in enumerate(column_names):
+        x = MARGIN + column * step_x
+        draw.text((x + (step_x - GAP) / 2, MARGIN), name, "black", font, anchor="mt")
+        for row in range(rows):
+            tile = Image.fromarray(np.ascontiguousarray(rgb[row, column]))
+            picture.paste(tile, (x, top + row * step_y))
+    return picture
+
+
+def labelled_examples(images: np.ndarray, labels: np.ndarray, n_classes: int, rows: int):
+    """The first `rows` images of each class, for `grid`.
+
+    Args:
+        images: uint8 `[N, H, W, C]`.
+        labels: integers `[N]`.
+        n_classes: how many columns.
+        rows: how many of each; a class with fewer is filled up with white.
+
+    Returns:
+        uint8 `[rows, n_classes, H, W, C]`.
+    """
+    examples = np.full((rows, n_classes, *images.shape[1:]), 255, np.uint8)
+    for label in range(n_classes):
+        found = images[np.flatnonzero(labels == label)[:rows]]
+        examples[: len(found), label] = found
+    return examples

@@ -1,0 +1,176 @@
+"""Pictures on demand: latent points, labels by name, and a trained generator.
+
+Reading a run folder is checkpoint.py's and run_folder.py's; drawing grids is images.py's.
+"""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from os import PathLike
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import random
+
+from cgan_jax.errors import ConfigError
+from cgan_jax.images import to_uint8
+
+CHUNK = 256  # images at a time: one compiled shape, and rounding that no batching changes
+
+Labels = int | str | Sequence[int | str] | np.ndarray
+
+
+def generate_latent_points(
+    latent_dim: int, n_samples: int, n_classes: int = 10, *, seed: int = 0
+) -> tuple[jax.Array, jax.Array]:
+    """Draw the generator's inputs, as the report's function of this name.
+
+    Args:
+        latent_dim: size of a latent point.
+        n_samples: how many.
+        n_classes: labels are uniform in [0, n_classes).
+        seed: in [0, 2**32). Point i depends on `(seed, i)` alone.
+
+    Returns:
+        latent points from N(0, 1), float32 `[n_samples, latent_dim]`, and labels, int32
+        `[n_samples]`.
+
+    Raises:
+        ConfigError: a number is out of range.
+    """
+    for name, value in (("latent_dim", latent_dim), ("n_classes", n_classes)):
+        if value < 1:
+            raise ConfigError(f"{name} must be at least 1, not {value}")
+    if n_samples < 0:
+        raise ConfigError(f"n_samples must not be negative, not {n_samples}")
+    indices = jnp.arange(n_samples)
+    latent = latent_points(_key(seed), indices, latent_dim)
+    label_keys = jax.vmap(partial(random.fold_in, random.fold_in(_key(seed), 1)))(indices)
+    labels = jax.vmap(lambda key: random.randint(key, (), 0, n_classes))(label_keys)
+    return latent, labels
+
+
+def latent_points(key: jax.Array, indices: jax.Array, latent_dim: int) -> jax.Array:
+    """Latent points of the samples with these indices, `[n, latent_dim]`: each of its index alone."""
+    keys = jax.vmap(partial(random.fold_in, random.fold_in(key, 0)))(indices)
+    return jax.vmap(lambda key: random.normal(key, (latent_dim,)))(keys)
+
+
+def label_ids(labels: Labels, class_names: Sequence[str]) -> np.ndarray:
+    """Class ids of labels given as ids, as names (upper or lower case), or as a mixture.
+
+    Returns:
+        int32 `[n]`; a single label gives one.
+
+    Raises:
+        ConfigError: a label is no class; a misspelt name is answered with the nearest.
+    """
+    if isinstance(labels, int | np.integer | str):
+        labels = [labels]
+    flat = np.asarray(labels, dtype=object)
+    if flat.ndim != 1:
+        raise ConfigError(f"labels must be one label or a flat list of them, not {flat.ndim}-d")
+    return np.array([_label_id(label, class_names) for label in flat], np.int32)
+
+
+def _label_id(label: Any, class_names: Sequence[str]) -> int:
+    n_classes = len(class_names)
+    if isinstance(label, str):
+        by_name = {name.casefold(): i for i, name in enumerate(class_names)}
+        found = by_name.get(label.strip().casefold())
+        if found is not None:
+            return found
+        if not label.strip().isdecimal():
+            near = difflib.get_close_matches(label.casefold(), by_name, n=2, cutoff=0.4)
+            hint = " or ".join(repr(class_names[by_name[name]]) for name in near)
+            raise ConfigError(
+                f"no class is called {label!r:.50}"
+                + (f"; did you mean {hint}?" if hint else "")
+                + f"\nThe classes are {', '.join(class_names)}."
+            )
+        label = int(label)
+    if isinstance(label, bool | np.bool_) or not isinstance(label, int | np.integer):
+        raise ConfigError(f"a label must be a class id or a class name, not {label!r:.50}")
+    if not 0 <= label < n_classes:
+        raise ConfigError(f"a class id must be in 0..{n_classes - 1}, not {label}")
+    return int(label)
+
+
+@dataclass(frozen=True)
+class TrainedGenerator:
+    """A generator with its weights, in evaluation mode.
+
+    Attributes:
+        module: the network.
+        variables: its `params` and `batch_stats`.
+        class_names: one a class.
+        step: how many steps it was trained for.
+    """
+
+    module: nn.Module
+    variables: Any
+    class_names: tuple[str, ...]
+    step: int
+
+    def generate(self, labels: Labels, *, seed: int = 0) -> np.ndarray:
+        """Generate one image a label.
+
+        Args:
+            labels: class ids or names, or one of them.
+            seed: in [0, 2**32). Image i depends on `(seed, i, labels[i])` alone, and not on what
+                else is asked for with it.
+
+        Returns:
+            uint8 `[n, H, W, C]`.
+
+        Raises:
+            ConfigError: a label is no class, or the seed is out of range.
+        """
+        return generate(self.module, self.variables, label_ids(labels, self.class_names), _key(seed))
+
+
+def generate(module: nn.Module, variables: Any, labels: np.ndarray, key: jax.Array) -> np.ndarray:
+    """Images for class ids, by a generator in evaluation mode; see `TrainedGenerator.generate`."""
+    chunks = [np.zeros((0, module.img_size, module.img_size, module.channels), np.uint8)]
+    for start in range(0, len(labels), CHUNK):
+        wanted = labels[start : start + CHUNK]
+        padded = np.pad(wanted, (0, CHUNK - len(wanted)))
+        images = _generate_chunk(module, variables, key, jnp.int32(start), padded)
+        chunks.append(np.asarray(images)[: len(wanted)])
+    return np.concatenate(chunks)
+
+
+@partial(jax.jit, static_argnames="module")
+def _generate_chunk(
+    module: nn.Module, variables: Any, key: jax.Array, start: jax.Array, labels: jax.Array
+) -> jax.Array:
+    latent = latent_points(key, start + jnp.arange(len(labels)), module.latent_dim)
+    return to_uint8(module.apply(variables, latent, labels, train=False))
+
+
+def load_generator(run_dir: str | PathLike[str]) -> TrainedGenerator:
+    """The generator of a run folder, from its newest intact checkpoint.
+
+    Raises:
+        RunError: the folder is no run, or holds no checkpoint that can be read.
+    """
+    from cgan_jax.checkpoint import Checkpoints
+    from cgan_jax.run_folder import RunFolder
+    from cgan_jax.state import GAN
+
+    run = RunFolder.open(run_dir)
+    gan = GAN.from_config(run.config)
+    with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
+        state = checkpoints.restore(jax.eval_shape(gan.init, random.key(0)))
+    variables = {"params": state.gen.params, "batch_stats": state.gen.batch_stats}
+    return TrainedGenerator(gan.generator, variables, run.class_names, int(state.step))
+
+
+def _key(seed: int) -> jax.Array:
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
+        raise ConfigError(f"seed must be a whole number in [0, 2**32), not {seed!r:.50}")
+    return random.key(int(seed))

@@ -1,0 +1,171 @@
+"""The hot path: one training step, and a loop over a span of them. Pure; jitted by the caller.
+
+The clock is `state.step`: order and noise derive from it and a key, and nothing else is stored.
+"""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax, random
+
+from cgan_jax.images import to_unit_range
+from cgan_jax.state import GAN, GANState, NetState
+
+
+class Batch(NamedTuple):
+    """Real images and their labels: a batch, or a whole data set.
+
+    Attributes:
+        images: uint8 `[N, H, W, C]`.
+        labels: int32 `[N]`.
+    """
+
+    images: jax.Array
+    labels: jax.Array
+
+
+class Losses(NamedTuple):
+    """The two players' losses before a step's updates: float scalars, or `[n]` for n steps."""
+
+    d_loss: jax.Array
+    g_loss: jax.Array
+
+
+class RunKeys(NamedTuple):
+    """A run's three independent streams of randomness: `RunKeys(*jax.random.split(key, 3))`."""
+
+    init: jax.Array
+    order: jax.Array
+    steps: jax.Array
+
+
+def run_keys(seed: int | jax.Array) -> RunKeys:
+    """The streams of the run with this seed."""
+    return RunKeys(*random.split(random.key(seed), 3))
+
+
+def train_step(gan: GAN, state: GANState, batch: Batch, key: jax.Array) -> tuple[GANState, Losses]:
+    """Update the generator, then the discriminator, as the report does.
+
+    1. Draw latent points and uniform labels (not the batch's), and make the fakes.
+    2. Generator: descend its loss on D(fake), with D's dropout active.
+    3. Discriminator: descend its loss on the real batch and on the *same* fakes, made before the
+       generator's update, with no gradient into them and with fresh dropout masks. Both halves go
+       through D in one pass.
+
+    Args:
+        gan: networks, optimizers and loss (static under jit).
+        state: what training has reached.
+        batch: B real images and labels.
+        key: the source of all of this step's randomness.
+
+    Returns:
+        the state one step later, and the losses before its updates.
+    """
+    latent_key, label_key, gen_dropout_key, disc_dropout_key = random.split(key, 4)
+    n = len(batch.labels)
+    latent_BxZ = random.normal(latent_key, (n, gan.generator.latent_dim))
+    fake_labels_B = random.randint(label_key, (n,), 0, gan.generator.n_classes)
+
+    def generator_loss(params: Any) -> tuple[jax.Array, Any]:
+        fake, stats = _apply(gan.generator, params, state.gen, latent_BxZ, fake_labels_B)
+        scores_B, _ = _apply(
+            gan.discriminator, state.disc.params, state.disc, fake, fake_labels_B, gen_dropout_key
+        )
+        return gan.loss.generator(scores_B).mean(), (fake, stats)
+
+    gradient = jax.value_and_grad(generator_loss, has_aux=True)
+    (g_loss, (fake, gen_stats)), gen_grads = gradient(state.gen.params)
+    gen = _update(gan.gen_optimizer, state.gen, gen_grads, gen_stats)
+
+    images = jnp.concatenate([to_unit_range(batch.images), lax.stop_gradient(fake)])
+    labels = jnp.concatenate([batch.labels, fake_labels_B])
+
+    def discriminator_loss(params: Any) -> tuple[jax.Array, Any]:
+        scores, stats = _apply(
+            gan.discriminator, params, state.disc, images, labels, disc_dropout_key
+        )
+        return gan.loss.discriminator(scores[:n], scores[n:]).mean(), stats
+
+    gradient = jax.value_and_grad(discriminator_loss, has_aux=True)
+    (d_loss, disc_stats), disc_grads = gradient(state.disc.params)
+    disc = _update(gan.disc_optimizer, state.disc, disc_grads, disc_stats)
+
+    return GANState(state.step + 1, gen, disc), Losses(d_loss, g_loss)
+
+
+def train_steps(
+    gan: GAN,
+    state: GANState,
+    data: Batch,
+    keys: RunKeys,
+    n_steps: int | jax.Array,
+    *,
+    batch_size: int,
+    last_batch: bool = False,
+) -> tuple[GANState, Losses]:
+    """Take `n_steps` training steps from `state.step` on, all within one epoch.
+
+    Epoch e sees the whole data set once, in the order of a permutation that `(keys.order, e)`
+    gives, in `ceil(N / batch_size)` batches. The last one holds what is left; since its size may
+    differ, it needs a call of its own. `cgan_jax.train.spans` cuts a run into such calls.
+
+    Jit it with `gan`, `batch_size` and `last_batch` static. `n_steps` may be traced, so that one
+    compiled program serves spans of every length, or static, for a trip count that is known to XLA.
+
+    Args:
+        gan: networks, optimizers and loss.
+        state: what training has reached; donate it.
+        data: the whole data set, N images.
+        keys: the run's streams of randomness.
+        n_steps: how many steps.
+        batch_size: images a step.
+        last_batch: whether the one step is the epoch's last, of `N % batch_size` images.
+
+    Returns:
+        the state after the steps, and the losses of each, `[ceil(N / batch_size)]` long, of which
+        the first `n_steps` are filled.
+    """
+    n_images = len(data.labels)
+    steps_per_epoch = -(-n_images // batch_size)
+    rows = n_images - (steps_per_epoch - 1) * batch_size if last_batch else batch_size
+    epoch = state.step // steps_per_epoch
+    order_N = random.permutation(random.fold_in(keys.order, epoch), n_images)
+
+    def body(i: jax.Array, carry: tuple[GANState, Losses]) -> tuple[GANState, Losses]:
+        state, losses = carry
+        start = state.step % steps_per_epoch * batch_size
+        rows_B = lax.dynamic_slice(order_N, (start,), (rows,))
+        batch = Batch(data.images[rows_B], data.labels[rows_B])
+        state, now = train_step(gan, state, batch, random.fold_in(keys.steps, state.step))
+        return state, jax.tree.map(lambda all_, one: all_.at[i].set(one), losses, now)
+
+    no_losses = Losses(jnp.zeros(steps_per_epoch), jnp.zeros(steps_per_epoch))
+    return lax.fori_loop(0, n_steps, body, (state, no_losses))
+
+
+def _apply(
+    module: nn.Module,
+    params: Any,
+    net: NetState,
+    inputs: jax.Array,
+    labels: jax.Array,
+    dropout_key: jax.Array | None = None,
+) -> tuple[jax.Array, Any]:
+    """One network in training mode: its output and its updated batch statistics."""
+    variables = {"params": params, "batch_stats": net.batch_stats}
+    rngs = {} if dropout_key is None else {"dropout": dropout_key}
+    output, updated = module.apply(
+        variables, inputs, labels, train=True, rngs=rngs, mutable=["batch_stats"]
+    )
+    return output, updated.get("batch_stats", {})
+
+
+def _update(
+    optimizer: optax.GradientTransformation, net: NetState, grads: Any, batch_stats: Any
+) -> NetState:
+    updates, opt_state = optimizer.update(grads, net.opt_state, net.params)
+    return NetState(optax.apply_updates(net.params, updates), batch_stats, opt_state)
