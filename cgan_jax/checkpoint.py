@@ -22,7 +22,7 @@ State = TypeVar("State")
 _log = logging.getLogger("cgan_jax")
 
 
-class _Damaged(Exception):
+class _DamagedError(Exception):
     """One step's files are not what was saved."""
 
 
@@ -94,7 +94,7 @@ class Checkpoints:
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 arrays = self._read(step, wanted)
-            except _Damaged as damage:
+            except _DamagedError as damage:
                 reasons.append(f"step {step}: {damage}")
                 _log.warning("The checkpoint of step %d is damaged: %s", step, damage)
                 if not self._read_only:
@@ -114,10 +114,14 @@ class Checkpoints:
             manifest = items["manifest"]
             leaves = _checked(manifest)
         except Exception as error:  # Orbax raises many kinds here
-            raise _Damaged(f"its manifest cannot be read ({_first_line(error)})") from error
+            raise _DamagedError(f"its manifest cannot be read ({_first_line(error)})") from error
 
-        found = {path: (np.dtype(leaf["dtype"]), tuple(leaf["shape"])) for path, leaf in leaves.items()}
-        expected = {path: (np.dtype(leaf.dtype), tuple(leaf.shape)) for path, leaf in wanted.items()}
+        found = {
+            path: (np.dtype(leaf["dtype"]), tuple(leaf["shape"])) for path, leaf in leaves.items()
+        }
+        expected = {
+            path: (np.dtype(leaf.dtype), tuple(leaf.shape)) for path, leaf in wanted.items()
+        }
         for path in expected.keys() | found.keys():
             if found.get(path) != expected.get(path):
                 raise RunError(
@@ -132,10 +136,10 @@ class Checkpoints:
             )
             arrays = {path: np.asarray(items["state"][path]) for path in targets}
         except Exception as error:
-            raise _Damaged(f"its arrays cannot be read ({_first_line(error)})") from error
+            raise _DamagedError(f"its arrays cannot be read ({_first_line(error)})") from error
         for path, array in arrays.items():
             if _describe(array) != leaves[path]:
-                raise _Damaged(f"{path} is not what was saved")
+                raise _DamagedError(f"{path} is not what was saved")
         return arrays
 
     def _set_aside(self, step: int) -> None:

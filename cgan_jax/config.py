@@ -150,16 +150,18 @@ def from_dict(values: Any) -> TrainConfig:
 
 def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
     """The fields in which two configurations differ, as `optimizer.lr: 0.0002 -> 0.001`."""
-    before, after = dict(_leaves(to_dict(old))), dict(_leaves(to_dict(new)))
+    before, after = dict(leaves(old)), dict(leaves(new))
     return [f"{k}: {before[k]} -> {after[k]}" for k in before if before[k] != after[k]]
 
 
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
+def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """A configuration's settings one by one, as `("optimizer.lr", 0.0002)`."""
+    for part in dataclasses.fields(config):
+        value = getattr(config, part.name)
+        if dataclasses.is_dataclass(value):
+            yield from leaves(value, f"{prefix}{part.name}.")
         else:
-            yield prefix + key, value
+            yield prefix + part.name, value
 
 
 def _fields(values: Any, kind: type, where: str) -> Mapping[str, Any]:

@@ -43,7 +43,7 @@ def grid(images: np.ndarray, column_names: Sequence[str]) -> Image.Image:
         raise ConfigError(
             f"a grid takes uint8 [rows, columns, H, W, 1 or 3], not {images.dtype} {images.shape}"
         )
-    rows, columns, height, width, channels = images.shape
+    rows, columns, height, width, _ = images.shape
     if len(column_names) != columns:
         raise ConfigError(f"a grid of {columns} columns takes as many names, not {column_names}")
 
@@ -64,7 +64,9 @@ def grid(images: np.ndarray, column_names: Sequence[str]) -> Image.Image:
     return picture
 
 
-def labelled_examples(images: np.ndarray, labels: np.ndarray, n_classes: int, rows: int):
+def labelled_examples(
+    images: np.ndarray, labels: np.ndarray, n_classes: int, rows: int
+) -> np.ndarray:
     """The first `rows` images of each class, for `grid`.
 
     Args:

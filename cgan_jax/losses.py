@@ -44,12 +44,12 @@ def non_saturating_generator(fake_B: jax.Array) -> jax.Array:
 
 
 def hinge_discriminator(real_B: jax.Array, fake_B: jax.Array) -> jax.Array:
-    """`max(0, 1 - D(x)) + max(0, 1 + D(G(z)))`. Lim and Ye 2017; Miyato et al. 2018, equation 16."""
+    """`max(0, 1 - D(x)) + max(0, 1 + D(G(z)))`. Lim and Ye 2017; Miyato et al. 2018, eq. 16."""
     return relu(1 - real_B) + relu(1 + fake_B)
 
 
 def hinge_generator(fake_B: jax.Array) -> jax.Array:
-    """`-D(G(z))`. Lim and Ye 2017; Miyato et al. 2018, equation 17."""
+    """`-D(G(z))`. Lim and Ye 2017; Miyato et al. 2018, eq. 17."""
     return -fake_B
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 
 class Linear(nn.Module):
-    """`x @ kernel + bias`, both drawn from U(-1/sqrt(fan_in), 1/sqrt(fan_in)), as `torch.nn.Linear`.
+    """`x @ kernel + bias`, both from U(-1/sqrt(fan_in), 1/sqrt(fan_in)), as `torch.nn.Linear`.
 
     Args:
         features: size of the last axis of the output.
@@ -73,8 +73,8 @@ class BatchNorm(nn.Module):
 class Generator(nn.Module):
     """The report's generator: latent points and labels in, images out.
 
-    `[label_embedding(y), z]` -> Linear, LeakyReLU -> (Linear, BatchNorm, LeakyReLU) for each further
-    width -> Linear, tanh -> image. 1,511,412 parameters with the defaults.
+    `[label_embedding(y), z]` -> Linear, LeakyReLU -> (Linear, BatchNorm, LeakyReLU) for each
+    further width -> Linear, tanh -> image. 1,511,412 parameters with the defaults.
 
     The collections are `params` and `batch_stats`; in training pass `mutable=["batch_stats"]`.
     `bn_epsilon=0.8` is the report's: a Keras momentum that reached PyTorch's epsilon argument

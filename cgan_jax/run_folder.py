@@ -60,7 +60,7 @@ class RunFolder:
         try:
             if saved["format"] != FORMAT:
                 raise RunError(
-                    f"{path} has run format {saved['format']!r:.20}; this cgan_jax reads {FORMAT}.\n"
+                    f"{path} has run format {saved['format']!r:.20}; expected {FORMAT}.\n"
                     "Use the version of cgan_jax that made it, or a newer one."
                 )
             names = saved["class_names"]
@@ -168,9 +168,7 @@ def append_losses(path: Path, epoch: int, batch: int, losses: np.ndarray) -> Non
         batch: the first step's place in its epoch, from 0.
         losses: float32 `[n, 2]`: d_loss and g_loss.
     """
-    rows = (
-        f"{epoch},{batch + i},{d:.9g},{g:.9g}\n" for i, (d, g) in enumerate(losses.tolist())
-    )
+    rows = (f"{epoch},{batch + i},{d:.9g},{g:.9g}\n" for i, (d, g) in enumerate(losses.tolist()))
     with path.open("a", encoding="utf-8") as file:
         file.write("".join(rows))
 

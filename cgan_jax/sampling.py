@@ -55,7 +55,7 @@ def generate_latent_points(
 
 
 def latent_points(key: jax.Array, indices: jax.Array, latent_dim: int) -> jax.Array:
-    """Latent points of the samples with these indices, `[n, latent_dim]`: each of its index alone."""
+    """The latent points with these indices, `[n, latent_dim]`; each depends on its own alone."""
     keys = jax.vmap(partial(random.fold_in, random.fold_in(key, 0)))(indices)
     return jax.vmap(lambda key: random.normal(key, (latent_dim,)))(keys)
 
@@ -130,7 +130,9 @@ class TrainedGenerator:
         Raises:
             ConfigError: a label is no class, or the seed is out of range.
         """
-        return generate(self.module, self.variables, label_ids(labels, self.class_names), _key(seed))
+        return generate(
+            self.module, self.variables, label_ids(labels, self.class_names), _key(seed)
+        )
 
 
 def generate(module: nn.Module, variables: Any, labels: np.ndarray, key: jax.Array) -> np.ndarray:
@@ -149,7 +151,8 @@ def _generate_chunk(
     module: nn.Module, variables: Any, key: jax.Array, start: jax.Array, labels: jax.Array
 ) -> jax.Array:
     latent = latent_points(key, start + jnp.arange(len(labels)), module.latent_dim)
-    return to_uint8(module.apply(variables, latent, labels, train=False))
+    images: Any = module.apply(variables, latent, labels, train=False)
+    return to_uint8(images)
 
 
 def load_generator(run_dir: str | PathLike[str]) -> TrainedGenerator:

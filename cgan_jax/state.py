@@ -13,14 +13,14 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from cgan_jax.config import OptimizerConfig, TrainConfig
+from cgan_jax.config import PRESETS, OptimizerConfig, TrainConfig
 from cgan_jax.losses import LOSSES, AdversarialLoss
 from cgan_jax.models import Discriminator, Generator
 
 
 @struct.dataclass
 class NetState:
-    """One network's arrays: parameters, batch statistics (may be empty) and its optimizer's state."""
+    """One network's arrays: parameters, batch statistics (may be empty), optimizer state."""
 
     params: Any
     batch_stats: Any
@@ -55,8 +55,8 @@ class GAN:
 
     @staticmethod
     @lru_cache
-    def from_config(config: TrainConfig = TrainConfig()) -> "GAN":
-        """The networks, optimizers and loss that a configuration describes; equal for equal ones."""
+    def from_config(config: TrainConfig = PRESETS["report"]) -> "GAN":
+        """The networks, optimizers and loss of a configuration; the same object for equal ones."""
         m = config.model
         return GAN(
             generator=Generator(

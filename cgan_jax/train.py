@@ -167,7 +167,8 @@ def _check_fit(gan: GAN, dataset: Dataset) -> None:
     makes = (generator.img_size, generator.img_size, generator.channels)
     if dataset.images.shape[1:] != makes:
         raise ConfigError(
-            f"the images are {list(dataset.images.shape[1:])}, but the generator makes {list(makes)}"
+            f"the images are {list(dataset.images.shape[1:])}, but the generator makes "
+            f"{list(makes)}"
         )
     if len(dataset.class_names) != generator.n_classes:
         raise ConfigError(

@@ -331,7 +331,8 @@ def measure_steps_per_second(
     variant: "eager" (data in memory), "dataloader" (item by item, with `workers` processes),
         "fused" (in memory, fused Adam) or "fused+compile" (also torch.compile on both networks).
     images uint8[N, 28, 28] or [N, 28, 28, 1], labels int[N] in 0..9; epochs follow one another.
-    threads: torch's CPU threads for the measurement; None leaves torch's choice.
+    threads: torch's CPU threads for the measurement; None leaves torch's choice. Measure on an
+        idle machine: threads that wait for each other lose far more to other work than one does.
     Returns steps a second of wall-clock time: making batches, z and labels, both updates, and
     reading both losses.
     """

@@ -152,7 +152,8 @@ def load_state_dict(path: str | os.PathLike[str]) -> StateDict:
     except Exception as error:  # The libraries promise no common error type for a bad file.
         raise DataError(
             f"{path} is damaged or not a state dict: {_first_line(error)}.\n"
-            f"Expected tensors by name, saved as {path.suffix} from `module.state_dict()`."
+            f"Expected tensors by name, saved as {path.suffix} from `module.state_dict()`,\n"
+            "of dtypes that NumPy has (so no bfloat16)."
         ) from error
     return loaded
 
@@ -171,8 +172,11 @@ def save_state_dict(path: str | os.PathLike[str], state_dict: Mapping[str, Any])
     arrays: StateDict = {}
     for name, value in state_dict.items():
         array = _array(value)
-        if array is None or array.dtype.hasobject:
-            raise DataError(f"Cannot save {name}: it is no array of numbers.")
+        if array is None or array.dtype.kind not in "biuf":
+            raise DataError(
+                f"Cannot save {name}: it is {_describe(array)}.\n"
+                "Expected an array of a dtype that NumPy itself has, such as float32."
+            )
         arrays[name] = array
     try:
         data = dump(arrays)

@@ -1,0 +1,97 @@
+"""What all commands share: flags from a dataclass, errors in a line or two, notices, stop signals.
+
+Imports no JAX, so that `--help` and a wrong flag are answered at once.
+"""
+
+import contextlib
+import inspect
+import io
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any, NoReturn, TypeVar
+
+from cgan_jax.errors import CGANError, DivergenceError
+
+Flags = TypeVar("Flags")
+
+
+def parse(flags: type[Flags], module: str, args: list[str] | None = None) -> Flags:
+    """The flags of `python -m module` from a documented dataclass; a wrong one ends with code 2."""
+    import tyro
+
+    boxed, text = io.StringIO(), inspect.cleandoc(flags.__doc__ or "")
+    try:
+        with contextlib.redirect_stderr(boxed):
+            return tyro.cli(flags, prog=f"python -m {module}", description=text, args=args)
+    except SystemExit as end:
+        if end.code:
+            fail(f"{_headline(boxed.getvalue())}\nSee python -m {module} --help")
+        raise
+
+
+def fail(message: str, code: int = 2) -> NoReturn:
+    """End the program with a message."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def run(main: Callable[[], Any]) -> NoReturn:
+    """Run a command: the library's notices and errors become lines on the screen."""
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    notices = logging.getLogger("cgan_jax")
+    notices.addHandler(logging.StreamHandler(sys.stderr))
+    notices.setLevel(logging.INFO)
+    notices.propagate = False
+    try:
+        main()
+    except DivergenceError as error:
+        fail(str(error), code=1)
+    except CGANError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        raise SystemExit(128 + signal.SIGINT) from None
+    except BrokenPipeError:  # the reader of a pipe, as `| head`, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + signal.SIGPIPE) from None
+    raise SystemExit(0)
+
+
+class StopSignals:
+    """Ctrl-C and SIGTERM as a wish to stop; a second Ctrl-C stops at once.
+
+    Attributes:
+        caught: the signal that came, or None.
+    """
+
+    def __init__(self) -> None:
+        self.caught: signal.Signals | None = None
+
+    def __call__(self) -> bool:
+        return self.caught is not None
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator["StopSignals"]:
+        before = {s: signal.signal(s, self._catch) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield self
+        finally:
+            for which, handler in before.items():
+                signal.signal(which, handler)
+
+    def _catch(self, number: int, frame: FrameType | None) -> None:
+        if self.caught is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.caught = signal.Signals(number)
+
+
+def _headline(boxed: str) -> str:
+    """The first paragraph in the box that tyro draws around an error, and its suggestion."""
+    lines = [line.strip("│ ").strip() for line in boxed.splitlines() if line.startswith("│")]
+    paragraphs = " ".join(lines).split("───")
+    words = [" ".join(p.strip("─ ").split()) for p in paragraphs]
+    words = [w for w in words if w and not w.startswith(("Argument helptext", "For full helptext"))]
+    return " ".join(words[:2]) or boxed.strip() or "the flags could not be read"

@@ -1,0 +1,85 @@
+"""A training run on the screen: a bar with losses, speed and time left, and lines for the log.
+
+Files of a run (losses.csv, pictures, events) are written by cgan_jax.callbacks.
+"""
+
+import sys
+import time
+
+from tqdm import tqdm
+
+from cgan_jax.callbacks import Callback, EpochEnd, SpanEnd
+from cgan_jax.state import GANState
+
+
+class Progress(Callback):
+    """A bar on a terminal; a line an epoch; and the report's line for each `log_every`-th batch.
+
+    Args:
+        epochs: how many the run has in all.
+        log_every: in batches; 0 for no such lines.
+    """
+
+    def __init__(self, epochs: int, log_every: int = 0) -> None:
+        self._epochs, self._log_every = epochs, log_every
+
+    def on_train_start(self, step: int, last_step: int, steps_per_epoch: int) -> None:
+        self._steps_per_epoch = steps_per_epoch
+        self._began, self._first_step = time.perf_counter(), step
+        self._epoch_seconds = 0.0
+        self._bar = tqdm(
+            total=last_step,
+            initial=step,
+            disable=not sys.stderr.isatty(),
+            bar_format="{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} [{postfix}]",
+            dynamic_ncols=True,
+            leave=False,
+        )
+        self._last_step = last_step
+
+    def on_span_end(self, span: SpanEnd) -> None:
+        self._epoch_seconds += span.seconds
+        if self._log_every:
+            for i in range(-span.batch % self._log_every, len(span.losses), self._log_every):
+                d_loss, g_loss = span.losses[i].tolist()
+                tqdm.write(
+                    f"[Epoch {span.epoch}/{self._epochs}] "
+                    f"[Batch {span.batch + i}/{self._steps_per_epoch}] "
+                    f"[D loss: {d_loss:.6f}] [G loss: {g_loss:.6f}]"
+                )
+        n = len(span.losses)
+        d_loss, g_loss = span.losses.mean(axis=0).tolist()
+        self._bar.set_description_str(f"Epoch {span.epoch + 1}/{self._epochs}", refresh=False)
+        self._bar.set_postfix_str(
+            f"D {d_loss:.3f}, G {g_loss:.3f}, {n / span.seconds:.0f} steps/s, "
+            f"{self._time_left(self._bar.n + n)} left",
+            refresh=False,
+        )
+        self._bar.update(n)
+
+    def on_epoch_end(self, epoch: EpochEnd) -> None:
+        d_loss, g_loss = epoch.losses.mean(axis=0).tolist()
+        tqdm.write(
+            f"Epoch {epoch.epoch}/{self._epochs}: D loss {d_loss:.4f}, G loss {g_loss:.4f}, "
+            f"{len(epoch.losses) / self._epoch_seconds:.1f} steps/s, "
+            f"{self._time_left(epoch.step)} left"
+        )
+        self._epoch_seconds = 0.0
+
+    def on_train_end(self, step: int, state: GANState) -> None:
+        self._bar.close()
+
+    def _time_left(self, step: int) -> str:
+        """From the whole time so far: it takes in compilation, pictures and saves."""
+        rate = (step - self._first_step) / (time.perf_counter() - self._began)
+        return duration((self._last_step - step) / rate) if rate else "?"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person writes them: `12 s`, `3 min 05 s`, `1 h 04 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

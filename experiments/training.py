@@ -1,0 +1,143 @@
+"""A whole training run from the command line: any data set and configuration, one run folder.
+
+The flags of each experiment are in its own file; the loop itself is cgan_jax.train.
+"""
+
+import shlex
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from cgan_jax.callbacks import Callback, LossesTable, SampleGrids, SpanEnd, TensorBoard
+from cgan_jax.checkpoint import Checkpoints
+from cgan_jax.config import TrainConfig, leaves
+from cgan_jax.data import Dataset
+from cgan_jax.images import grid, labelled_examples
+from cgan_jax.run_folder import RunFolder
+from cgan_jax.state import GAN
+from cgan_jax.train import steps_per_epoch, train
+from experiments.command_line import StopSignals
+from experiments.progress import Progress, duration
+
+
+def run(
+    config: TrainConfig,
+    dataset: Dataset,
+    workdir: Path,
+    *,
+    sample_every: int,
+    checkpoint_every: int,
+    log_every: int,
+    resume: bool,
+) -> None:
+    """Train in a run folder until the configuration's last epoch, or a signal to stop.
+
+    Raises:
+        SystemExit: 128 + the signal's number, after a stop.
+    """
+    folder = RunFolder.start(workdir, config, dataset.class_names, resume=resume)
+    gan = GAN.from_config(config)
+    stop = StopSignals()
+    with stop.listening(), Checkpoints(folder.checkpoints) as checkpoints:
+        state = None
+        step = checkpoints.latest() or 0
+        last_step = config.epochs * steps_per_epoch(len(dataset), config.batch_size)
+        if step:
+            state = checkpoints.restore(jax.eval_shape(gan.init, jax.random.key(0)))
+            step = int(state.step)
+        if step >= last_step:
+            print(f"{workdir} is finished: {step:,} steps. More --epochs would make it longer.")
+            return
+        print(
+            f"{'Going on' if step else 'Training'} in {workdir}: "
+            + (f"step {step:,} of {last_step:,}" if step else f"{config.epochs} epochs")
+            + f", {last_step - step:,} steps to take on {_device()}. "
+            + "Ctrl-C stops and saves; the same command goes on."
+        )
+        _draw_real_images(dataset, folder.path / "real.png")
+        began = time.perf_counter()
+        state = train(
+            gan,
+            config,
+            dataset,
+            state=state,
+            callbacks=[
+                LossesTable(folder, plot_every=sample_every),
+                SampleGrids(gan, folder, every=sample_every),
+                TensorBoard(folder),
+                Progress(config.epochs, log_every),
+            ],
+            checkpoints=checkpoints,
+            checkpoint_every=checkpoint_every,
+            should_stop=stop,
+        )
+    taken, reached = duration(time.perf_counter() - began), int(state.step)
+    if reached < last_step and stop.caught:
+        print(f"Stopped and saved after step {reached:,} of {last_step:,}. To go on: {_command()}")
+        raise SystemExit(128 + stop.caught)
+    print(f"Finished: {reached - step:,} steps in {taken}. Pictures and losses are in {workdir}.")
+
+
+def describe(config: TrainConfig, dataset: Dataset, workdir: Path) -> None:
+    """Print what `run` would do, and how long it would take here; train and write nothing."""
+    for name, value in leaves(config):
+        print(f"{name:<28} {value}")
+    gan = GAN.from_config(config)
+    shapes = jax.eval_shape(gan.init, jax.random.key(0))
+    total = config.epochs * steps_per_epoch(len(dataset), config.batch_size)
+    timer = _Timer()
+    train(gan, replace(config, epochs=1), dataset, callbacks=[timer], should_stop=timer.is_done)
+    print(f"{'generator':<28} {_size(shapes.gen.params):,} parameters")
+    print(f"{'discriminator':<28} {_size(shapes.disc.params):,} parameters")
+    print(f"{'data':<28} {len(dataset):,} images from {dataset.source}")
+    print(f"{'run folder':<28} {workdir}")
+    print(f"{'device':<28} {_device()}")
+    print(
+        f"{'expected time':<28} {duration(total / timer.steps_per_second())} for {total:,} steps "
+        f"({timer.steps_per_second():.0f} a second, measured just now)"
+    )
+
+
+class _Timer(Callback):
+    """Times a few seconds of training, leaving out the first spans: they compile and warm up."""
+
+    def __init__(self, seconds: float = 3.0) -> None:
+        self._wanted = seconds
+        self._spans: list[SpanEnd] = []
+
+    def on_span_end(self, span: SpanEnd) -> None:
+        self._spans.append(span)
+
+    def is_done(self) -> bool:
+        return sum(span.seconds for span in self._spans[2:]) > self._wanted
+
+    def steps_per_second(self) -> float:
+        spans = self._spans[2:] or self._spans
+        return sum(len(span.losses) for span in spans) / sum(span.seconds for span in spans)
+
+
+def _draw_real_images(dataset: Dataset, path: Path) -> None:
+    if not path.exists():
+        n_classes = len(dataset.class_names)
+        examples = labelled_examples(dataset.images, dataset.labels, n_classes, rows=10)
+        grid(examples, dataset.class_names).save(path)
+
+
+def _device() -> str:
+    device = jax.devices()[0]
+    return "the CPU" if device.platform == "cpu" else f"a GPU ({device.device_kind})"
+
+
+def _size(params: object) -> int:
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
+
+
+def _command() -> str:
+    """The command that was given, to be given again."""
+    module = getattr(sys.modules["__main__"].__spec__, "name", sys.argv[0])
+    words = [word for word in sys.argv[1:] if word != "--no-resume"]
+    return shlex.join(["python", "-m", module, *words])
