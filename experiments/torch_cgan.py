@@ -3,7 +3,7 @@ An independent twin (torch, numpy and the standard library only): the oracle of 
 and the peer in the speed benchmark. No JAX, no downloads, no checkpoints and no metrics here.
 
 Speed on random images:  python -m experiments.torch_cgan --steps 300 --variant fused
-(about 10 s; steps/s lines such as those in the README's speed table).
+(15 s on two idle CPU cores; prints one line with 30 to 60 steps/s, `eager` about 3/4 of that).
 Source: the report's notebook, which descends from PyTorch-GAN's `implementations/cgan`.
 """
 

@@ -3,8 +3,10 @@
 The real data are read through `load`, from whichever source this machine has.
 """
 
+import numpy as np
 import pytest
 
+from cgan_jax.config import ModelConfig, TrainConfig
 from cgan_jax.data import Dataset, load
 
 
@@ -18,3 +20,25 @@ def fashion_mnist() -> Dataset:
 def fashion_mnist_test() -> Dataset:
     """The real test split: 10,000 images."""
     return load("fashion_mnist", "test")
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> TrainConfig:
+    """Networks that compile and run in no time: 4x4 images of 3 classes, 6 steps an epoch."""
+    model = ModelConfig(
+        n_classes=3,
+        latent_dim=5,
+        img_size=4,
+        generator_widths=(8, 16, 16),
+        discriminator_widths=(16, 16, 16),
+    )
+    return TrainConfig(dataset="tiny", epochs=3, batch_size=4, model=model)
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset() -> Dataset:
+    """22 random images: with batches of 4, the last of an epoch has 2."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (22, 4, 4, 1), np.uint8)
+    labels = rng.integers(0, 3, 22, np.int32)
+    return Dataset.from_arrays(images, labels, ("left", "right", "round trip"), name="tiny")

@@ -3,6 +3,7 @@ Its agreement with cgan_jax is tested elsewhere. Needs PyTorch.
 """
 
 import math
+import time
 from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any, NamedTuple
@@ -291,7 +292,7 @@ def test_stopwatch_counts_steps_a_second(
 
     monkeypatch.setattr(torch_cgan, "train_step", step)
     monkeypatch.setattr(torch_cgan.Items, "__getitem__", item)
-    monkeypatch.setattr(torch_cgan.time, "perf_counter", lambda: next(seconds))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(seconds))
     images = np.zeros((80, 28, 28), np.uint8)
     argv = ["--steps", "3", "--warmup", "1", "--variant", variant, "--device", "cpu"]
     assert torch_cgan.main(argv, images, np.zeros(80, np.int32)) == 1.5

@@ -119,7 +119,6 @@ def _build(
             """The stock builder, but for the places where it calls TensorFlow."""
 
             name = spec.name
-            url_infos = stock.url_infos
 
             def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[Any]]:
                 paths = dl_manager.download(urls)
@@ -137,9 +136,7 @@ def _build(
                 for i, (image, label) in enumerate(zip(images, labels, strict=True)):
                     yield i, {"image": Image.fromarray(image), "label": int(label)}
 
-    config = tfds.download.DownloadConfig(
-        manual_dir=downloads, try_download_gcs=False, force_checksums_validation=True
-    )
+    config = tfds.download.DownloadConfig(manual_dir=downloads, try_download_gcs=False)
     try:
         with tfds_files.quiet():
             Builder(data_dir=root).download_and_prepare(

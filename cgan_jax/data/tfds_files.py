@@ -148,4 +148,4 @@ def _read_rows(
 def one_line(error: Exception) -> str:
     """An error's text on one line of bounded length."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 160 else f"{text[:157]}..."
+    return text if len(text) <= 240 else f"{text[:237]}..."

@@ -337,13 +337,11 @@ def _checked(
 
 def _array(value: Any) -> npt.NDArray[Any] | None:
     """`value` as an array without copying where possible, None if it is none."""
-    if isinstance(value, Mapping | str | bytes) or value is None:
-        return None
     try:
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError):
         return None
-    return None if array.dtype.hasobject else array
+    return None if array.dtype.kind in "OSU" else array  # objects and text
 
 
 def _describe(array: npt.NDArray[Any] | None) -> str:

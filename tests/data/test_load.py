@@ -245,6 +245,12 @@ def test_the_cache_of_another_source_does_not_vouch_for_a_named_directory(
     assert reads == [installed, idx_dir]
 
 
+def test_what_a_named_directory_gave_serves_when_none_is_named(tiny, idx_dir, reads):
+    load(data_dir=idx_dir)
+    same(load(), tiny.arrays["train"])
+    assert reads == [idx_dir]
+
+
 # The cache
 
 
@@ -290,7 +296,7 @@ def test_a_damaged_cache_is_noticed_and_rebuilt(
     assert len(reads) == 2
     noticed = [m for m in caplog.messages if "unusable" in m]
     assert len(noticed) == 1
-    assert name in noticed[0]
+    assert f"{name} {'is damaged' if spoil is flip else 'has the wrong size'}" in noticed[0]
     same(load(), tiny.arrays["train"])
     assert len(reads) == 2
 

@@ -2,10 +2,12 @@
 Most tests use plain NumPy; those that need PyTorch itself are marked so and import it inside.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -135,9 +137,9 @@ def assert_identical(actual: dict[str, Array], expected: dict[str, Array]) -> No
 
 
 @pytest.mark.parametrize(("network", "config", "shapes"), CASES)
-@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, ml_dtypes.bfloat16])
 def test_round_trip_is_exact(
-    network: str, config: ModelConfig, shapes: dict[str, tuple[int, ...]], dtype: str
+    network: str, config: ModelConfig, shapes: dict[str, tuple[int, ...]], dtype: type
 ) -> None:
     state_dict = {
         name: array.astype(dtype) if array.dtype == np.float32 else array
@@ -379,11 +381,19 @@ def test_safetensors_file_round_trip(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_dtype_that_numpy_lacks_is_refused(tmp_path: Path) -> None:
+    header = b'{"x":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]}}'
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0\0")
+    with pytest.raises(DataError, match="no bfloat16"):
+        interop.load_state_dict(path)
+
+
 @pytest.mark.parametrize("name", ["weights.bin", "weights"])
 def test_unknown_suffix_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(DataError, match="Expected .safetensors, .pt or .pth"):
+    with pytest.raises(DataError, match=r"Expected \.safetensors, \.pt or \.pth"):
         interop.load_state_dict(tmp_path / name)
-    with pytest.raises(DataError, match="Expected .safetensors, .pt or .pth"):
+    with pytest.raises(DataError, match=r"Expected \.safetensors, \.pt or \.pth"):
         interop.save_state_dict(tmp_path / name, {})
 
 
@@ -399,7 +409,11 @@ def test_absent_and_damaged_files_are_named(tmp_path: Path) -> None:
         interop.save_state_dict(tmp_path / "nowhere" / "w.safetensors", {})
 
 
-@pytest.mark.parametrize("value", [None, "text", {"a": 1}, np.array(["a", None], object)])
+@pytest.mark.parametrize(
+    "value",
+    [None, "text", {"a": 1}, np.array(["a", None], object), np.ones(2, ml_dtypes.bfloat16)],
+    ids=["none", "text", "mapping", "objects", "bfloat16"],
+)
 def test_what_is_no_array_is_not_saved(tmp_path: Path, value: Any) -> None:
     with pytest.raises(DataError, match="Cannot save odd"):
         interop.save_state_dict(tmp_path / "w.safetensors", {"odd": value})
@@ -436,13 +450,39 @@ def test_torch_file_round_trip(tmp_path: Path, suffix: str) -> None:
 
     torch.save(torch.nn.Linear(2, 2).state_dict(), path)
     assert set(interop.load_state_dict(path)) == {"weight", "bias"}
-    for not_weights in ([1], {"a": 1}, torch.nn.Linear(2, 2)):
+    for not_weights, message in [
+        ([1], "it holds a list"),
+        ({"a": 1}, "entry a is a int"),
+        (torch.nn.Linear(2, 2), "not a state dict"),
+    ]:
         torch.save(not_weights, path)
-        with pytest.raises(DataError, match="not a state dict"):
+        with pytest.raises(DataError, match=message):
             interop.load_state_dict(path)
     path.write_bytes(b"nonsense")
     with pytest.raises(DataError, match="damaged"):
         interop.load_state_dict(path)
+
+
+class RunsWhenUnpickled:
+    """Makes a folder when a reader is so careless as to run what a pickle says."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+def test_torch_file_runs_no_code(tmp_path: Path) -> None:
+    import torch
+
+    path, folder = tmp_path / "w.pt", tmp_path / "made"
+    torch.save({"a": RunsWhenUnpickled(folder)}, path)
+    with pytest.raises(DataError):
+        interop.load_state_dict(path)
+    assert not folder.exists()
 
 
 @pytest.mark.torch
