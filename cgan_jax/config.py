@@ -50,11 +50,9 @@ class ModelConfig:
             if isinstance(widths, list):  # as JSON has it
                 widths = tuple(widths)
                 object.__setattr__(self, name, widths)
-            if not isinstance(widths, tuple) or not widths:
-                raise ConfigError(f"{name} must be one or more whole numbers, not {widths!r}")
-            for width in widths:
-                if not _is_whole(width) or width < 1:
-                    raise ConfigError(f"{name} must hold whole numbers above 0, not {width!r}")
+            good = isinstance(widths, tuple) and all(_is_whole(w) and w > 0 for w in widths)
+            if not good or not widths:
+                raise ConfigError(f"{name} must be whole numbers above 0, not {widths!r:.50}")
         _number(self, "negative_slope", 0, 1, "in [0, 1]")
         _number(self, "dropout_rate", 0, math.nextafter(1, 0), "in [0, 1)")
         _number(self, "bn_epsilon", math.nextafter(0, 1), math.inf, "above 0")
@@ -111,7 +109,8 @@ class TrainConfig:
             raise ConfigError(f"loss must be one of {', '.join(LOSS_NAMES)}, not {self.loss!r}")
         for name, kind in (("model", ModelConfig), ("optimizer", OptimizerConfig)):
             if not isinstance(getattr(self, name), kind):
-                raise ConfigError(f"{name} must be a {kind.__name__}")
+                value = getattr(self, name)
+                raise ConfigError(f"{name} must be a {kind.__name__}, not {value!r:.50}")
 
     def check_data(self, n_images: int) -> None:
         """Check the batch size against the number of training images.

@@ -69,7 +69,7 @@ def label_ids(labels: Labels, class_names: Sequence[str]) -> np.ndarray:
     Raises:
         ConfigError: a label is no class; a misspelt name is answered with the nearest.
     """
-    if isinstance(labels, int | np.integer | str):
+    if isinstance(labels, str) or not np.iterable(labels):
         labels = [labels]
     flat = np.asarray(labels, dtype=object)
     if flat.ndim != 1:

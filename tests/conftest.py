@@ -3,11 +3,16 @@
 The real data are read through `load`, from whichever source this machine has.
 """
 
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 
 from cgan_jax.config import ModelConfig, TrainConfig
 from cgan_jax.data import Dataset, load
+
+# These compare with PyTorch, of the extra `torch`, and import it at their top. CI has it.
+collect_ignore_glob = [] if find_spec("torch") else ["test_torch_*.py", "*_live.py"]
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """The training step and the loop over a span of them: what is updated, when, from what."""
 
 from dataclasses import replace
-from functools import partial
+from functools import partial, wraps
 
 import flax.linen as nn
 import jax
@@ -29,9 +29,15 @@ def data(tiny_dataset):
     return Batch(jnp.asarray(tiny_dataset.images), jnp.asarray(tiny_dataset.labels))
 
 
+@pytest.fixture(scope="module")
+def init(gan):
+    """Makes a fresh state, which the loop may donate."""
+    return jax.jit(gan.init)
+
+
 @pytest.fixture
-def state(gan):
-    return jax.jit(gan.init)(KEYS.init)
+def state(init):
+    return init(KEYS.init)
 
 
 @pytest.fixture(scope="module")
@@ -263,10 +269,10 @@ def take(gan, state, data, n_steps, at_most, batch_size=4):
     return state, np.concatenate(rows)
 
 
-def test_a_span_of_steps_is_the_steps_one_by_one(gan, data):
+def test_a_span_of_steps_is_the_steps_one_by_one(gan, data, init):
     """Bitwise, over an epoch's end and its smaller last batch."""
-    whole, whole_losses = take(gan, jax.jit(gan.init)(KEYS.init), data, 9, at_most=100)
-    single, single_losses = take(gan, jax.jit(gan.init)(KEYS.init), data, 9, at_most=1)
+    whole, whole_losses = take(gan, init(KEYS.init), data, 9, at_most=100)
+    single, single_losses = take(gan, init(KEYS.init), data, 9, at_most=1)
     assert_trees_equal(whole, single)
     np.testing.assert_array_equal(whole_losses, single_losses)
     assert whole.step == 9
@@ -286,11 +292,11 @@ def test_the_loop_is_train_step_with_the_clocks_keys_and_order(gan, state, data,
     assert_trees_close(looped.disc.params, expected.disc.params, 1e-5)
 
 
-def test_a_known_trip_count_gives_the_same(gan, data):
+def test_a_known_trip_count_gives_the_same(gan, data, init):
     """The program that a GPU runs: `n_steps` static."""
-    state = jax.jit(gan.init)(KEYS.init)
+    state = init(KEYS.init)
     free, losses = take(gan, state, data, 5, at_most=5)
-    state = jax.jit(gan.init)(KEYS.init)
+    state = init(KEYS.init)
     fixed, fixed_losses = compiled_train_steps(True)(
         gan, state, data, KEYS, 5, batch_size=4, last_batch=False
     )
@@ -298,10 +304,11 @@ def test_a_known_trip_count_gives_the_same(gan, data):
     assert_trees_close(fixed.disc.params, free.disc.params, 1e-5)
 
 
-def test_one_trace_for_all_spans(gan, data, monkeypatch):
+def test_one_trace_for_all_spans(gan, data, state, monkeypatch):
     """Two for a run: batches of the full size, and the smaller last ones."""
     traces = []
 
+    @wraps(train_steps)  # jit finds the static arguments by the signature
     def counted(*args, **kwargs):
         traces.append(kwargs)
         return train_steps(*args, **kwargs)
@@ -309,18 +316,17 @@ def test_one_trace_for_all_spans(gan, data, monkeypatch):
     run_steps = jax.jit(
         counted, static_argnames=["gan", "batch_size", "last_batch"], donate_argnames="state"
     )
-    monkeypatch.setattr(f"{__name__}.compiled_train_steps", lambda fixed: run_steps)
-    state = jax.jit(gan.init)(KEYS.init)
+    monkeypatch.setitem(globals(), "compiled_train_steps", lambda fixed: run_steps)
     for at_most in (5, 1, 2):
         state, _ = take(gan, state, data, 6, at_most=at_most)
     assert [trace["last_batch"] for trace in traces] == [False, True]
 
 
-def test_an_epoch_shows_every_image_once_in_an_order_of_its_own(gan, data):
+def test_an_epoch_shows_every_image_once_in_an_order_of_its_own(gan, data, init):
     orders = []
     for epoch in (0, 1):
         key = random.fold_in(KEYS.order, epoch)
-        state = jax.jit(gan.init)(KEYS.init).replace(step=jnp.int32(6 * epoch))
+        state = init(KEYS.init).replace(step=jnp.int32(6 * epoch))
         shown = real_images_shown(gan, state, data)
         assert [len(batch) for batch in shown] == [4, 4, 4, 4, 4, 2]
         images = np.concatenate(shown)
@@ -360,8 +366,7 @@ def real_images_shown(gan, state, data):
     return [np.rint((real + 1) * 127.5).astype(int) for real in reals]
 
 
-def test_seeds_differ_and_repeat(gan, data):
-    init = jax.jit(gan.init)
+def test_seeds_differ_and_repeat(init):
     kernels = [init(run_keys(seed).init).gen.params["output"]["kernel"] for seed in (0, 0, 1)]
     np.testing.assert_array_equal(kernels[0], kernels[1])
     assert not np.array_equal(kernels[0], kernels[2])

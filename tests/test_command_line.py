@@ -1,0 +1,263 @@
+"""`python -m experiments.fashion_cgan` as a user runs it, in processes of its own, on real data."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cgan_jax.config import PRESETS, from_dict
+from cgan_jax.run_folder import read_losses
+from cgan_jax.sampling import load_generator
+
+ROOT = Path(__file__).parents[1]
+COMMAND = [sys.executable, "-m", "experiments.fashion_cgan"]
+# Few and large batches: an epoch of 60,000 images in 16 steps, the last of which is smaller.
+QUICK = ["--batch-size", "3900", "--sample-every", "1", "--checkpoint-every", "1"]
+
+
+def command(*flags, **options):
+    return subprocess.run(
+        [*COMMAND, *map(str, flags)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(fashion_mnist, tmp_path_factory):
+    """An epoch without a stop: the folder and what was printed."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    done = command("--workdir", folder, "--epochs", 1, "--log-every", 1, *QUICK)
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def test_a_run_prints_the_reports_lines_and_a_summary(trained):
+    _, done = trained
+    line = r"\[Epoch (\d+)/1\] \[Batch (\d+)/16\] \[D loss: \d\.\d{6}\] \[G loss: \d\.\d{6}\]"
+    found = re.findall(line, done.stdout)
+    assert found == [("0", str(batch)) for batch in range(16)]
+    assert re.search(r"Epoch 1/1: D loss 0\.\d{4}, G loss \d\.\d{4}, [\d.]+ steps/s", done.stdout)
+    assert "Finished: 16 steps" in done.stdout
+    assert re.search(r"Fashion-MNIST train: 60000 images from .+", done.stderr)
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_a_run_fills_its_folder(trained):
+    folder, _ = trained
+    config = from_dict(json.loads((folder / "config.json").read_text())["config"])
+    assert (config.epochs, config.batch_size) == (1, 3900)
+    assert config.model == PRESETS["report"].model
+    assert read_losses(folder / "losses.csv").shape == (16, 2)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *("checkpoints", "config.json", "events", "losses.csv", "losses.png", "real.png"),
+        "samples",
+    ]
+    names = sorted(path.name for path in (folder / "samples").iterdir())
+    assert names == ["epoch_0001.png"]
+    for picture in (folder / "real.png", folder / "samples" / "epoch_0001.png"):
+        with Image.open(picture) as image:
+            assert image.size == (900, 917)
+            assert np.asarray(image).std() > 40
+
+
+def test_a_trained_generator_can_be_loaded(trained):
+    generator = load_generator(trained[0])
+    images = generator.generate(["Ankle boot", 3, "bag"])
+    assert (images.shape, images.dtype, generator.step) == ((3, 28, 28, 1), np.uint8, 16)
+
+
+def test_a_finished_run_says_so_and_changes_nothing(trained):
+    folder, _ = trained
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+    done = command("--workdir", folder, "--epochs", 1, *QUICK)
+    assert done.returncode == 0
+    assert "is finished: 16 steps" in done.stdout
+    assert {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()} == before
+
+
+def test_another_configuration_is_refused(trained):
+    done = command("--workdir", trained[0], "--epochs", 1, "--lr", 0.1, *QUICK)
+    assert done.returncode == 2
+    assert "optimizer.lr: 0.0002 -> 0.1" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
+)
+def test_a_signal_saves_and_the_same_command_ends_in_the_same_bits(trained, tmp_path, number, code):
+    whole, _ = trained
+    flags = ["--workdir", str(tmp_path / "run"), "--epochs", "1", *QUICK]
+    stopped = subprocess.Popen(
+        [*COMMAND, *flags], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    table = tmp_path / "run" / "losses.csv"
+    wait_for(lambda: table.exists() and len(table.read_text().splitlines()) > 3, stopped)
+    stopped.send_signal(number)
+    out, err = stopped.communicate(timeout=120)
+    assert stopped.returncode == code, err
+    assert "To go on: python -m experiments.fashion_cgan --workdir" in out
+    assert list((tmp_path / "run" / "checkpoints").iterdir())
+    assert_ends_as(command(*flags), tmp_path / "run", whole)
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_the_same_command_ends_in_the_same_bits(fashion_mnist, tmp_path):
+    """kill -9 before the first checkpoint, twice in the second epoch, and at a save."""
+    flags = ["--epochs", "3", *QUICK]
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    assert command("--workdir", whole, *flags).returncode == 0
+    for rows in (3, 18, 29, 33):
+        killed = subprocess.Popen(
+            [*COMMAND, "--workdir", str(folder), *flags],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        table = folder / "losses.csv"
+        wait_for(lambda: table.exists() and len(table.read_text().splitlines()) > rows, killed)  # noqa: B023
+        killed.kill()
+        killed.wait()
+    assert_ends_as(command("--workdir", folder, *flags), folder, whole)
+
+
+def wait_for(condition, process):
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, "the run ended too early"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def assert_ends_as(done, folder, whole):
+    assert done.returncode == 0, done.stderr
+    assert (folder / "losses.csv").read_text() == (whole / "losses.csv").read_text()
+    labels = np.arange(10)
+    one, other = load_generator(folder), load_generator(whole)
+    assert one.step == other.step
+    np.testing.assert_array_equal(one.generate(labels), other.generate(labels))
+    name = "samples/epoch_0001.png"
+    assert (folder / name).read_bytes() == (whole / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_no_resume_moves_the_old_run_aside(tmp_path):
+    folder = tmp_path / "run"
+    for flags in (["--seed", "1"], ["--seed", "2", "--no-resume"]):
+        done = command("--workdir", folder, "--epochs", 1, *QUICK, *flags)
+        assert done.returncode == 0, done.stderr
+    assert "was moved to" in done.stderr
+    assert json.loads((folder / "config.json").read_text())["config"]["seed"] == 2
+    assert read_losses(tmp_path / "run.old-1" / "losses.csv").shape == (16, 2)
+
+
+def test_a_dry_run_says_everything_and_writes_nothing(tmp_path):
+    done = command("--dry-run", "--workdir", tmp_path / "run", "--batch-size", 3900)
+    assert done.returncode == 0, done.stderr
+    for words in (
+        "1,511,412",
+        "932,965",
+        "60,000 images from",
+        "3,200 steps",
+        "lr",
+        "expected time",
+    ):
+        assert words in done.stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_help_names_every_flag_and_its_default():
+    done = command("--help", env={**os.environ, "COLUMNS": "100"})
+    assert done.returncode == 0
+    for flag in (
+        *(
+            "--epochs",
+            "--batch-size",
+            "--lr",
+            "--b1",
+            "--b2",
+            "--latent-dim",
+            "--seed",
+            "--workdir",
+        ),
+        *("--data-dir", "--sample-every", "--checkpoint-every", "--log-every", "--no-resume"),
+        *("--dry-run", "default: 200", "default: 0.0002", "Examples:"),
+    ):
+        assert flag in done.stdout, flag
+
+
+WRONG = [
+    (["--epochs", "0"], "epochs"),
+    (["--epochs", "-3"], "epochs"),
+    (["--epochs", "ten"], "--epochs"),
+    (["--epochs"], "--epochs"),
+    (["--epoch", "3"], "--epochs"),
+    (["--batch-size", "1"], "batch_size"),
+    (["--batch-size", "60001"], "batch_size must be at most the 60000"),
+    (["--batch-size", "59999"], "last batch of one"),
+    (["--lr", "0"], "lr"),
+    (["--lr", "nan"], "lr"),
+    (["--lr", "inf"], "lr"),
+    (["--b1", "1"], "b1"),
+    (["--b2", "-0.5"], "b2"),
+    (["--latent-dim", "0"], "latent_dim"),
+    (["--seed", "-1"], "seed"),
+    (["--seed", "4294967296"], "seed"),
+    (["--sample-every", "0"], "sample_every"),
+    (["--checkpoint-every", "0"], "checkpoint_every"),
+    (["--log-every", "-1"], "log_every"),
+    (["--workdir", "{file}"], "a file is in the way"),
+    (["--workdir", "{folder}"], "other files"),
+    (["--data-dir", "{folder}/nowhere"], "nowhere"),
+    (["--data-dir", "{folder}"], "holds no Fashion-MNIST"),
+    (["--data-dir", "{file}"], "data directory"),
+    (["train"], "train"),
+]
+
+
+@pytest.mark.parametrize(("flags", "named"), WRONG)
+def test_wrong_flags_end_with_code_2_and_say_why(flags, named, tmp_path):
+    """And nothing is written."""
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").touch()
+    places = {"file": tmp_path / "full" / "notes.txt", "folder": tmp_path / "full"}
+    flags = [flag.format(**places) for flag in flags]
+    if "--workdir" not in flags:
+        flags += ["--workdir", str(tmp_path / "run")]
+    done = command(*flags)
+    assert done.returncode == 2
+    assert named in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) <= 3, done.stderr
+    assert done.stdout == ""
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["full", "notes.txt"]
+
+
+def test_help_and_wrong_flags_do_not_import_jax():
+    code = (
+        "import sys, contextlib\n"
+        "sys.argv = ['x', *{flags}]\n"
+        "from experiments.command_line import run\n"
+        "from experiments.fashion_cgan import main\n"
+        "with contextlib.suppress(SystemExit): run(main)\n"
+        "print('JAX' if 'jax' in sys.modules else 'none')"
+    )
+    for flags in (["--help"], ["--lr", "nan"]):
+        script = code.format(flags=flags)
+        done = subprocess.run(
+            [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60
+        )
+        assert done.stdout.splitlines()[-1] == "none", done.stderr

@@ -1,0 +1,123 @@
+"""Configurations: the report's values, what is refused, and their way to JSON and back."""
+
+import dataclasses
+import json
+
+import pytest
+
+from cgan_jax.config import (
+    PRESETS,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+    differences,
+    from_dict,
+    leaves,
+    to_dict,
+)
+from cgan_jax.errors import ConfigError
+
+
+def test_report_preset_is_the_reports():
+    assert dict(leaves(PRESETS["report"])) == {
+        "dataset": "fashion_mnist",
+        "epochs": 200,
+        "batch_size": 64,
+        "seed": 0,
+        "loss": "least_squares",
+        "model.n_classes": 10,
+        "model.latent_dim": 100,
+        "model.label_dim": None,
+        "model.img_size": 28,
+        "model.channels": 1,
+        "model.generator_widths": (128, 256, 512, 1024),
+        "model.discriminator_widths": (512, 512, 512),
+        "model.negative_slope": 0.2,
+        "model.dropout_rate": 0.4,
+        "model.bn_epsilon": 0.8,
+        "model.bn_momentum": 0.9,
+        "optimizer.lr": 2e-4,
+        "optimizer.b1": 0.5,
+        "optimizer.b2": 0.999,
+        "optimizer.eps": 1e-8,
+    }
+
+
+NAN, INF = float("nan"), float("inf")
+IMPOSSIBLE = [
+    *((TrainConfig, "epochs", bad) for bad in (0, -1, 1.5, True, "10", None)),
+    *((TrainConfig, "batch_size", bad) for bad in (0, 1, -64, 64.0)),
+    *((TrainConfig, "seed", bad) for bad in (-1, 2**32, 0.5)),
+    *((TrainConfig, "loss", bad) for bad in ("lsgan", None)),
+    *((TrainConfig, "dataset", bad) for bad in (3, None)),
+    *((TrainConfig, "model", bad) for bad in ({}, None)),
+    *((OptimizerConfig, "lr", bad) for bad in (0, -1e-4, NAN, INF, "fast", True)),
+    *((OptimizerConfig, "b1", bad) for bad in (-0.1, 1, 1.5, NAN)),
+    *((OptimizerConfig, "b2", bad) for bad in (1.0, -INF)),
+    *((OptimizerConfig, "eps", bad) for bad in (0, NAN)),
+    *((ModelConfig, "latent_dim", bad) for bad in (0, -100, 1.0)),
+    *((ModelConfig, "label_dim", bad) for bad in (0, "ten")),
+    *((ModelConfig, "generator_widths", bad) for bad in ((), (128, 0), (1.5,), 128, "128")),
+    *((ModelConfig, "discriminator_widths", bad) for bad in ((), (-1,))),
+    *((ModelConfig, "negative_slope", bad) for bad in (-0.1, 2, NAN)),
+    *((ModelConfig, "dropout_rate", bad) for bad in (-0.1, 1, NAN)),
+    *((ModelConfig, "bn_epsilon", bad) for bad in (0, -0.8)),
+    *((ModelConfig, "bn_momentum", bad) for bad in (1, -0.1)),
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "bad"), IMPOSSIBLE)
+def test_impossible_values_are_named(kind, name, bad):
+    with pytest.raises(ConfigError, match=name) as caught:
+        kind(**{name: bad})
+    assert repr(bad)[:10] in str(caught.value) or str(bad) in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 3
+
+
+def test_batch_size_must_suit_the_data():
+    config = TrainConfig(batch_size=64)
+    config.check_data(64)
+    config.check_data(60_000)
+    with pytest.raises(ConfigError, match="at most the 63"):
+        config.check_data(63)
+    with pytest.raises(ConfigError, match="last batch of one"):
+        config.check_data(65)
+
+
+def test_json_round_trip():
+    config = TrainConfig(epochs=3, model=ModelConfig(generator_widths=(4, 5), label_dim=2))
+    assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
+    assert hash(from_dict(json.loads(json.dumps(to_dict(config))))) == hash(config)
+
+
+def test_a_file_from_before_a_field_was_added_is_read():
+    old = to_dict(TrainConfig(epochs=3))
+    del old["loss"], old["model"]["label_dim"]
+    assert from_dict(old) == TrainConfig(epochs=3)
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"epoch": 3}, "'epoch'"),
+        ({"optimizer": {"beta1": 0.5}}, "'beta1'"),
+        ({"model": [1, 2]}, "model"),
+        ({"epochs": "many"}, "epochs"),
+        ([], "configuration"),
+        (None, "configuration"),
+    ],
+)
+def test_a_broken_file_is_named(values, named):
+    with pytest.raises(ConfigError, match=named):
+        from_dict(values)
+
+
+def test_differences_name_the_fields():
+    other = dataclasses.replace(
+        PRESETS["report"], seed=1, optimizer=OptimizerConfig(lr=1e-3), epochs=200
+    )
+    assert differences(PRESETS["report"], other) == [
+        "seed: 0 -> 1",
+        "optimizer.lr: 0.0002 -> 0.001",
+    ]
+    assert differences(other, other) == []

@@ -1,0 +1,61 @@
+"""Scaling and grids, by hand."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cgan_jax.errors import ConfigError
+from cgan_jax.images import GAP, MARGIN, grid, labelled_examples, to_uint8, to_unit_range
+
+
+def test_scaling_is_the_reports_and_can_be_undone():
+    every = jnp.arange(256, dtype=jnp.uint8)
+    scaled = to_unit_range(every)
+    assert scaled.dtype == jnp.float32
+    np.testing.assert_allclose(scaled, np.arange(256) / 127.5 - 1, atol=1e-7)
+    np.testing.assert_array_equal(to_uint8(scaled), every)
+
+
+def test_to_uint8_rounds_and_never_wraps_around():
+    values = jnp.array([-1.1, -1.0, 0.0, 0.0041, 1.0, 1.1, jnp.inf])
+    assert to_uint8(values).tolist() == [0, 0, 128, 128, 255, 255, 255]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_grid_puts_each_tile_under_its_name(channels):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2, 3, 28, 28, channels), np.uint8)
+    picture = np.asarray(grid(images, ["Bag", "T-shirt/top", "Ankle boot"]))
+    tile = 28 * 3
+    assert picture.shape[1] == 3 * (tile + GAP) - GAP + 2 * MARGIN
+    top = picture.shape[0] - MARGIN - 2 * (tile + GAP) + GAP
+    for row in range(2):
+        for column in range(3):
+            y, x = top + row * (tile + GAP), MARGIN + column * (tile + GAP)
+            shown = picture[y : y + tile : 3, x : x + tile : 3]
+            np.testing.assert_array_equal(shown, np.broadcast_to(images[row, column], (28, 28, 3)))
+    for column in range(3):  # something is written above each column, and nothing is cut off
+        x = MARGIN + column * (tile + GAP)
+        assert (picture[:top, x : x + tile] < 128).any()
+    assert (picture[:, :4] == 255).all()
+    assert (picture[:4] == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("images", "names"),
+    [
+        (np.zeros((1, 1, 4, 4, 1)), ["a"]),
+        (np.zeros((1, 4, 4, 1), np.uint8), ["a"]),
+        (np.zeros((1, 1, 4, 4, 2), np.uint8), ["a"]),
+        (np.zeros((1, 2, 4, 4, 1), np.uint8), ["a"]),
+    ],
+)
+def test_grid_refuses_what_it_cannot_draw(images, names):
+    with pytest.raises(ConfigError):
+        grid(images, names)
+
+
+def test_labelled_examples_are_the_first_of_each_class():
+    images = np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1)
+    examples = labelled_examples(images, np.array([1, 0, 1, 0, 1, 2]), n_classes=3, rows=2)
+    assert examples[:, :, 0, 0, 0].tolist() == [[1, 0, 5], [3, 2, 255]]
