@@ -3,6 +3,7 @@
 Files of a run (losses.csv, pictures, events) are written by cgan_jax.callbacks.
 """
 
+import math
 import sys
 import time
 
@@ -25,7 +26,8 @@ class Progress(Callback):
 
     def on_train_start(self, step: int, last_step: int, steps_per_epoch: int) -> None:
         self._steps_per_epoch = steps_per_epoch
-        self._began, self._first_step = time.perf_counter(), step
+        self._last_told, self._compiled = time.perf_counter(), False
+        self._recent_seconds = self._recent_steps = 0.0
         self._epoch_seconds = 0.0
         self._bar = tqdm(
             total=last_step,
@@ -48,6 +50,7 @@ class Progress(Callback):
                     f"[D loss: {d_loss:.6f}] [G loss: {g_loss:.6f}]"
                 )
         n = len(span.losses)
+        self._update_pace(n)
         d_loss, g_loss = span.losses.mean(axis=0).tolist()
         self._bar.set_description_str(f"Epoch {span.epoch + 1}/{self._epochs}", refresh=False)
         self._bar.set_postfix_str(
@@ -69,10 +72,20 @@ class Progress(Callback):
     def on_train_end(self, step: int, state: GANState) -> None:
         self._bar.close()
 
+    def _update_pace(self, n: int) -> None:
+        """Time and steps of about the last minute, with pictures and saves; not the compilation."""
+        now = time.perf_counter()
+        seconds, self._last_told = now - self._last_told, now
+        if self._compiled:
+            forget = math.exp(-seconds / 60)
+            self._recent_seconds = self._recent_seconds * forget + seconds
+            self._recent_steps = self._recent_steps * forget + n
+        self._compiled = True
+
     def _time_left(self, step: int) -> str:
-        """From the whole time so far: it takes in compilation, pictures and saves."""
-        rate = (step - self._first_step) / (time.perf_counter() - self._began)
-        return duration((self._last_step - step) / rate) if rate else "?"
+        if not self._recent_steps:
+            return "?"
+        return duration((self._last_step - step) * self._recent_seconds / self._recent_steps)
 
 
 def duration(seconds: float) -> str:

@@ -1,14 +1,13 @@
-"""PyTorch state dicts <-> linen variables for the report's two networks, and their files.
+"""PyTorch state dicts <-> linen variables for the report's two networks.
 
-Works on plain dicts of NumPy arrays; PyTorch is imported only to read or write `.pt` files.
+Works on plain dicts of NumPy arrays, without PyTorch; their files are weight_files.py's.
 The networks themselves live in cgan_jax.models; training state and checkpoints elsewhere.
 """
 
-import io
-import os
-from collections.abc import Callable, Iterator, Mapping
+import math
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,6 +53,49 @@ class _Entry:
         if self.pixels is not None:
             order[: len(self.pixels)] = self.pixels
         return order
+
+
+def config_from_torch(
+    generator: Mapping[str, Any], discriminator: Mapping[str, Any], *, channels: int = 1
+) -> ModelConfig:
+    """The sizes of a pair of networks, read off their PyTorch state dicts.
+
+    What shapes do not tell (slopes, dropout rate, BatchNorm's constants) is the report's.
+
+    Args:
+        generator: its state dict; see `generator_from_torch`.
+        discriminator: its state dict.
+        channels: of the images, which are taken to be square.
+
+    Raises:
+        DataError: these are not a generator and a discriminator of this kind that fit.
+    """
+    gen, disc = _normalised(generator), _normalised(discriminator)
+    (n_classes, label_dim), *gen_shapes = _matrix_shapes("generator", gen)
+    (disc_classes, disc_label_dim), *disc_shapes = _matrix_shapes("discriminator", disc)
+    n_pixels = gen_shapes[-1][0]
+    img_size = math.isqrt(n_pixels // channels)
+    seen = disc_shapes[0][1] - disc_label_dim
+    if (disc_classes, disc_label_dim, seen) != (n_classes, label_dim, n_pixels):
+        raise DataError(
+            f"The generator makes {n_pixels} values for {n_classes} classes ({label_dim} numbers "
+            f"each), but the discriminator takes {seen} for {disc_classes} ({disc_label_dim}).\n"
+            "Expected a pair that was trained together."
+        )
+    if channels * img_size**2 != n_pixels:
+        raise DataError(
+            f"{n_pixels} values an image are no square of {channels} channels.\n"
+            "Name the number of channels that the images have."
+        )
+    return ModelConfig(
+        n_classes=n_classes,
+        latent_dim=gen_shapes[0][1] - label_dim,
+        label_dim=None if label_dim == n_classes else label_dim,
+        img_size=img_size,
+        channels=channels,
+        generator_widths=tuple(fan_out for fan_out, _ in gen_shapes[:-1]),
+        discriminator_widths=tuple(fan_out for fan_out, _ in disc_shapes[:-1]),
+    )
 
 
 def generator_from_torch(state_dict: Mapping[str, Any], config: ModelConfig) -> dict[str, Any]:
@@ -119,9 +161,9 @@ def batches_tracked(state_dict: Mapping[str, Any]) -> int:
     counts = set()
     for name, value in state_dict.items():
         if name.endswith(_COUNTER):
-            count = _array(value)
+            count = as_array(value)
             if count is None or count.shape != () or count.dtype.kind not in "iu":
-                raise DataError(f"{name} is {_describe(count)}.\nExpected a single integer.")
+                raise DataError(f"{name} is {describe(count)}.\nExpected a single integer.")
             counts.add(int(count))
     if len(counts) > 1:
         raise DataError(
@@ -129,67 +171,6 @@ def batches_tracked(state_dict: Mapping[str, Any]) -> int:
             "Expected one number, as layers that are trained together have."
         )
     return counts.pop() if counts else 0
-
-
-def load_state_dict(path: str | os.PathLike[str]) -> StateDict:
-    """Read a state dict: `.safetensors` without PyTorch, `.pt` or `.pth` with it.
-
-    No code in the file is run (`weights_only=True`).
-
-    Raises:
-        DataError: no such file, unreadable or of another kind, or its library is not installed.
-    """
-    path = Path(path)
-    parse = _codec(path)[0]
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"Cannot read the weights in {path}: {error.strerror}.") from error
-    try:
-        loaded = parse(data)
-    except DataError:
-        raise
-    except Exception as error:  # The libraries promise no common error type for a bad file.
-        raise DataError(
-            f"{path} is damaged or not a state dict: {_first_line(error)}.\n"
-            f"Expected tensors by name, saved as {path.suffix} from `module.state_dict()`,\n"
-            "of dtypes that NumPy has (so no bfloat16)."
-        ) from error
-    return loaded
-
-
-def save_state_dict(path: str | os.PathLike[str], state_dict: Mapping[str, Any]) -> None:
-    """Write a state dict of arrays as `.safetensors`, or with PyTorch as `.pt` or `.pth`.
-
-    The file appears whole or not at all; an older one of that name is replaced.
-
-    Raises:
-        DataError: another suffix, an entry that is no array or of a dtype that the format lacks,
-            a folder that cannot be written, or a library that is not installed.
-    """
-    path = Path(path)
-    dump = _codec(path)[1]
-    arrays: StateDict = {}
-    for name, value in state_dict.items():
-        array = _array(value)
-        if array is None or array.dtype.kind not in "biuf":
-            raise DataError(
-                f"Cannot save {name}: it is {_describe(array)}.\n"
-                "Expected an array of a dtype that NumPy itself has, such as float32."
-            )
-        arrays[name] = array
-    try:
-        data = dump(arrays)
-    except DataError:
-        raise
-    except Exception as error:
-        raise DataError(f"Cannot save as {path.suffix}: {_first_line(error)}.") from error
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_bytes(data)
-        part.replace(path)
-    except OSError as error:
-        raise DataError(f"Cannot write the weights to {path}: {error.strerror}.") from error
 
 
 def _generator_entries(config: ModelConfig) -> list[_Entry]:
@@ -271,11 +252,7 @@ def _pixels(config: ModelConfig) -> npt.NDArray[np.intp]:
 
 
 def _from_torch(what: str, state_dict: Mapping[str, Any], entries: list[_Entry]) -> dict[str, Any]:
-    named = dict(state_dict)
-    if named and all(name.startswith("module.") for name in named):
-        named = {name.removeprefix("module."): value for name, value in named.items()}
-    if "label_emb.weight" in named and "label_embedding.weight" not in named:
-        named["label_embedding.weight"] = named.pop("label_emb.weight")
+    named = _normalised(state_dict)
     batches_tracked(named)
     layers = {e.torch_name.rpartition(".")[0] for e in entries if e.torch_name.endswith("_var")}
     for layer in layers:
@@ -290,6 +267,32 @@ def _from_torch(what: str, state_dict: Mapping[str, Any], entries: list[_Entry])
             node = node.setdefault(parent, {})
         node[leaf] = entry.to_linen(arrays[entry.torch_name])
     return variables
+
+
+def _normalised(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries under the names that this module uses for them."""
+    named = dict(state_dict)
+    if named and all(name.startswith("module.") for name in named):
+        named = {name.removeprefix("module."): value for name, value in named.items()}
+    if "label_emb.weight" in named and "label_embedding.weight" not in named:
+        named["label_embedding.weight"] = named.pop("label_emb.weight")
+    return named
+
+
+def _matrix_shapes(what: str, named: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """The shapes of the embedding and of each Linear's weight, in order of their places."""
+    layers = {}
+    for name, value in named.items():
+        place = re.fullmatch(r"label_embedding\.weight|model\.(\d+)\.weight", name)
+        array = as_array(value)
+        if place and array is not None and array.ndim == 2:
+            layers[int(place[1] or -1)] = array.shape
+    if -1 not in layers or len(layers) < 3:
+        raise DataError(
+            f"These are not the weights of a {what}: among its {len(named)} entries there is no "
+            "label_embedding.weight with at least two Linear layers model.<i>.weight."
+        )
+    return [layers[place] for place in sorted(layers)]
 
 
 def _to_torch(what: str, variables: Mapping[str, Any], entries: list[_Entry]) -> StateDict:
@@ -316,13 +319,13 @@ def _checked(
         if name not in named:
             problems.append(f"{name} of shape {shape} is missing")
             continue
-        array = _array(named[name])
+        array = as_array(named[name])
         if array is None or array.shape != shape or not _is_float(array.dtype):
-            problems.append(f"{name} is {_describe(array)}, expected floats of shape {shape}")
+            problems.append(f"{name} is {describe(array)}, expected floats of shape {shape}")
             continue
         arrays[name] = array
     for name in named.keys() - expected.keys():
-        found = _describe(_array(named[name]))
+        found = describe(as_array(named[name]))
         problems.append(f"{name} is {found}, which this {what} does not have")
     if problems:
         shown = "; ".join(problems[:3])
@@ -335,7 +338,7 @@ def _checked(
     return arrays
 
 
-def _array(value: Any) -> npt.NDArray[Any] | None:
+def as_array(value: Any) -> npt.NDArray[Any] | None:
     """`value` as an array without copying where possible, None if it is none."""
     try:
         array = np.asarray(value)
@@ -344,78 +347,10 @@ def _array(value: Any) -> npt.NDArray[Any] | None:
     return None if array.dtype.kind in "OSU" else array  # objects and text
 
 
-def _describe(array: npt.NDArray[Any] | None) -> str:
+def describe(array: npt.NDArray[Any] | None) -> str:
     return "no array" if array is None else f"{array.dtype} of shape {array.shape}"
 
 
 def _is_float(dtype: np.dtype[Any]) -> bool:
     # NumPy itself does not know the floats of 16 and fewer bits that JAX brings along.
     return np.issubdtype(dtype, np.floating) or dtype.name.startswith(("bfloat", "float"))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-
-
-_Codec = tuple[Callable[[bytes], StateDict], Callable[[StateDict], bytes]]
-
-
-def _codec(path: Path) -> _Codec:
-    """How to parse and how to dump the bytes of a file with this suffix."""
-    suffix = path.suffix.lower()
-    if suffix == ".safetensors":
-        return _parse_safetensors, _dump_safetensors
-    if suffix in (".pt", ".pth"):
-        return _parse_torch, _dump_torch
-    raise DataError(f"Unknown kind of weights file: {path}.\nExpected .safetensors, .pt or .pth.")
-
-
-def _parse_safetensors(data: bytes) -> StateDict:
-    loaded: StateDict = _safetensors().load(data)
-    return loaded
-
-
-def _dump_safetensors(arrays: StateDict) -> bytes:
-    data: bytes = _safetensors().save(arrays)
-    return data
-
-
-def _parse_torch(data: bytes) -> StateDict:
-    torch = _torch()
-    loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    if not isinstance(loaded, Mapping):
-        raise TypeError(f"it holds a {type(loaded).__name__}")
-    for name, value in loaded.items():
-        if not isinstance(value, torch.Tensor):
-            raise TypeError(f"its entry {name} is a {type(value).__name__}")
-    return {name: value.detach().numpy() for name, value in loaded.items()}
-
-
-def _dump_torch(arrays: StateDict) -> bytes:
-    torch = _torch()
-    buffer = io.BytesIO()
-    # The copy gives torch memory that it may write to, which JAX's arrays do not.
-    torch.save({name: torch.from_numpy(array.copy()) for name, array in arrays.items()}, buffer)
-    return buffer.getvalue()
-
-
-def _safetensors() -> Any:
-    try:
-        import safetensors.numpy
-    except ImportError as error:
-        raise DataError(
-            "Weights in .safetensors files need the safetensors package.\n"
-            "Install it with `pip install safetensors`, or use a .pt file."
-        ) from error
-    return safetensors.numpy
-
-
-def _torch() -> Any:
-    try:
-        import torch
-    except ImportError as error:
-        raise DataError(
-            "Weights in .pt and .pth files need PyTorch, which is not installed.\n"
-            "Install it with `pip install torch`, or convert the file to .safetensors."
-        ) from error
-    return torch

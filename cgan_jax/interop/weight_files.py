@@ -1,0 +1,142 @@
+"""State dicts of NumPy arrays in files: safetensors without PyTorch, `.pt` and `.pth` with it.
+
+What the arrays mean is torch_weights.py's business.
+"""
+
+import io
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from cgan_jax.errors import DataError
+from cgan_jax.interop.torch_weights import StateDict, as_array, describe
+
+
+def load_state_dict(path: str | os.PathLike[str]) -> StateDict:
+    """Read a state dict: `.safetensors` without PyTorch, `.pt` or `.pth` with it.
+
+    No code in the file is run (`weights_only=True`).
+
+    Raises:
+        DataError: no such file, unreadable or of another kind, or its library is not installed.
+    """
+    path = Path(path)
+    parse = _codec(path)[0]
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"Cannot read the weights in {path}: {error.strerror}.") from error
+    try:
+        loaded = parse(data)
+    except DataError:
+        raise
+    except Exception as error:  # The libraries promise no common error type for a bad file.
+        raise DataError(
+            f"{path} is damaged or not a state dict: {_first_line(error)}.\n"
+            f"Expected tensors by name, saved as {path.suffix} from `module.state_dict()`,\n"
+            "of dtypes that NumPy has (so no bfloat16)."
+        ) from error
+    return loaded
+
+
+def save_state_dict(path: str | os.PathLike[str], state_dict: Mapping[str, Any]) -> None:
+    """Write a state dict of arrays as `.safetensors`, or with PyTorch as `.pt` or `.pth`.
+
+    The file appears whole or not at all; an older one of that name is replaced.
+
+    Raises:
+        DataError: another suffix, an entry that is no array or of a dtype that the format lacks,
+            a folder that cannot be written, or a library that is not installed.
+    """
+    path = Path(path)
+    dump = _codec(path)[1]
+    arrays: StateDict = {}
+    for name, value in state_dict.items():
+        array = as_array(value)
+        if array is None or array.dtype.kind not in "biuf":
+            raise DataError(
+                f"Cannot save {name}: it is {describe(array)}.\n"
+                "Expected an array of a dtype that NumPy itself has, such as float32."
+            )
+        arrays[name] = array
+    try:
+        data = dump(arrays)
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(f"Cannot save as {path.suffix}: {_first_line(error)}.") from error
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_bytes(data)
+        part.replace(path)
+    except OSError as error:
+        raise DataError(f"Cannot write the weights to {path}: {error.strerror}.") from error
+
+
+_Codec = tuple[Callable[[bytes], StateDict], Callable[[StateDict], bytes]]
+
+
+def _codec(path: Path) -> _Codec:
+    """How to parse and how to dump the bytes of a file with this suffix."""
+    suffix = path.suffix.lower()
+    if suffix == ".safetensors":
+        return _parse_safetensors, _dump_safetensors
+    if suffix in (".pt", ".pth"):
+        return _parse_torch, _dump_torch
+    raise DataError(f"Unknown kind of weights file: {path}.\nExpected .safetensors, .pt or .pth.")
+
+
+def _parse_safetensors(data: bytes) -> StateDict:
+    loaded: StateDict = _safetensors().load(data)
+    return loaded
+
+
+def _dump_safetensors(arrays: StateDict) -> bytes:
+    data: bytes = _safetensors().save(arrays)
+    return data
+
+
+def _parse_torch(data: bytes) -> StateDict:
+    torch = _torch()
+    loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    if not isinstance(loaded, Mapping):
+        raise TypeError(f"it holds a {type(loaded).__name__}")
+    for name, value in loaded.items():
+        if not isinstance(value, torch.Tensor):
+            raise TypeError(f"its entry {name} is a {type(value).__name__}")
+    return {name: value.detach().numpy() for name, value in loaded.items()}
+
+
+def _dump_torch(arrays: StateDict) -> bytes:
+    torch = _torch()
+    buffer = io.BytesIO()
+    # The copy gives torch memory that it may write to, which JAX's arrays do not.
+    torch.save({name: torch.from_numpy(array.copy()) for name, array in arrays.items()}, buffer)
+    return buffer.getvalue()
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.numpy
+    except ImportError as error:
+        raise DataError(
+            "Weights in .safetensors files need the safetensors package.\n"
+            "Install it with `pip install safetensors`, or use a .pt file."
+        ) from error
+    return safetensors.numpy
+
+
+def _torch() -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise DataError(
+            "Weights in .pt and .pth files need PyTorch, which is not installed.\n"
+            "Install it with `pip install torch`, or convert the file to .safetensors."
+        ) from error
+    return torch
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

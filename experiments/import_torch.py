@@ -1,0 +1,99 @@
+"""Make a run folder from the weights of a generator and a discriminator trained in PyTorch.
+
+    python -m experiments.import_torch generator.pt discriminator.pt --workdir runs/imported
+
+Every other command then works on that folder. `experiments.export_torch` goes the other way.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from cgan_jax.config import PRESETS
+from cgan_jax.data import SPECS
+from cgan_jax.errors import DataError, RunError
+from cgan_jax.interop import (
+    batches_tracked,
+    config_from_torch,
+    discriminator_from_torch,
+    generator_from_torch,
+    load_state_dict,
+)
+from cgan_jax.run_folder import RunFolder
+from experiments.command_line import parse, run
+
+MODULE = "experiments.import_torch"
+REPORT = PRESETS["report"]
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Make a run folder from PyTorch weights of the report's two networks, of any sizes.
+
+    Example:
+      python -m experiments.import_torch generator.pt discriminator.pt --workdir runs/imported
+    """
+
+    generator: Annotated[Path, tyro.conf.Positional]
+    """Its state dict: .safetensors, .pt or .pth."""
+    discriminator: Annotated[Path, tyro.conf.Positional]
+    """Its state dict."""
+    workdir: Path
+    """The run folder to make."""
+    class_names: tuple[str, ...] = ()
+    """One a class. By default Fashion-MNIST's, where there are ten classes."""
+    channels: int = 1
+    """Of the images: 1 for grey, 3 for colour."""
+    bn_epsilon: float = REPORT.model.bn_epsilon
+    """The networks' BatchNorm epsilon; the report's is 0.8."""
+
+
+def main() -> None:
+    flags = parse(Flags, MODULE)
+    gen_weights, disc_weights = (
+        load_state_dict(flags.generator),
+        load_state_dict(flags.discriminator),
+    )
+    model = config_from_torch(gen_weights, disc_weights, channels=flags.channels)
+    config = replace(REPORT, model=replace(model, bn_epsilon=flags.bn_epsilon))
+    names = flags.class_names
+    if not names and model.n_classes == len(SPECS[config.dataset].class_names):
+        names = SPECS[config.dataset].class_names
+    if len(names) != model.n_classes:
+        raise DataError(
+            f"these networks know {model.n_classes} classes; {len(names)} names were given\n"
+            "Give as many: --class-names NAME NAME ..."
+        )
+    if RunFolder.check(flags.workdir, config):
+        raise RunError(f"{flags.workdir} holds a run already: name another folder")
+
+    import jax
+    import jax.numpy as jnp
+
+    from cgan_jax.checkpoint import Checkpoints
+    from cgan_jax.state import GAN
+
+    gan = GAN.from_config(config)
+    gen = generator_from_torch(gen_weights, model)
+    disc = discriminator_from_torch(disc_weights, model)
+    step = batches_tracked(gen_weights)
+    fresh = jax.jit(gan.init)(jax.random.key(0))
+    state = fresh.replace(
+        step=jnp.int32(step),
+        gen=fresh.gen.replace(params=gen["params"], batch_stats=gen["batch_stats"]),
+        disc=fresh.disc.replace(params=disc["params"]),
+    )
+    folder = RunFolder.start(flags.workdir, config, names)
+    with Checkpoints(folder.checkpoints) as checkpoints:
+        checkpoints.save(step, state)
+    print(
+        f"Made {flags.workdir}: {model.n_classes} classes, images of {model.img_size} by "
+        f"{model.img_size}, after {step:,} steps. Adam's moments are not in the files: if trained "
+        "on, they begin at zero."
+    )
+
+
+if __name__ == "__main__":
+    run(main)
