@@ -81,7 +81,8 @@ def train_step(gan: GAN, state: GANState, batch: Batch, key: jax.Array) -> tuple
     (g_loss, (fake, gen_stats)), gen_grads = gradient(state.gen.params)
     gen = _update(gan.gen_optimizer, state.gen, gen_grads, gen_stats)
 
-    images = jnp.concatenate([to_unit_range(batch.images), lax.stop_gradient(fake)])
+    # To the discriminator's loss the fakes are constants: no gradient flows into the generator.
+    images = jnp.concatenate([to_unit_range(batch.images), fake])
     labels = jnp.concatenate([batch.labels, fake_labels_B])
 
     def discriminator_loss(params: Any) -> tuple[jax.Array, Any]:

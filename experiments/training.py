@@ -43,10 +43,9 @@ def run(
     gan = GAN.from_config(config)
     stop = StopSignals()
     with stop.listening(), Checkpoints(folder.checkpoints) as checkpoints:
-        state = None
-        step = checkpoints.latest() or 0
+        state, step = None, 0
         last_step = config.epochs * steps_per_epoch(len(dataset), config.batch_size)
-        if step:
+        if checkpoints.latest() is not None:
             state = checkpoints.restore(jax.eval_shape(gan.init, jax.random.key(0)))
             step = int(state.step)
         if step >= last_step:

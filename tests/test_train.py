@@ -65,7 +65,7 @@ def run_to_the_end(config, dataset, gan, folder, stops=()):
         stop = StopAfter(stop_after)
         with Checkpoints(run.checkpoints) as checkpoints:
             state = None
-            if checkpoints.latest():
+            if checkpoints.latest() is not None:
                 state = checkpoints.restore(jax.eval_shape(gan.init, random.key(0)))
             state = train(
                 gan,
