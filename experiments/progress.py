@@ -33,7 +33,7 @@ class Progress(Callback):
             total=last_step,
             initial=step,
             disable=not sys.stderr.isatty(),
-            bar_format="{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} [{postfix}]",
+            bar_format="{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt}{postfix}",
             dynamic_ncols=True,
             leave=False,
         )
