@@ -1,0 +1,116 @@
+"""`experiments.import_torch` and `export_torch`: weights in and out, here without PyTorch."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from cgan_jax.errors import DataError
+from cgan_jax.interop import (
+    config_from_torch,
+    discriminator_to_torch,
+    generator_to_torch,
+    load_state_dict,
+    save_state_dict,
+)
+from cgan_jax.sampling import load_generator
+from cgan_jax.state import GAN
+
+ROOT = Path(__file__).parents[1]
+
+
+def command(name, *flags):
+    return subprocess.run(
+        [sys.executable, "-m", f"experiments.{name}", *map(str, flags)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def weights(tiny_config, tmp_path_factory):
+    """A pair of files as PyTorch would write them, the state they hold, and their folder."""
+    state = jax.jit(GAN.from_config(tiny_config).init)(jax.random.key(3))
+    gen = {"params": state.gen.params, "batch_stats": state.gen.batch_stats}
+    folder = tmp_path_factory.mktemp("weights")
+    save_state_dict(
+        folder / "generator.safetensors", generator_to_torch(gen, tiny_config.model, steps=40)
+    )
+    save_state_dict(
+        folder / "discriminator.safetensors",
+        discriminator_to_torch({"params": state.disc.params}, tiny_config.model),
+    )
+    return folder, state
+
+
+def pair(folder):
+    return [folder / "generator.safetensors", folder / "discriminator.safetensors"]
+
+
+def test_weights_come_in_and_go_out_unchanged(weights, tiny_config, tmp_path):
+    folder, state = weights
+    names = ["--class-names", "left", "right", "round trip"]
+    done = command("import_torch", *pair(folder), "--workdir", tmp_path / "run", *names)
+    assert done.returncode == 0, done.stderr
+    assert "3 classes, images of 4 by 4, after 40 steps" in done.stdout
+
+    generator = load_generator(tmp_path / "run")
+    assert (generator.step, generator.class_names) == (40, ("left", "right", "round trip"))
+    jax.tree.map(np.testing.assert_array_equal, generator.variables["params"], state.gen.params)
+    assert generator.generate(["right"]).shape == (1, 4, 4, 1)
+
+    done = command("export_torch", tmp_path / "run", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    for there, back in zip(pair(folder), pair(tmp_path / "out"), strict=True):
+        one, other = load_state_dict(there), load_state_dict(back)
+        assert one.keys() == other.keys()
+        for name in one:
+            assert one[name].dtype == other[name].dtype
+            np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_sizes_are_read_off_the_weights(weights, tiny_config):
+    generator, discriminator = map(load_state_dict, pair(weights[0]))
+    assert config_from_torch(generator, discriminator) == tiny_config.model
+
+
+def test_a_pair_that_does_not_fit_is_named(weights):
+    generator, discriminator = map(load_state_dict, pair(weights[0]))
+    with pytest.raises(DataError, match="no label_embedding"):
+        config_from_torch({"x": np.zeros(3)}, discriminator)
+    with pytest.raises(DataError, match="no square of 3 channels"):
+        config_from_torch(generator, discriminator, channels=3)
+    first = discriminator["model.0.weight"]
+    with pytest.raises(DataError, match=r"makes 16 values .* takes 15"):
+        config_from_torch(generator, {**discriminator, "model.0.weight": first[:, 1:]})
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["{g}", "{d}", "--workdir", "{new}"], "3 classes; 0 names were given"),
+        (["{d}", "{g}", "--workdir", "{new}"], "the generator makes"),
+        (["{g}", "{new}.pt", "--workdir", "{new}"], "Cannot read"),
+        (["{g}", "{d}"], "--workdir"),
+        (["{g}", "{d}", "--workdir", "{g}"], "class"),
+    ],
+)
+def test_what_cannot_be_imported_is_named_and_nothing_is_written(flags, named, weights, tmp_path):
+    gen, disc = pair(weights[0])
+    places = {"g": gen, "d": disc, "new": tmp_path / "run"}
+    done = command("import_torch", *(flag.format(**places) for flag in flags))
+    assert done.returncode == 2
+    assert named.lower() in done.stderr.lower()
+    assert len(done.stderr.splitlines()) <= 4
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_cannot_be_exported_is_named(tmp_path):
+    done = command("export_torch", tmp_path)
+    assert done.returncode == 2
+    assert "not a run folder" in done.stderr
