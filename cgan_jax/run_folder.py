@@ -9,12 +9,15 @@ import os
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cgan_jax.config import TrainConfig, differences, from_dict, to_dict
 from cgan_jax.errors import ConfigError, RunError
+
+if TYPE_CHECKING:
+    from cgan_jax.state import GAN, GANState
 
 FORMAT = 1
 LOSSES_HEADER = "epoch,batch,d_loss,g_loss\n"
@@ -133,6 +136,21 @@ class RunFolder:
         except OSError as error:
             raise RunError(f"the run folder {path} cannot be written: {error}") from error
         return run
+
+    def restore(self) -> tuple["GAN", "GANState"]:
+        """The run's GAN and the state of its newest intact checkpoint. Changes nothing.
+
+        Raises:
+            RunError: no checkpoint can be read.
+        """
+        import jax  # here, so that a command line can look into a folder without JAX
+
+        from cgan_jax.checkpoint import Checkpoints
+        from cgan_jax.state import GAN
+
+        gan = GAN.from_config(self.config)
+        with Checkpoints(self.checkpoints, read_only=True) as checkpoints:
+            return gan, checkpoints.restore(jax.eval_shape(gan.init, jax.random.key(0)))
 
     def _write_config(self) -> None:
         packages = ("cgan_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")

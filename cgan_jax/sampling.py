@@ -1,6 +1,6 @@
 """Pictures on demand: latent points, labels by name, and a trained generator.
 
-Reading a run folder is checkpoint.py's and run_folder.py's; drawing grids is images.py's.
+Reading a run folder is run_folder.py's; drawing grids is images.py's.
 """
 
 import difflib
@@ -18,6 +18,7 @@ from jax import random
 
 from cgan_jax.errors import ConfigError
 from cgan_jax.images import to_uint8
+from cgan_jax.run_folder import RunFolder
 
 CHUNK = 256  # images at a time: one compiled shape, and rounding that no batching changes
 
@@ -161,14 +162,8 @@ def load_generator(run_dir: str | PathLike[str]) -> TrainedGenerator:
     Raises:
         RunError: the folder is no run, or holds no checkpoint that can be read.
     """
-    from cgan_jax.checkpoint import Checkpoints
-    from cgan_jax.run_folder import RunFolder
-    from cgan_jax.state import GAN
-
     run = RunFolder.open(run_dir)
-    gan = GAN.from_config(run.config)
-    with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
-        state = checkpoints.restore(jax.eval_shape(gan.init, random.key(0)))
+    gan, state = run.restore()
     variables = {"params": state.gen.params, "batch_stats": state.gen.batch_stats}
     return TrainedGenerator(gan.generator, variables, run.class_names, int(state.step))
 

@@ -43,14 +43,7 @@ def main() -> None:
         if file.exists():
             raise RunError(f"{file} is there already: name another --out")
 
-    import jax
-
-    from cgan_jax.checkpoint import Checkpoints
-    from cgan_jax.state import GAN
-
-    gan, model = GAN.from_config(folder.config), folder.config.model
-    with Checkpoints(folder.checkpoints, read_only=True) as checkpoints:
-        state = checkpoints.restore(jax.eval_shape(gan.init, jax.random.key(0)))
+    (_, state), model = folder.restore(), folder.config.model
     gen = {"params": state.gen.params, "batch_stats": state.gen.batch_stats}
     steps = int(state.step)
     try:
