@@ -4,6 +4,7 @@ Shape suffixes: B batch, Z latent_dim, E label_dim, H height, W width, C channel
 Losses live in losses.py, optimizers and training state in state.py.
 """
 
+import itertools
 import math
 
 import flax.linen as nn
@@ -14,6 +15,10 @@ import jax.numpy as jnp
 class Linear(nn.Module):
     """`x @ kernel + bias`, both from U(-1/sqrt(fan_in), 1/sqrt(fan_in)), as `torch.nn.Linear`.
 
+    Several inputs are taken as one, joined along the last axis. Each is multiplied with its own
+    rows of the kernel, so that a gradient is computed only for those that need one: through D's
+    first layer, the label's ten columns and not the image's 784.
+
     Args:
         features: size of the last axis of the output.
     """
@@ -21,8 +26,9 @@ class Linear(nn.Module):
     features: int
 
     @nn.compact
-    def __call__(self, x_BxI: jax.Array) -> jax.Array:
-        fan_in = x_BxI.shape[-1]
+    def __call__(self, *inputs_BxI: jax.Array) -> jax.Array:
+        ends = list(itertools.accumulate(x.shape[-1] for x in inputs_BxI))
+        fan_in = ends.pop()
 
         def uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
             bound = 1 / math.sqrt(fan_in)
@@ -30,7 +36,8 @@ class Linear(nn.Module):
 
         kernel_IxF = self.param("kernel", uniform, (fan_in, self.features))
         bias_F = self.param("bias", uniform, (self.features,))
-        return x_BxI @ kernel_IxF + bias_F
+        products = map(jnp.matmul, inputs_BxI, jnp.split(kernel_IxF, ends))
+        return sum(products, start=bias_F)
 
 
 class BatchNorm(nn.Module):
@@ -104,15 +111,15 @@ class Generator(nn.Module):
             floats in [-1, 1], `[B, img_size, img_size, channels]`.
         """
         label_BxE = _embed(self.n_classes, self.label_dim)(labels_B)
-        x_BxF = jnp.concatenate([label_BxE.astype(latent_BxZ.dtype), latent_BxZ], -1)
+        inputs: tuple[jax.Array, ...] = (label_BxE.astype(latent_BxZ.dtype), latent_BxZ)
         for i, width in enumerate(self.widths):
-            x_BxF = Linear(width, name=f"hidden_{i}")(x_BxF)
+            x_BxF = Linear(width, name=f"hidden_{i}")(*inputs)
             if i > 0:
                 norm = BatchNorm(self.bn_epsilon, self.bn_momentum, name=f"batch_norm_{i}")
                 x_BxF = norm(x_BxF, train=train)
-            x_BxF = nn.leaky_relu(x_BxF, self.negative_slope)
+            inputs = (nn.leaky_relu(x_BxF, self.negative_slope),)
         image = (self.img_size, self.img_size, self.channels)
-        x_BxF = Linear(math.prod(image), name="output")(x_BxF)
+        x_BxF = Linear(math.prod(image), name="output")(*inputs)
         return jnp.tanh(x_BxF).reshape(-1, *image)
 
 
@@ -145,13 +152,13 @@ class Discriminator(nn.Module):
         """
         label_BxE = _embed(self.n_classes, self.label_dim)(labels_B)
         flat_BxF = images_BxHxWxC.reshape(len(images_BxHxWxC), -1)
-        x_BxF = jnp.concatenate([flat_BxF, label_BxE.astype(flat_BxF.dtype)], -1)
+        inputs: tuple[jax.Array, ...] = (flat_BxF, label_BxE.astype(flat_BxF.dtype))
         for i, width in enumerate(self.widths):
-            x_BxF = Linear(width, name=f"hidden_{i}")(x_BxF)
+            x_BxF = Linear(width, name=f"hidden_{i}")(*inputs)
             if i > 0:
                 x_BxF = nn.Dropout(self.dropout_rate, deterministic=not train)(x_BxF)
-            x_BxF = nn.leaky_relu(x_BxF, self.negative_slope)
-        return Linear(1, name="output")(x_BxF)[:, 0]
+            inputs = (nn.leaky_relu(x_BxF, self.negative_slope),)
+        return Linear(1, name="output")(*inputs)[:, 0]
 
 
 def _embed(n_classes: int, label_dim: int) -> nn.Embed:

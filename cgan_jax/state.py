@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from cgan_jax.config import PRESETS, OptimizerConfig, TrainConfig
+from cgan_jax.adam import adam
+from cgan_jax.config import PRESETS, TrainConfig
 from cgan_jax.losses import LOSSES, AdversarialLoss
 from cgan_jax.models import Discriminator, Generator
 
@@ -94,11 +95,6 @@ class GAN:
             gen=_net_state(gen, self.gen_optimizer),
             disc=_net_state(disc, self.disc_optimizer),
         )
-
-
-def adam(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Adam as PyTorch's: epsilon is added outside the square root. Kingma and Ba 2015."""
-    return optax.adam(config.lr, b1=config.b1, b2=config.b2, eps=config.eps)
 
 
 def _net_state(variables: Any, optimizer: optax.GradientTransformation) -> NetState:

@@ -12,6 +12,7 @@ import optax
 from jax import lax, random
 
 from cgan_jax.images import to_unit_range
+from cgan_jax.prng import THREEFRY
 from cgan_jax.state import GAN, GANState, NetState
 
 
@@ -35,7 +36,10 @@ class Losses(NamedTuple):
 
 
 class RunKeys(NamedTuple):
-    """A run's three independent streams of randomness: `RunKeys(*jax.random.split(key, 3))`."""
+    """A run's three independent streams of randomness.
+
+    They may be any keys of `jax.random`; those of `run_keys` are the fastest on a CPU.
+    """
 
     init: jax.Array
     order: jax.Array
@@ -43,8 +47,8 @@ class RunKeys(NamedTuple):
 
 
 def run_keys(seed: int | jax.Array) -> RunKeys:
-    """The streams of the run with this seed."""
-    return RunKeys(*random.split(random.key(seed), 3))
+    """The streams of the run with this seed: `jax.random.split(jax.random.key(seed), 3)`."""
+    return RunKeys(*random.split(random.key(seed, impl=THREEFRY), 3))
 
 
 def train_step(gan: GAN, state: GANState, batch: Batch, key: jax.Array) -> tuple[GANState, Losses]:
@@ -98,11 +102,23 @@ def train_step(gan: GAN, state: GANState, batch: Batch, key: jax.Array) -> tuple
     return GANState(state.step + 1, gen, disc), Losses(d_loss, g_loss)
 
 
+def shuffle(data: Batch, key: jax.Array, epoch: int | jax.Array) -> Batch:
+    """The whole data set in the order in which an epoch shows it, a permutation of its own.
+
+    Args:
+        data: N images and labels.
+        key: of a run's orders.
+        epoch: counted from 0.
+    """
+    order_N = random.permutation(random.fold_in(key, epoch), len(data.labels))
+    return jax.tree.map(lambda array: array[order_N], data)
+
+
 def train_steps(
     gan: GAN,
     state: GANState,
-    data: Batch,
-    keys: RunKeys,
+    shuffled: Batch,
+    key: jax.Array,
     n_steps: int | jax.Array,
     *,
     batch_size: int,
@@ -110,9 +126,9 @@ def train_steps(
 ) -> tuple[GANState, Losses]:
     """Take `n_steps` training steps from `state.step` on, all within one epoch.
 
-    Epoch e sees the whole data set once, in the order of a permutation that `(keys.order, e)`
-    gives, in `ceil(N / batch_size)` batches. The last one holds what is left; since its size may
-    differ, it needs a call of its own. `cgan_jax.train.spans` cuts a run into such calls.
+    An epoch takes the shuffled data as they come, in `ceil(N / batch_size)` batches. The last one
+    holds what is left; since its size may differ, it needs a call of its own.
+    `cgan_jax.train.next_span` cuts a run into such calls.
 
     Jit it with `gan`, `batch_size` and `last_batch` static. `n_steps` may be traced, so that one
     compiled program serves spans of every length, or static, for a trip count that is known to XLA.
@@ -120,28 +136,25 @@ def train_steps(
     Args:
         gan: networks, optimizers and loss.
         state: what training has reached; donate it.
-        data: the whole data set, N images.
-        keys: the run's streams of randomness.
+        shuffled: the whole data set, N images, in this epoch's order: see `shuffle`.
+        key: of the steps' noise; step s has `fold_in(key, s)`.
         n_steps: how many steps.
         batch_size: images a step.
-        last_batch: whether the one step is the epoch's last, of `N % batch_size` images.
+        last_batch: whether the one step is the epoch's last, of the images that are left.
 
     Returns:
         the state after the steps, and the losses of each, `[ceil(N / batch_size)]` long, of which
         the first `n_steps` are filled.
     """
-    n_images = len(data.labels)
+    n_images = len(shuffled.labels)
     steps_per_epoch = -(-n_images // batch_size)
     rows = n_images - (steps_per_epoch - 1) * batch_size if last_batch else batch_size
-    epoch = state.step // steps_per_epoch
-    order_N = random.permutation(random.fold_in(keys.order, epoch), n_images)
 
     def body(i: jax.Array, carry: tuple[GANState, Losses]) -> tuple[GANState, Losses]:
         state, losses = carry
         start = state.step % steps_per_epoch * batch_size
-        rows_B = lax.dynamic_slice(order_N, (start,), (rows,))
-        batch = Batch(data.images[rows_B], data.labels[rows_B])
-        state, now = train_step(gan, state, batch, random.fold_in(keys.steps, state.step))
+        batch = jax.tree.map(lambda array: lax.dynamic_slice_in_dim(array, start, rows), shuffled)
+        state, now = train_step(gan, state, batch, random.fold_in(key, state.step))
         return state, jax.tree.map(lambda all_, one: all_.at[i].set(one), losses, now)
 
     no_losses = Losses(jnp.zeros(steps_per_epoch), jnp.zeros(steps_per_epoch))

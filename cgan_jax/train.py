@@ -1,16 +1,12 @@
-"""The host loop: cuts a run into spans of steps, and tells callbacks and checkpoints of them.
+"""The host loop: takes a run span by span, and tells callbacks and checkpoints of it.
 
-What a step does is in steps.py; what is written and drawn on the way is in callbacks.py.
+What a span is stands in spans.py; what is written and drawn on the way is in callbacks.py.
 """
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cgan_jax.callbacks import Callback, EpochEnd, SpanEnd
@@ -18,52 +14,11 @@ from cgan_jax.checkpoint import Checkpoints
 from cgan_jax.config import TrainConfig
 from cgan_jax.data import Dataset
 from cgan_jax.errors import ConfigError, DivergenceError
+from cgan_jax.spans import Spans, steps_per_epoch
 from cgan_jax.state import GAN, GANState
-from cgan_jax.steps import Batch, run_keys, train_steps
+from cgan_jax.steps import run_keys
 
 SPAN_SECONDS = 0.5  # how long the host leaves the device alone: progress, stop signals
-
-
-@dataclass(frozen=True)
-class Span:
-    """Steps that one call takes: within an epoch, all of one batch size.
-
-    Attributes:
-        epoch: counted from 0.
-        batch: the first step's place in its epoch, from 0.
-        n_steps: how many.
-        last_batch: whether it is the epoch's last step, of fewer images.
-    """
-
-    epoch: int
-    batch: int
-    n_steps: int
-    last_batch: bool
-
-
-def next_span(step: int, n_images: int, batch_size: int, at_most: int) -> Span:
-    """The span that begins after `step` steps of a run and has at most `at_most` steps."""
-    epoch, batch = divmod(step, steps_per_epoch(n_images, batch_size))
-    full_batches = n_images // batch_size
-    if batch == full_batches:
-        return Span(epoch, batch, 1, last_batch=True)
-    return Span(epoch, batch, min(at_most, full_batches - batch), last_batch=False)
-
-
-def steps_per_epoch(n_images: int, batch_size: int) -> int:
-    """Batches in an epoch, the last of which may be smaller: 938 for 60,000 images in 64s."""
-    return -(-n_images // batch_size)
-
-
-@lru_cache
-def compiled_train_steps(fixed_trip_count: bool) -> Callable[..., Any]:
-    """`train_steps` under jit: compiled once for a run's batches, and once for its last batches.
-
-    On a CPU one program serves spans of all lengths. A GPU waits for the host at each turn of a
-    loop whose length it does not know, so there each length has its own program; all are epochs.
-    """
-    static = ["gan", "batch_size", "last_batch"] + ["n_steps"] * fixed_trip_count
-    return jax.jit(train_steps, static_argnames=static, donate_argnames="state")
 
 
 def train(
@@ -102,8 +57,7 @@ def train(
     if state is None:
         state = jax.jit(gan.init)(keys.init)
     state = jax.device_put(state)
-    data = Batch(jnp.asarray(dataset.images), jnp.asarray(dataset.labels))
-    run_steps = compiled_train_steps(fixed_trip_count=jax.default_backend() != "cpu")
+    spans = Spans(gan, dataset, config.batch_size, keys)
 
     per_epoch = steps_per_epoch(len(dataset), config.batch_size)
     step, last_step = int(state.step), config.epochs * per_epoch
@@ -114,18 +68,8 @@ def train(
     for callback in callbacks:
         callback.on_train_start(step, last_step, per_epoch)
     while step < last_step and not should_stop():
-        span = next_span(step, len(dataset), config.batch_size, at_most)
         began = time.perf_counter()
-        state, losses = run_steps(
-            gan,
-            state,
-            data,
-            keys,
-            span.n_steps,
-            batch_size=config.batch_size,
-            last_batch=span.last_batch,
-        )
-        rows = np.stack([losses.d_loss, losses.g_loss], axis=1)[: span.n_steps]
+        state, span, rows = spans.take(state, step, at_most)
         seconds = time.perf_counter() - began
         if not np.isfinite(rows).all():
             bad = step + int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])

@@ -29,14 +29,14 @@ class Flags:
     rounds: int = 5
     """How many turns each contestant gets."""
     steps: int = 150
-    """Steps a turn."""
+    """Steps a turn; half an epoch at most."""
 
 
 def main() -> None:
     flags = parse(Flags, MODULE)
-    for name, value in (("rounds", flags.rounds), ("steps", flags.steps)):
-        if value < 1:
-            raise ConfigError(f"{name} must be at least 1, not {value}")
+    for name, value, most in (("rounds", flags.rounds, 1000), ("steps", flags.steps, 468)):
+        if not 1 <= value <= most:
+            raise ConfigError(f"{name} must be in 1..{most}, not {value}")
     contestants = {"cgan_jax, scanned": ours()}
     if find_spec("torch"):
         contestants |= torchs()
@@ -68,28 +68,20 @@ def table(rates: dict[str, list[float]]) -> str:
 def ours() -> Callable[[int], float]:
     """Our loop over a span of steps: the data on the device, nothing read back until its end."""
     import jax
-    import jax.numpy as jnp
 
     from cgan_jax.data import load
+    from cgan_jax.spans import Spans
     from cgan_jax.state import GAN
-    from cgan_jax.steps import Batch, run_keys
-    from cgan_jax.train import compiled_train_steps
+    from cgan_jax.steps import run_keys
 
-    gan, keys, dataset = GAN.from_config(), run_keys(0), load()
-    data = Batch(jnp.asarray(dataset.images), jnp.asarray(dataset.labels))
-    run_steps = compiled_train_steps(jax.default_backend() != "cpu")
-    init = jax.jit(gan.init)
+    gan, keys = GAN.from_config(), run_keys(0)
+    spans, init = Spans(gan, load(), 64, keys), jax.jit(gan.init)
 
     def measure(steps: int) -> float:
-        def span(state, n):  # type: ignore[no-untyped-def]
-            state, losses = run_steps(gan, state, data, keys, n, batch_size=64, last_batch=False)
-            return state, jax.block_until_ready(losses)
-
-        state, _ = span(init(keys.init), steps)  # compiles in the first round, warms up in all
-        state = state.replace(step=jnp.zeros_like(state.step))
+        state, _, _ = spans.take(init(keys.init), 0, steps)  # compiles once, warms up each time
         began = time.perf_counter()
-        span(state, steps)
-        return steps / (time.perf_counter() - began)
+        _, span, _ = spans.take(state, steps, steps)
+        return span.n_steps / (time.perf_counter() - began)
 
     return measure
 

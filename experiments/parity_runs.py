@@ -23,9 +23,9 @@ from cgan_jax.interop import (
     generator_from_torch,
     generator_to_torch,
 )
+from cgan_jax.spans import Spans, steps_per_epoch
 from cgan_jax.state import GAN, GANState
 from cgan_jax.steps import Batch, run_keys, train_step
-from cgan_jax.train import compiled_train_steps, next_span, steps_per_epoch
 from experiments import torch_cgan
 from experiments.trajectory import (
     Array,
@@ -211,19 +211,10 @@ def compare_images_of_ours(
     """Train our networks for an epoch, or its first batches, and use them on both sides."""
     gan, keys = GAN.from_config(config), run_keys(seed)
     state = jax.jit(gan.init)(keys.init)
-    data = Batch(jnp.asarray(dataset.images), jnp.asarray(dataset.labels))
+    spans = Spans(gan, dataset, config.batch_size, keys)
     step, end = 0, n_batches or steps_per_epoch(len(dataset), config.batch_size)
     while step < end:
-        span = next_span(step, len(dataset), config.batch_size, end - step)
-        state, _ = compiled_train_steps(False)(
-            gan,
-            state,
-            data,
-            keys,
-            span.n_steps,
-            batch_size=config.batch_size,
-            last_batch=span.last_batch,
-        )
+        state, span, _ = spans.take(state, step, end - step)
         step += span.n_steps
     gen, disc = _variables(state)
     twin = Twin(config, torch.float32, seed)

@@ -69,20 +69,18 @@ def report_losses() -> tuple[Array, Array]:
 def first_losses(n_seeds: int, data_dir: Path | None) -> Array:
     """The losses of the report preset's first batches, `[seeds, 25, 2]`."""
     import jax
-    import jax.numpy as jnp
 
+    from cgan_jax.spans import Spans
     from cgan_jax.state import GAN
-    from cgan_jax.steps import Batch, run_keys
-    from cgan_jax.train import compiled_train_steps
+    from cgan_jax.steps import run_keys
 
-    dataset = load(REPORT.dataset, data_dir=data_dir)
-    data = Batch(jnp.asarray(dataset.images), jnp.asarray(dataset.labels))
-    gan, run_steps = GAN.from_config(REPORT), compiled_train_steps(False)
+    dataset, gan = load(REPORT.dataset, data_dir=data_dir), GAN.from_config(REPORT)
     init, rows = jax.jit(gan.init), []
     for seed in range(n_seeds):
         keys = run_keys(seed)
-        _, losses = run_steps(gan, init(keys.init), data, keys, FIRST, batch_size=REPORT.batch_size)
-        rows.append(np.stack([losses.d_loss, losses.g_loss], axis=1)[:FIRST])
+        spans = Spans(gan, dataset, REPORT.batch_size, keys)
+        _, _, losses = spans.take(init(keys.init), 0, at_most=FIRST)
+        rows.append(losses)
     return np.stack(rows).astype(float)
 
 

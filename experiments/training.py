@@ -18,8 +18,9 @@ from cgan_jax.config import TrainConfig, leaves
 from cgan_jax.data import Dataset
 from cgan_jax.images import grid, labelled_examples
 from cgan_jax.run_folder import RunFolder
+from cgan_jax.spans import steps_per_epoch
 from cgan_jax.state import GAN
-from cgan_jax.train import steps_per_epoch, train
+from cgan_jax.train import train
 from experiments.command_line import StopSignals
 from experiments.progress import Progress, duration
 

@@ -23,7 +23,7 @@ from cgan_jax.losses import LOSSES
 from cgan_jax.sampling import TrainedGenerator
 from cgan_jax.state import GAN
 from cgan_jax.steps import Batch, run_keys, train_step
-from cgan_jax.train import compiled_train_steps
+from cgan_jax.spans import compiled_train_steps
 from experiments.trajectory import draw_noise, feeds_batch_norm, flatten, replay_step
 
 N_STEPS, BATCH_SIZE, SEEDS = 3, 4, (0, 1, 2)
@@ -80,7 +80,7 @@ def call_train_steps(setting, i):
     state, run_steps = setting.init(run_keys(0).init), compiled_train_steps(False)
     for n_steps in (1 + i, 2):
         state, _ = run_steps(
-            setting.gan, state, setting.data, run_keys(i), n_steps, batch_size=BATCH_SIZE
+            setting.gan, state, setting.data, setting.key(i), n_steps, batch_size=BATCH_SIZE
         )
 
 

@@ -1,5 +1,6 @@
 """The training step and the loop over a span of them: what is updated, when, from what."""
 
+import re
 from dataclasses import replace
 from functools import partial, wraps
 
@@ -13,8 +14,8 @@ from jax import random
 
 from cgan_jax.images import to_unit_range
 from cgan_jax.state import GAN
-from cgan_jax.steps import Batch, run_keys, train_step, train_steps
-from cgan_jax.train import compiled_train_steps, next_span
+from cgan_jax.spans import Spans, compiled_train_steps
+from cgan_jax.steps import Batch, run_keys, shuffle, train_step, train_steps
 
 KEYS = run_keys(0)
 
@@ -248,37 +249,33 @@ def test_jit_equals_no_jit(gan, state, data, step):
     assert_trees_close(jitted.disc.params, plain.disc.params, 1e-5)
 
 
-def take(gan, state, data, n_steps, at_most, batch_size=4):
-    """Steps through the jitted loop, in spans of at most `at_most`."""
-    run_steps, n_images = compiled_train_steps(False), len(data.labels)
-    step = int(state.step)
-    end, rows = step + n_steps, []
-    while step < end:
-        span = next_span(step, n_images, batch_size, min(at_most, end - step))
-        state, losses = run_steps(
-            gan,
-            state,
-            data,
-            KEYS,
-            span.n_steps,
-            batch_size=batch_size,
-            last_batch=span.last_batch,
-        )
-        rows.append(np.stack(losses, axis=1)[: span.n_steps])
-        step += span.n_steps
-    return state, np.concatenate(rows)
+@pytest.fixture(scope="module")
+def take(gan, tiny_dataset):
+    """Takes steps through the jitted loop, in spans of at most `at_most`."""
+
+    def take(state, n_steps, at_most):
+        spans = Spans(gan, tiny_dataset, 4, KEYS)
+        step = int(state.step)
+        end, rows = step + n_steps, []
+        while step < end:
+            state, span, losses = spans.take(state, step, min(at_most, end - step))
+            rows.append(losses)
+            step += span.n_steps
+        return state, np.concatenate(rows)
+
+    return take
 
 
-def test_a_span_of_steps_is_the_steps_one_by_one(gan, data, init):
+def test_a_span_of_steps_is_the_steps_one_by_one(take, init):
     """Bitwise, over an epoch's end and its smaller last batch."""
-    whole, whole_losses = take(gan, init(KEYS.init), data, 9, at_most=100)
-    single, single_losses = take(gan, init(KEYS.init), data, 9, at_most=1)
+    whole, whole_losses = take(init(KEYS.init), 9, at_most=100)
+    single, single_losses = take(init(KEYS.init), 9, at_most=1)
     assert_trees_equal(whole, single)
     np.testing.assert_array_equal(whole_losses, single_losses)
     assert whole.step == 9
 
 
-def test_the_loop_is_train_step_with_the_clocks_keys_and_order(gan, state, data, step):
+def test_the_loop_is_train_step_with_the_clocks_keys_and_order(gan, state, data, step, take):
     """The same as calling train_step with fold_in(keys.steps, step) on the permuted batches."""
     expected, losses = state, []
     for s in range(6):
@@ -287,24 +284,24 @@ def test_the_loop_is_train_step_with_the_clocks_keys_and_order(gan, state, data,
         batch = Batch(data.images[rows], data.labels[rows])
         expected, now = step(gan, expected, batch, random.fold_in(KEYS.steps, s))
         losses.append(now)
-    looped, loop_losses = take(gan, state, data, 6, at_most=100)
+    looped, loop_losses = take(state, 6, at_most=100)
     np.testing.assert_allclose(loop_losses, np.array(losses), rtol=1e-5)
     assert_trees_close(looped.disc.params, expected.disc.params, 1e-5)
 
 
-def test_a_known_trip_count_gives_the_same(gan, data, init):
+def test_a_known_trip_count_gives_the_same(gan, data, init, take):
     """The program that a GPU runs: `n_steps` static."""
     state = init(KEYS.init)
-    free, losses = take(gan, state, data, 5, at_most=5)
+    free, losses = take(state, 5, at_most=5)
     state = init(KEYS.init)
     fixed, fixed_losses = compiled_train_steps(True)(
-        gan, state, data, KEYS, 5, batch_size=4, last_batch=False
+        gan, state, shuffle(data, KEYS.order, 0), KEYS.steps, 5, batch_size=4
     )
     np.testing.assert_allclose(np.stack(fixed_losses, 1)[:5], losses, rtol=1e-5)
     assert_trees_close(fixed.disc.params, free.disc.params, 1e-5)
 
 
-def test_one_trace_for_all_spans(gan, data, state, monkeypatch):
+def test_one_trace_for_all_spans(state, take, monkeypatch):
     """Two for a run: batches of the full size, and the smaller last ones."""
     traces = []
 
@@ -316,10 +313,33 @@ def test_one_trace_for_all_spans(gan, data, state, monkeypatch):
     run_steps = jax.jit(
         counted, static_argnames=["gan", "batch_size", "last_batch"], donate_argnames="state"
     )
-    monkeypatch.setitem(globals(), "compiled_train_steps", lambda fixed: run_steps)
+    monkeypatch.setattr("cgan_jax.spans.compiled_train_steps", lambda fixed: run_steps)
     for at_most in (5, 1, 2):
-        state, _ = take(gan, state, data, 6, at_most=at_most)
+        state, _ = take(state, 6, at_most=at_most)
     assert [trace["last_batch"] for trace in traces] == [False, True]
+
+
+def test_shuffling_keeps_each_image_with_its_label(data):
+    images, labels = jax.jit(shuffle)(data, KEYS.order, 3)
+    pairs = {image.tobytes(): label for image, label in zip(*map(np.asarray, data), strict=True)}
+    assert len(pairs) == 22
+    for image, label in zip(np.asarray(images), np.asarray(labels), strict=True):
+        assert pairs.pop(image.tobytes()) == label
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="tells of XLA's CPU compiler")
+def test_kernels_and_moments_are_updated_in_place(gan, data, state):
+    """Copies of them in the loop took a tenth of a step."""
+    shuffled = shuffle(data, KEYS.order, 0)
+
+    def copies(compiled_steps):
+        lowered = compiled_steps.lower(gan, state, shuffled, KEYS.steps, 5, batch_size=4)
+        text = lowered.compile().as_text()
+        return [line for line in text.splitlines() if re.search(r"= f32\[\d+,\d+\]\S* copy\(", line)]
+
+    assert len(copies(compiled_train_steps(False))) < 3
+    without = jax.jit(train_steps, static_argnames=["gan", "batch_size"], donate_argnames="state")
+    assert len(copies(without)) > 6  # else the option is no longer needed
 
 
 def test_an_epoch_shows_every_image_once_in_an_order_of_its_own(gan, data, init):
@@ -327,7 +347,7 @@ def test_an_epoch_shows_every_image_once_in_an_order_of_its_own(gan, data, init)
     for epoch in (0, 1):
         key = random.fold_in(KEYS.order, epoch)
         state = init(KEYS.init).replace(step=jnp.int32(6 * epoch))
-        shown = real_images_shown(gan, state, data)
+        shown = real_images_shown(gan, state, data, epoch)
         assert [len(batch) for batch in shown] == [4, 4, 4, 4, 4, 2]
         images = np.concatenate(shown)
         assert sorted(images) == list(range(22))
@@ -337,11 +357,12 @@ def test_an_epoch_shows_every_image_once_in_an_order_of_its_own(gan, data, init)
     assert orders[0] != list(range(22))
 
 
-def real_images_shown(gan, state, data):
+def real_images_shown(gan, state, data, epoch):
     """Which images D is shown as real, batch by batch, over one epoch of the loop."""
     numbered = jnp.broadcast_to(
         jnp.arange(22, dtype=jnp.uint8)[:, None, None, None], data.images.shape
     )
+    shuffled = shuffle(Batch(numbered, data.labels), KEYS.order, epoch)
     shown = []
 
     def record(next_function, args, kwargs, context):
@@ -354,8 +375,8 @@ def real_images_shown(gan, state, data):
             state, _ = train_steps(
                 gan,
                 state,
-                Batch(numbered, data.labels),
-                KEYS,
+                shuffled,
+                KEYS.steps,
                 n_steps,
                 batch_size=4,
                 last_batch=last_batch,

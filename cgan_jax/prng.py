@@ -1,0 +1,80 @@
+"""JAX's Threefry-2x32 with its rounds written out: the same bits, in a fraction of the time on CPUs.
+
+There JAX compiles the rounds as a loop of small kernels, which took an eighth of a training step;
+written out they become part of what uses the bits.
+"""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax, random
+from jax.extend.random import define_prng_impl
+
+_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+_PARITY = np.uint32(0x1BD11BDA)
+
+
+def _threefry(
+    key: jax.Array, high: jax.Array, low: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The block cipher of Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2, 3".
+
+    Args:
+        key: uint32 `[2]`.
+        high, low: uint32 counters of one shape.
+
+    Returns:
+        two words for each counter, uint32.
+    """
+    words = (key[0], key[1], key[0] ^ key[1] ^ _PARITY)
+    x, y = high + words[0], low + words[1]
+    for group in range(5):
+        for by in _ROTATIONS[group % 2]:
+            x = x + y
+            y = x ^ ((y << np.uint32(by)) | (y >> np.uint32(32 - by)))
+        x = x + words[(group + 1) % 3]
+        y = y + words[(group + 2) % 3] + np.uint32(group + 1)
+    return x, y
+
+
+def _numbered(key: jax.Array, shape: Sequence[int]) -> tuple[jax.Array, jax.Array]:
+    """Two words for each place of an array, each from the place's own number."""
+    size = math.prod(shape)
+    assert size < 2**32, "the numbers of places have 32 bits"
+    low = lax.iota(np.uint32, size).reshape(shape)
+    return _threefry(key, jnp.zeros_like(low), low)
+
+
+def _seed(seed: jax.Array) -> jax.Array:
+    return random.key_data(random.key(seed, impl="threefry2x32"))
+
+
+def _split(key: jax.Array, shape: Sequence[int]) -> jax.Array:
+    return jnp.stack(_numbered(key, shape), axis=-1)
+
+
+def _fold_in(key: jax.Array, data: jax.Array) -> jax.Array:
+    low = jnp.asarray(data).astype(np.uint32)
+    return jnp.stack(_threefry(key, jnp.zeros_like(low), low), axis=-1)
+
+
+def _random_bits(key: jax.Array, width: int, shape: Sequence[int]) -> jax.Array:
+    high, low = _numbered(key, shape)
+    if width == 64:
+        return (high.astype(np.uint64) << np.uint64(32)) | low.astype(np.uint64)
+    return (high ^ low).astype(f"uint{width}")
+
+
+THREEFRY = define_prng_impl(
+    key_shape=(2,),
+    seed=_seed,
+    split=_split,
+    random_bits=_random_bits,
+    fold_in=_fold_in,
+    name="threefry2x32_unrolled",
+    tag="fryu",
+)
+"""For `jax.random.key(seed, impl=THREEFRY)`: the draws of `jax.random.key(seed)`, faster."""

@@ -1,0 +1,122 @@
+"""A run's steps on the device, span by span: within an epoch, all of one batch size.
+
+What a step does is in steps.py; what happens between spans is in train.py.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cgan_jax.data import Dataset
+from cgan_jax.state import GAN, GANState
+from cgan_jax.steps import Batch, RunKeys, shuffle, train_steps
+
+
+@dataclass(frozen=True)
+class Span:
+    """Steps that one call takes.
+
+    Attributes:
+        epoch: counted from 0.
+        batch: the first step's place in its epoch, from 0.
+        n_steps: how many.
+        last_batch: whether it is the epoch's last step, of fewer images.
+    """
+
+    epoch: int
+    batch: int
+    n_steps: int
+    last_batch: bool
+
+
+def next_span(step: int, n_images: int, batch_size: int, at_most: int) -> Span:
+    """The span that begins after `step` steps of a run and has at most `at_most` steps."""
+    epoch, batch = divmod(step, steps_per_epoch(n_images, batch_size))
+    full_batches = n_images // batch_size
+    if batch == full_batches:
+        return Span(epoch, batch, 1, last_batch=True)
+    return Span(epoch, batch, min(at_most, full_batches - batch), last_batch=False)
+
+
+def steps_per_epoch(n_images: int, batch_size: int) -> int:
+    """Batches in an epoch, the last of which may be smaller: 938 for 60,000 images in 64s."""
+    return -(-n_images // batch_size)
+
+
+class Spans:
+    """Takes the steps of one run. Holds the data set on the device, and a copy in order.
+
+    Args:
+        gan: what is trained.
+        dataset: the training images.
+        batch_size: images a step.
+        keys: the run's streams of randomness.
+    """
+
+    def __init__(self, gan: GAN, dataset: Dataset, batch_size: int, keys: RunKeys) -> None:
+        self._gan, self._batch_size, self._keys = gan, batch_size, keys
+        self._data = Batch(jnp.asarray(dataset.images), jnp.asarray(dataset.labels))
+        self._epoch = -1
+        self._shuffled: Batch
+        self._run_steps = compiled_train_steps(jax.default_backend() != "cpu")
+
+    def take(self, state: GANState, step: int, at_most: int) -> tuple[GANState, Span, np.ndarray]:
+        """Go on from a state after `step` steps, which is donated, for at most so many.
+
+        Returns:
+            the new state, the span that led to it, and its losses `[span.n_steps, 2]`: D's, G's.
+        """
+        span = next_span(step, len(self._data.labels), self._batch_size, at_most)
+        if span.epoch != self._epoch:
+            self._shuffled = _shuffle(self._data, self._keys.order, span.epoch)
+            self._epoch = span.epoch
+        state, losses = self._run_steps(
+            self._gan,
+            state,
+            self._shuffled,
+            self._keys.steps,
+            span.n_steps,
+            batch_size=self._batch_size,
+            last_batch=span.last_batch,
+        )
+        return state, span, np.stack([losses.d_loss, losses.g_loss], axis=1)[: span.n_steps]
+
+
+_shuffle = jax.jit(shuffle)
+
+
+@lru_cache
+def compiled_train_steps(fixed_trip_count: bool) -> Callable[..., Any]:
+    """`train_steps` under jit: compiled once for a run's batches, and once for its last batches.
+
+    On a CPU one program serves spans of all lengths. A GPU waits for the host at each turn of a
+    loop whose length it does not know, so there each length has its own program; all are epochs.
+    """
+    static = ["gan", "batch_size", "last_batch"] + ["n_steps"] * fixed_trip_count
+    return jax.jit(
+        train_steps,
+        static_argnames=static,
+        donate_argnames="state",
+        compiler_options=_update_in_place(),
+    )
+
+
+def _update_in_place() -> dict[str, bool]:
+    """Without this, XLA's CPU compiler copies each kernel and first moment once a step.
+
+    It takes the products with a kernel and the kernel's update for unordered, and keeps the old
+    one. The numbers are the same either way; an XLA that lacks the option is only slower.
+    """
+    options = {"xla_cpu_copy_insertion_use_region_analysis": True}
+    if jax.default_backend() != "cpu":
+        return {}
+    try:
+        jax.jit(lambda: 0, compiler_options=options)()
+    except jax.errors.JaxRuntimeError:
+        return {}
+    return options
