@@ -32,9 +32,7 @@ def _scale_by_adam(b1: float, b2: float, eps: float) -> optax.GradientTransforma
         mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, grads)
         nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, state.nu, grads)
         debias1, debias2 = _debias(b1, count), _debias(b2, count)
-        updates = jax.tree.map(
-            lambda m, v: m * debias1 / (jnp.sqrt(v * debias2) + eps), mu, nu
-        )
+        updates = jax.tree.map(lambda m, v: m * debias1 / (jnp.sqrt(v * debias2) + eps), mu, nu)
         return updates, optax.ScaleByAdamState(count, mu, nu)
 
     return optax.GradientTransformation(optax.scale_by_adam(b1, b2, eps).init, update)

@@ -1,4 +1,4 @@
-"""JAX's Threefry-2x32 with its rounds written out: the same bits, in a fraction of the time on CPUs.
+"""JAX's Threefry-2x32 with its rounds written out: the same bits, sooner on a CPU.
 
 There JAX compiles the rounds as a loop of small kernels, which took an eighth of a training step;
 written out they become part of what uses the bits.
@@ -17,9 +17,7 @@ _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = np.uint32(0x1BD11BDA)
 
 
-def _threefry(
-    key: jax.Array, high: jax.Array, low: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def _threefry(key: jax.Array, high: jax.Array, low: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The block cipher of Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2, 3".
 
     Args:
@@ -56,7 +54,7 @@ def _split(key: jax.Array, shape: Sequence[int]) -> jax.Array:
     return jnp.stack(_numbered(key, shape), axis=-1)
 
 
-def _fold_in(key: jax.Array, data: jax.Array) -> jax.Array:
+def _fold_in(key: jax.Array, data: int | jax.Array) -> jax.Array:
     low = jnp.asarray(data).astype(np.uint32)
     return jnp.stack(_threefry(key, jnp.zeros_like(low), low), axis=-1)
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax, random
 
@@ -48,6 +49,11 @@ class RunKeys(NamedTuple):
 
 def run_keys(seed: int | jax.Array) -> RunKeys:
     """The streams of the run with this seed: `jax.random.split(jax.random.key(seed), 3)`."""
+    return _run_keys(jnp.asarray(seed, np.uint32))
+
+
+@jax.jit
+def _run_keys(seed: jax.Array) -> RunKeys:
     return RunKeys(*random.split(random.key(seed, impl=THREEFRY), 3))
 
 

@@ -55,7 +55,9 @@ def train(
     _check_fit(gan, dataset)
     keys = run_keys(config.seed)
     if state is None:
-        state = jax.jit(gan.init)(keys.init)
+        # It runs once: half the time to compile is worth more than a quick program.
+        quick = {"xla_backend_optimization_level": 0}
+        state = jax.jit(gan.init, compiler_options=quick)(keys.init)
     state = jax.device_put(state)
     spans = Spans(gan, dataset, config.batch_size, keys)
 

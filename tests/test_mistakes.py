@@ -85,15 +85,15 @@ MISTAKES = [
     Mistake(
         "label after noise",
         "models.py",
-        "[label_BxE.astype(latent_BxZ.dtype), latent_BxZ]",
-        "[latent_BxZ, label_BxE.astype(latent_BxZ.dtype)]",
+        "(label_BxE.astype(latent_BxZ.dtype), latent_BxZ)",
+        "(latent_BxZ, label_BxE.astype(latent_BxZ.dtype))",
         "test_models.py::test_generator_by_hand",
     ),
     Mistake(
         "image after label",
         "models.py",
-        "[flat_BxF, label_BxE.astype(flat_BxF.dtype)]",
-        "[label_BxE.astype(flat_BxF.dtype), flat_BxF]",
+        "(flat_BxF, label_BxE.astype(flat_BxF.dtype))",
+        "(label_BxE.astype(flat_BxF.dtype), flat_BxF)",
         "test_models.py::test_discriminator_by_hand",
     ),
     Mistake(
@@ -101,10 +101,11 @@ MISTAKES = [
         "models.py",
         """            if i > 0:
                 x_BxF = nn.Dropout(self.dropout_rate, deterministic=not train)(x_BxF)
-            x_BxF = nn.leaky_relu(x_BxF, self.negative_slope)""",
+            inputs = (nn.leaky_relu(x_BxF, self.negative_slope),)""",
         """            x_BxF = nn.leaky_relu(x_BxF, self.negative_slope)
             if i > 0:
-                x_BxF = nn.Dropout(self.dropout_rate, deterministic=not train)(x_BxF)""",
+                x_BxF = nn.Dropout(self.dropout_rate, deterministic=not train)(x_BxF)
+            inputs = (x_BxF,)""",
         "test_models.py::test_dropout_stands_before_the_activation_in_all_layers_but_the_first",
     ),
     Mistake(
@@ -178,7 +179,7 @@ MISTAKES = [
     ),
     Mistake(
         "last batch dropped",
-        "train.py",
+        "spans.py",
         "return -(-n_images // batch_size)",
         "return n_images // batch_size",
         "test_train.py::test_the_reports_epoch_has_938_batches_the_last_of_32",
@@ -186,8 +187,8 @@ MISTAKES = [
     Mistake(
         "data order the same every epoch",
         "steps.py",
-        "random.permutation(random.fold_in(keys.order, epoch), n_images)",
-        "random.permutation(keys.order, n_images)",
+        "random.permutation(random.fold_in(key, epoch), len(data.labels))",
+        "random.permutation(key, len(data.labels))",
         "test_steps.py::test_an_epoch_shows_every_image_once_in_an_order_of_its_own",
     ),
 ]

@@ -21,9 +21,9 @@ from jax import random
 
 from cgan_jax.losses import LOSSES
 from cgan_jax.sampling import TrainedGenerator
+from cgan_jax.spans import compiled_train_steps
 from cgan_jax.state import GAN
 from cgan_jax.steps import Batch, run_keys, train_step
-from cgan_jax.spans import compiled_train_steps
 from experiments.trajectory import draw_noise, feeds_batch_norm, flatten, replay_step
 
 N_STEPS, BATCH_SIZE, SEEDS = 3, 4, (0, 1, 2)

@@ -6,6 +6,7 @@ import pytest
 from jax import random
 
 from cgan_jax.prng import THREEFRY
+from cgan_jax.steps import run_keys
 
 DRAWS = {
     "normal": lambda key: random.normal(key, (3, 5)),
@@ -39,9 +40,8 @@ def test_64_bits_are_those_of_jax():
             np.testing.assert_array_equal(drawn, draw(random.key(1)))
 
 
-def test_it_is_what_runs_draw_from():
-    from cgan_jax.steps import run_keys
-
-    for ours, plain in zip(run_keys(3), random.split(random.key(3), 3), strict=True):
+@pytest.mark.parametrize("seed", [3, 2**32 - 1])
+def test_it_is_what_runs_draw_from(seed):
+    for ours, plain in zip(run_keys(seed), random.split(random.key(seed), 3), strict=True):
         assert random.key_impl(ours) == THREEFRY
         np.testing.assert_array_equal(random.key_data(ours), random.key_data(plain))

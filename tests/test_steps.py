@@ -13,8 +13,8 @@ import pytest
 from jax import random
 
 from cgan_jax.images import to_unit_range
-from cgan_jax.state import GAN
 from cgan_jax.spans import Spans, compiled_train_steps
+from cgan_jax.state import GAN
 from cgan_jax.steps import Batch, run_keys, shuffle, train_step, train_steps
 
 KEYS = run_keys(0)
@@ -335,7 +335,9 @@ def test_kernels_and_moments_are_updated_in_place(gan, data, state):
     def copies(compiled_steps):
         lowered = compiled_steps.lower(gan, state, shuffled, KEYS.steps, 5, batch_size=4)
         text = lowered.compile().as_text()
-        return [line for line in text.splitlines() if re.search(r"= f32\[\d+,\d+\]\S* copy\(", line)]
+        return [
+            line for line in text.splitlines() if re.search(r"= f32\[\d+,\d+\]\S* copy\(", line)
+        ]
 
     assert len(copies(compiled_train_steps(False))) < 3
     without = jax.jit(train_steps, static_argnames=["gan", "batch_size"], donate_argnames="state")
