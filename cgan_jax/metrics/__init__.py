@@ -1,0 +1,22 @@
+"""Quality measures of generated images: functions on arrays, each usable alone.
+
+Most compare features, `[N, F]` arrays of any network's activations; `reference.py` has those of the
+classifier that comes with this package.
+"""
+
+from cgan_jax.metrics.classification import ConfusionMatrix, confusion_matrix
+from cgan_jax.metrics.diversity import nearest_pixel_distances, within_class_diversity
+from cgan_jax.metrics.frechet import frechet_distance
+from cgan_jax.metrics.kernel import kernel_distance
+from cgan_jax.metrics.manifold import Manifold, manifold_measures
+
+__all__ = [
+    "ConfusionMatrix",
+    "Manifold",
+    "confusion_matrix",
+    "frechet_distance",
+    "kernel_distance",
+    "manifold_measures",
+    "nearest_pixel_distances",
+    "within_class_diversity",
+]
