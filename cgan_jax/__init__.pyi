@@ -16,6 +16,7 @@ from .run_folder import RunFolder as RunFolder
 from .sampling import TrainedGenerator as TrainedGenerator
 from .sampling import generate_latent_points as generate_latent_points
 from .sampling import load_generator as load_generator
+from .spans import Spans as Spans
 from .state import GAN as GAN
 from .state import GANState as GANState
 from .state import NetState as NetState
@@ -23,5 +24,6 @@ from .steps import Batch as Batch
 from .steps import Losses as Losses
 from .steps import RunKeys as RunKeys
 from .steps import run_keys as run_keys
+from .steps import shuffle as shuffle
 from .steps import train_step as train_step
 from .steps import train_steps as train_steps

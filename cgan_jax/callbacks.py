@@ -4,11 +4,12 @@ The loop that calls them is train.py's. A progress bar is the command line's own
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from jax import random
 
+from cgan_jax import checks
+from cgan_jax.files import replacing, writing
 from cgan_jax.images import grid
 from cgan_jax.plots import plot_losses
 from cgan_jax.run_folder import RunFolder, append_losses, read_losses
@@ -76,7 +77,9 @@ class LossesTable(Callback):
     """
 
     def __init__(self, run: RunFolder, plot_every: int = 5) -> None:
-        self._run, self._plot_every = run, plot_every
+        self._run = run
+        to_do = "Leave it out for the default, 5."
+        self._plot_every = checks.whole("plot_every", plot_every, 1, to_do=to_do)
 
     def on_train_start(self, step: int, last_step: int, steps_per_epoch: int) -> None:
         self._steps_per_epoch = steps_per_epoch
@@ -95,7 +98,8 @@ class LossesTable(Callback):
 
     def _plot(self) -> None:
         losses = read_losses(self._run.losses)
-        plot_losses(losses, self._steps_per_epoch, self._run.path / "losses.png")
+        with replacing(self._run.path / "losses.png") as temporary:
+            plot_losses(losses, self._steps_per_epoch, temporary)
 
 
 class SampleGrids(Callback):
@@ -112,20 +116,21 @@ class SampleGrids(Callback):
     def __init__(
         self, gan: GAN, run: RunFolder, every: int = 5, rows: int = 10, seed: int = 0
     ) -> None:
-        self._gan, self._run, self._every, self._rows = gan, run, every, rows
-        self._key = random.key(seed)
+        self._gan, self._run = gan, run
+        self._every = checks.whole("every", every, 1, to_do="Leave it out for the default, 5.")
+        self._rows = checks.whole("rows", rows, 1, to_do="Leave it out for the default, 10.")
+        self._key = random.key(checks.seed(seed))
 
     def on_epoch_end(self, epoch: EpochEnd) -> None:
         if epoch.epoch % self._every == 0 or epoch.epoch in (1, self._run.config.epochs):
             names = self._run.class_names
-            folder = self._run.path / "samples"
-            folder.mkdir(exist_ok=True)
             labels = np.tile(np.arange(len(names), dtype=np.int32), self._rows)
             gen = epoch.state.gen
             variables = {"params": gen.params, "batch_stats": gen.batch_stats}
             images = generate(self._gan.generator, variables, labels, self._key)
             picture = grid(images.reshape(self._rows, len(names), *images.shape[1:]), names)
-            picture.save(folder / f"epoch_{epoch.epoch:04d}.png")
+            with replacing(self._run.sample_grid(epoch.epoch)) as temporary:
+                picture.save(temporary)
 
 
 class TensorBoard(Callback):
@@ -137,37 +142,36 @@ class TensorBoard(Callback):
     """
 
     def __init__(self, run: RunFolder, every: int = 50) -> None:
-        self._run, self._every = run, every
+        self._run, self._folder = run, run.path / "events"
+        self._every = checks.whole("every", every, 1, to_do="Leave it out for the default, 50.")
 
     def on_train_start(self, step: int, last_step: int, steps_per_epoch: int) -> None:
-        from tensorboardX import SummaryWriter
+        from cgan_jax.events import EventFile
 
         self._step, self._seconds = step, 0.0
         # Events after this step come from a run that ended before it saved again.
-        self._writer = SummaryWriter(str(self._run.path / "events"), purge_step=step)
+        with writing(self._folder):
+            self._events = EventFile(self._folder, purge_step=step)
 
     def on_span_end(self, span: SpanEnd) -> None:
-        for i in range(-self._step % self._every, len(span.losses), self._every):
-            d_loss, g_loss = span.losses[i].tolist()
-            self._writer.add_scalar("loss/discriminator", d_loss, self._step + i)
-            self._writer.add_scalar("loss/generator", g_loss, self._step + i)
+        with writing(self._folder):
+            for i in range(-self._step % self._every, len(span.losses), self._every):
+                d_loss, g_loss = span.losses[i].tolist()
+                self._events.scalar("loss/discriminator", d_loss, self._step + i)
+                self._events.scalar("loss/generator", g_loss, self._step + i)
+            self._events.flush()
         self._step += len(span.losses)
         self._seconds += span.seconds
 
     def on_epoch_end(self, epoch: EpochEnd) -> None:
         rate = len(epoch.losses) / self._seconds
         self._seconds = 0.0
-        self._writer.add_scalar("speed/steps_per_second", rate, epoch.step)
-        picture = self._run.path / "samples" / f"epoch_{epoch.epoch:04d}.png"
-        if picture.exists():
-            self._writer.add_image("samples", _read_image(picture), epoch.step, dataformats="HWC")
+        grid_file = self._run.sample_grid(epoch.epoch)
+        with writing(self._folder):
+            self._events.scalar("speed/steps_per_second", rate, epoch.step)
+            if grid_file.exists():
+                self._events.picture("samples", grid_file, epoch.step)
 
     def on_train_end(self, step: int, state: GANState) -> None:
-        self._writer.close()
-
-
-def _read_image(path: Path) -> np.ndarray:
-    from PIL import Image
-
-    with Image.open(path) as picture:
-        return np.asarray(picture)
+        with writing(self._folder):
+            self._events.close()

@@ -6,6 +6,7 @@ a manifest with the path, dtype, shape and CRC-32 of each array, and restore bel
 
 import json
 import logging
+import re
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,9 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from cgan_jax.errors import RunError
+from cgan_jax import checks
+from cgan_jax.errors import DivergenceError, RunError
+from cgan_jax.files import writing
 
 State = TypeVar("State")
 _log = logging.getLogger("cgan_jax")
@@ -36,17 +39,22 @@ class Checkpoints:
         directory: where they are; made at the first save.
         keep: how many of the latest stay.
         read_only: never touch the folder.
+
+    Raises:
+        RunError: the directory is not there, or cannot be written.
     """
 
     def __init__(self, directory: Path, *, keep: int = 3, read_only: bool = False) -> None:
+        keep = checks.whole("keep", keep, 1, to_do="Leave it out for the default, 3.")
         self._directory = directory.absolute()
         self._read_only = read_only
         options = ocp.CheckpointManagerOptions(
             max_to_keep=None if read_only else keep, read_only=read_only, create=not read_only
         )
         if read_only and not directory.is_dir():
-            raise RunError(f"there are no checkpoints in {directory.parent}")
-        self._manager = ocp.CheckpointManager(self._directory, options=options)
+            raise self._none()
+        with writing(self._directory):
+            self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def __enter__(self) -> Self:
         return self
@@ -57,28 +65,45 @@ class Checkpoints:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._manager.close()
+        try:
+            self._manager.close()
+        except Exception as failure:  # Orbax raises many kinds, here for a save in the background
+            if error is None:
+                raise self._unsaved("the last checkpoint", failure) from failure
 
     def latest(self) -> int | None:
         """The newest saved step, or None."""
         return self._manager.latest_step()
 
     def save(self, step: int, state: Any) -> None:
-        """Save a tree of arrays under a step number. Returns before it is all written."""
+        """Save a tree of arrays under a step number. Returns before it is all written.
+
+        Raises:
+            RunError: this one or the one before could not be written.
+            DivergenceError: an array has NaN or infinite values; nothing is saved.
+        """
         # A copy, since the caller is free to donate these buffers to the next step.
         arrays = {path: np.array(leaf) for path, leaf in _leaves(state).items()}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(arrays), manifest=ocp.args.JsonSave(_manifest(arrays))
-            ),
+        for path, array in arrays.items():
+            if not np.isfinite(array).all():
+                raise DivergenceError(
+                    f"{path} has NaN or infinite values after step {step}: it is not saved.\n"
+                    "What was saved before stays. Try a lower learning rate, or another seed."
+                )
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(arrays), manifest=ocp.args.JsonSave(_manifest(arrays))
         )
+        try:
+            self._manager.save(step, args=items)
+        except Exception as failure:
+            raise self._unsaved(f"the checkpoint of step {step}", failure) from failure
 
     def restore(self, like: State) -> State:
         """The newest state that is intact.
 
-        A damaged step is named in a warning and passed over; unless the folder is read-only it is
-        moved out of the way, to `damaged/` beside the checkpoints, and nothing is deleted.
+        A damaged step is named in a warning and passed over. Once an older one has proven intact,
+        and unless the folder is read-only, it is moved out of the way, to `damaged/` beside the
+        checkpoints. Nothing is ever deleted; and if none is intact, all stay where they are.
 
         Args:
             like: a tree with the shapes and dtypes that are wanted, as from `jax.eval_shape`.
@@ -90,21 +115,25 @@ class Checkpoints:
             RunError: no step is intact, or the newest intact one has other arrays than `like`.
         """
         wanted = _leaves(like)
-        reasons = []
+        damaged: dict[int, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 arrays = self._read(step, wanted)
             except _DamagedError as damage:
-                reasons.append(f"step {step}: {damage}")
-                _log.warning("The checkpoint of step %d is damaged: %s", step, damage)
-                if not self._read_only:
-                    self._set_aside(step)
+                damaged[step] = str(damage)
                 continue
+            for bad, reason in damaged.items():
+                moved = "" if self._read_only else f"; it was moved to {self._set_aside(bad)}"
+                _log.warning("The checkpoint of step %d is damaged: %s%s", bad, reason, moved)
             leaves = [arrays[path] for path in wanted]
             return jax.tree.unflatten(jax.tree.structure(like), leaves)
-        if not reasons:
-            raise RunError(f"there are no checkpoints in {self._directory}")
-        raise RunError(f"no checkpoint in {self._directory} is intact ({'; '.join(reasons)})")
+        if not damaged:
+            raise self._none()
+        newest, reason = next(iter(damaged.items()))
+        raise RunError(
+            f"no checkpoint in {self._directory} is intact (steps {', '.join(map(str, damaged))}): "
+            f"of step {newest}, {reason}.\nPut back a copy, or begin anew in another folder."
+        )
 
     def _read(self, step: int, wanted: Mapping[str, Any]) -> dict[str, np.ndarray]:
         try:
@@ -126,7 +155,8 @@ class Checkpoints:
             if found.get(path) != expected.get(path):
                 raise RunError(
                     f"the checkpoint of step {step} in {self._directory} does not fit: {path} is "
-                    f"{_spell(found.get(path))}, expected {_spell(expected.get(path))}"
+                    f"{_spell(found.get(path))}, expected {_spell(expected.get(path))}\n"
+                    "Use the configuration that the run was trained with."
                 )
 
         targets = {path: np.empty(shape, dtype) for path, (dtype, shape) in expected.items()}
@@ -142,15 +172,29 @@ class Checkpoints:
                 raise _DamagedError(f"{path} is not what was saved")
         return arrays
 
-    def _set_aside(self, step: int) -> None:
+    def _none(self) -> RunError:
+        return RunError(
+            f"there are no checkpoints in {self._directory}\nexpected a checkpoint at least\n"
+            "Name a run's folder after its first save."
+        )
+
+    def _unsaved(self, what: str, failure: Exception) -> RunError:
+        return RunError(
+            f"{what} could not be written to {self._directory} ({_reason(failure)}).\n"
+            "Earlier ones are intact. Free some space, or make it writable; then the same command "
+            "goes on."
+        )
+
+    def _set_aside(self, step: int) -> Path:
         graveyard = self._directory.parent / "damaged"
-        graveyard.mkdir(exist_ok=True)
         number = 0
         while (target := graveyard / f"{step}-{number}").exists():
             number += 1
-        (self._directory / str(step)).rename(target)
+        with writing(graveyard):
+            graveyard.mkdir(exist_ok=True)
+            (self._directory / str(step)).rename(target)
         self._manager.reload()
-        _log.warning("It was moved to %s", target)
+        return target
 
 
 def _leaves(tree: Any) -> dict[str, Any]:
@@ -181,6 +225,12 @@ def _describe(array: np.ndarray) -> dict[str, Any]:
 
 def _spell(leaf: tuple[np.dtype, tuple[int, ...]] | None) -> str:
     return "missing" if leaf is None else f"{leaf[0]} {list(leaf[1])}"
+
+
+def _reason(error: Exception) -> str:
+    """What the system said, if Tensorstore quotes it; otherwise how the error begins."""
+    quoted = re.search(r"([^:\[]+) \[os_error_code", str(error))
+    return quoted[1].strip() if quoted else _first_line(error)
 
 
 def _first_line(error: Exception) -> str:

@@ -8,11 +8,16 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
+from numbers import Real
 from typing import Any
 
+from cgan_jax import checks
+from cgan_jax.checks import as_whole, leave_out, shown
 from cgan_jax.errors import ConfigError
 
 LOSS_NAMES = ("least_squares", "non_saturating", "hinge")
+MOST = 2**31 - 1  # steps of a run, which count themselves in an int32; and weights of a network
 
 
 @dataclass(frozen=True)
@@ -46,17 +51,36 @@ class ModelConfig:
         if self.label_dim is not None:
             _whole(self, "label_dim", at_least=1)
         for name in ("generator_widths", "discriminator_widths"):
-            widths = getattr(self, name)
-            if isinstance(widths, list):  # as JSON has it
-                widths = tuple(widths)
-                object.__setattr__(self, name, widths)
-            good = isinstance(widths, tuple) and all(_is_whole(w) and w > 0 for w in widths)
-            if not good or not widths:
-                raise ConfigError(f"{name} must be whole numbers above 0, not {widths!r:.50}")
+            given = getattr(self, name)
+            listed = isinstance(given, tuple | list)  # a list, as JSON has it
+            widths = tuple(as_whole(width) or 0 for width in given) if listed else ()
+            if not widths or min(widths) < 1:
+                raise ConfigError(
+                    f"{name} must be whole numbers above 0, not {shown(given)}\n"
+                    f"{leave_out(self, name)}"
+                )
+            object.__setattr__(self, name, widths)
         _number(self, "negative_slope", 0, 1, "in [0, 1]")
         _number(self, "dropout_rate", 0, math.nextafter(1, 0), "in [0, 1)")
         _number(self, "bn_epsilon", math.nextafter(0, 1), math.inf, "above 0")
         _number(self, "bn_momentum", 0, math.nextafter(1, 0), "in [0, 1)")
+        self._check_sizes()
+
+    def _check_sizes(self) -> None:
+        label_dim = self.n_classes if self.label_dim is None else self.label_dim
+        pixels = self.img_size**2 * self.channels
+        gen = self.latent_dim + label_dim, *self.generator_widths, pixels
+        disc = pixels + label_dim, *self.discriminator_widths, 1
+        n_weights = max(sum(i * o for i, o in pairwise(widths)) for widths in (gen, disc))
+        if n_weights + self.n_classes * label_dim > MOST:
+            sizes = {name: size for name, size in leaves(self) if isinstance(size, int)}
+            sizes |= {"generator_widths": max(self.generator_widths)}
+            sizes |= {"discriminator_widths": max(self.discriminator_widths)}
+            largest = max(sizes, key=lambda name: sizes[name])
+            raise ConfigError(
+                f"with {largest} {shown(sizes[largest])} a network has too many weights\n"
+                f"expected at most {MOST:,}\nGive smaller sizes."
+            )
 
 
 @dataclass(frozen=True)
@@ -99,33 +123,46 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if not isinstance(self.dataset, str):
-            raise ConfigError(f"dataset must be a name, not {self.dataset!r}")
+            raise ConfigError(
+                f"dataset must be a name, not {shown(self.dataset)}\n{leave_out(self, 'dataset')}"
+            )
         _whole(self, "epochs", at_least=1)
-        _whole(self, "batch_size", at_least=2, why="BatchNorm needs two images")
-        _whole(self, "seed", at_least=0)
-        if self.seed >= 2**32:
-            raise ConfigError(f"seed must be below 2**32, not {self.seed}")
-        if self.loss not in LOSS_NAMES:
-            raise ConfigError(f"loss must be one of {', '.join(LOSS_NAMES)}, not {self.loss!r}")
+        _whole(self, "batch_size", at_least=2)  # BatchNorm needs two images
+        _whole(self, "seed", at_least=0, at_most=2**32 - 1)
+        if not isinstance(self.loss, str) or self.loss not in LOSS_NAMES:
+            raise ConfigError(
+                f"loss must be one of {', '.join(LOSS_NAMES)}, not {shown(self.loss)}\n"
+                f"{leave_out(self, 'loss')}"
+            )
         for name, kind in (("model", ModelConfig), ("optimizer", OptimizerConfig)):
             if not isinstance(getattr(self, name), kind):
-                value = getattr(self, name)
-                raise ConfigError(f"{name} must be a {kind.__name__}, not {value!r:.50}")
+                raise ConfigError(
+                    f"{name} must be a {kind.__name__}, not {shown(getattr(self, name))}\n"
+                    "Leave it out for the report's."
+                )
 
     def check_data(self, n_images: int) -> None:
-        """Check the batch size against the number of training images.
+        """Check the batch size and the epochs against the number of training images.
 
         Raises:
-            ConfigError: a batch does not fit, or an epoch's last batch would be a single image.
+            ConfigError: a batch does not fit, an epoch's last batch would be a single image, or
+                the run would have more steps than can be counted.
         """
         if self.batch_size > n_images:
             raise ConfigError(
-                f"batch_size must be at most the {n_images} training images, not {self.batch_size}"
+                f"batch_size must be at most the {n_images} training images, "
+                f"not {shown(self.batch_size)}\nGive a smaller one."
             )
         if n_images % self.batch_size == 1:
             raise ConfigError(
-                f"batch_size {self.batch_size} leaves a last batch of one image of {n_images}, "
-                "and BatchNorm needs two: choose another"
+                f"batch_size {self.batch_size} leaves a last batch of one image of {n_images}\n"
+                "expected at least two, which BatchNorm needs\nGive one more or one fewer."
+            )
+        most = MOST // -(-n_images // self.batch_size)
+        if self.epochs > most:
+            raise ConfigError(
+                f"epochs must be at most {most} with {n_images} images in batches of "
+                f"{self.batch_size}, not {shown(self.epochs)}\nGive fewer."
             )
 
 
@@ -165,36 +202,36 @@ def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _fields(values: Any, kind: type, where: str) -> Mapping[str, Any]:
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{where} must be a table of settings, not {values!r:.50}")
+        raise ConfigError(
+            f"{where} must be a table of settings, not {shown(values)}\n"
+            "Leave it out for the report's."
+        )
     known = [f.name for f in dataclasses.fields(kind)]
     for name in values:
         if name not in known:
             raise ConfigError(
-                f"unknown setting {name!r:.50} in {where}; it has {', '.join(known)}.\n"
-                "It may come from a newer cgan_jax."
+                f"unknown setting {shown(name)} in {where}\nexpected some of {', '.join(known)}\n"
+                "Correct or remove it. It may come from a newer cgan_jax."
             )
     return values
 
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _whole(config: Any, name: str, *, at_least: int, why: str = "") -> None:
-    value = getattr(config, name)
-    if not _is_whole(value) or value < at_least:
-        reason = f" ({why})" if why else ""
-        raise ConfigError(
-            f"{name} must be a whole number of at least {at_least}{reason}, not {value!r:.50}"
-        )
+def _whole(config: Any, name: str, at_least: int, at_most: int | None = None) -> None:
+    value = checks.field(config, name, at_least, at_most)
+    object.__setattr__(config, name, value)  # NumPy's whole numbers have no place in JSON
 
 
 def _number(config: Any, name: str, low: float, high: float, text: str) -> None:
-    value = getattr(config, name)
-    if not (_is_whole(value) or isinstance(value, float)):
-        raise ConfigError(f"{name} must be a number {text}, not {value!r:.50}")
-    if not (low <= value <= high and math.isfinite(value)):
-        raise ConfigError(f"{name} must be a finite number {text}, not {value}")
+    given = getattr(config, name)
+    try:
+        value = float(given) if isinstance(given, Real) and not isinstance(given, bool) else None
+    except OverflowError:
+        value = math.inf
+    if value is None or not (low <= value <= high and math.isfinite(value)):
+        raise ConfigError(
+            f"{name} must be a finite number {text}, not {shown(given)}\n{leave_out(config, name)}"
+        )
+    object.__setattr__(config, name, value)
 
 
 PRESETS: Mapping[str, TrainConfig] = {"report": TrainConfig()}

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from cgan_jax.checks import shown
 from cgan_jax.errors import ConfigError
 
 TILE = 80  # pixels of a tile's side at least: what the longest class name needs
@@ -39,13 +40,22 @@ def grid(images: np.ndarray, column_names: Sequence[str]) -> Image.Image:
     Raises:
         ConfigError: the array or the names do not fit this.
     """
-    if images.dtype != np.uint8 or images.ndim != 5 or images.shape[-1] not in (1, 3):
+    dtype = getattr(images, "dtype", type(images).__name__)
+    shape: tuple[int, ...] = getattr(images, "shape", ())
+    if dtype != np.uint8 or len(shape) != 5 or 0 in shape or shape[-1] not in (1, 3):
         raise ConfigError(
-            f"a grid takes uint8 [rows, columns, H, W, 1 or 3], not {images.dtype} {images.shape}"
+            f"the images of a grid are {dtype} {list(shape)}\n"
+            "expected uint8 [rows, columns, H, W, 1 or 3], none of them 0\n"
+            "Reshape them; cgan_jax.images.to_uint8 takes floats in [-1, 1]."
         )
-    rows, columns, height, width, _ = images.shape
-    if len(column_names) != columns:
-        raise ConfigError(f"a grid of {columns} columns takes as many names, not {column_names}")
+    rows, columns, height, width, _ = shape
+    listed = isinstance(column_names, Sequence) and not isinstance(column_names, str)
+    good = listed and all(isinstance(n, str) and len(n.splitlines()) < 2 for n in column_names)
+    if not good or len(column_names) != columns:
+        raise ConfigError(
+            f"the names of a grid's {columns} columns are {shown(column_names)}\n"
+            "expected as many texts of one line\nGive a list with a name for each column."
+        )
 
     scale = max(1, -(-TILE // width))
     enlarged = images.repeat(scale, 2).repeat(scale, 3)

@@ -3,18 +3,23 @@
 The arrays in `checkpoints/` are checkpoint.py's; the pictures are drawn in callbacks.py.
 """
 
+import contextlib
 import json
 import logging
 import os
-from dataclasses import dataclass
-from importlib.metadata import version
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cgan_jax.checks import one_line, shown
 from cgan_jax.config import TrainConfig, differences, from_dict, to_dict
+from cgan_jax.environment import changes, environment
 from cgan_jax.errors import ConfigError, RunError
+from cgan_jax.files import replacing, writing
+from cgan_jax.lock import LOCK
 
 if TYPE_CHECKING:
     from cgan_jax.state import GAN, GANState
@@ -32,11 +37,13 @@ class RunFolder:
         path: the folder.
         config: what determines the run's numbers.
         class_names: one a class.
+        environment: what the run's last digits depend on, as it was when the run began.
     """
 
     path: Path
     config: TrainConfig
     class_names: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=environment, compare=False)
 
     @property
     def checkpoints(self) -> Path:
@@ -46,6 +53,10 @@ class RunFolder:
     def losses(self) -> Path:
         return self.path / "losses.csv"
 
+    def sample_grid(self, epoch: int) -> Path:
+        """The picture made after so many epochs."""
+        return self.path / "samples" / f"epoch_{epoch:04d}.png"
+
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "RunFolder":
         """The run that a folder holds.
@@ -54,46 +65,79 @@ class RunFolder:
             RunError: the folder is missing or holds no run that this version can read.
         """
         path = Path(path)
+        file = path / "config.json"
         try:
-            saved = json.loads((path / "config.json").read_text(encoding="utf-8"))
+            saved = json.loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise RunError(f"{path} is not a run folder: it has no config.json") from None
-        except (OSError, ValueError) as error:
-            raise RunError(f"{path / 'config.json'} cannot be read: {error}") from error
+            raise RunError(
+                f"{path} is not a run folder: it has no config.json\nName a run's folder."
+            ) from None
+        except (OSError, ValueError, RecursionError) as error:
+            raise RunError(
+                f"{file} cannot be read: {one_line(error)}\n"
+                "expected JSON that you may read\nPut back the file, or name another folder."
+            ) from error
         try:
+            if not isinstance(saved, dict):
+                raise ConfigError(f"it holds {shown(saved)}")
             if saved["format"] != FORMAT:
                 raise RunError(
-                    f"{path} has run format {saved['format']!r:.20}; expected {FORMAT}.\n"
+                    f"{path} has run format {shown(saved['format'])}; expected {FORMAT}.\n"
                     "Use the version of cgan_jax that made it, or a newer one."
                 )
             names = saved["class_names"]
             if not (isinstance(names, list) and all(isinstance(n, str) for n in names) and names):
                 raise ConfigError("class_names must be a list of names")
-            return cls(path, from_dict(saved["config"]), tuple(names))
-        except (ConfigError, KeyError, TypeError) as error:
-            reason = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else error
-            raise RunError(f"{path / 'config.json'} is not a run's: {reason}") from error
+            began_in = saved.get("environment", {})
+            if not isinstance(began_in, dict):
+                raise ConfigError(f"environment is {shown(began_in)}")
+            return cls(path, from_dict(saved["config"]), tuple(names), began_in)
+        except (ConfigError, KeyError) as error:
+            missing = " is missing" if isinstance(error, KeyError) else ""
+            reason = str(error).partition("\n")[0] + missing
+            raise RunError(
+                f"{file} is not a run's: {reason}\n"
+                "expected a table with a run's format, config and class_names\n"
+                "Put back the file, name another folder, or use the cgan_jax that wrote it."
+            ) from error
 
     @classmethod
-    def check(cls, path: str | os.PathLike[str], config: TrainConfig) -> "RunFolder | None":
-        """See whether a configuration can be trained in a folder. Changes nothing.
+    def check(
+        cls, path: str | os.PathLike[str], config: TrainConfig, *, resume: bool = True
+    ) -> "RunFolder | None":
+        """See whether a configuration can be trained in a folder, by `start`. Changes nothing.
 
         Returns:
             the run that is there and may go on (it may have another number of epochs), or None
-            where there is none yet.
+            where there is none yet, or none that is to go on.
 
         Raises:
             RunError: the folder holds something else, or a run of another configuration.
         """
         path = Path(path)
-        if path.is_file() or any(parent.is_file() for parent in path.parents):
-            raise RunError(f"{path} cannot be a run folder: a file is in the way")
-        if not path.is_dir() or not any(path.iterdir()):
+        try:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                path.stat()  # it says what is wrong with a name, which is_file may not
+            in_the_way = any(place.is_file() for place in (path, *path.parents))
+            names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+        except OSError as error:
+            raise RunError(
+                f"{path} cannot be a run folder: {error.strerror}\n"
+                "expected a folder that you may read and write\nName another."
+            ) from error
+        if in_the_way:
+            raise RunError(
+                f"{path} cannot be a run folder: a file is in the way\n"
+                "expected a folder, or nothing yet\nName another."
+            )
+        if names <= {LOCK}:
             return None
-        if not (path / "config.json").exists():
+        if "config.json" not in names:
             raise RunError(
                 f"{path} holds other files and no run.\nName a new or an empty folder, or a run's."
             )
+        if not resume:
+            return None
         run = cls.open(path)
         changed = [d for d in differences(run.config, config) if not d.startswith("epochs:")]
         if changed:
@@ -126,11 +170,19 @@ class RunFolder:
         """
         path = Path(path)
         try:
-            if path.is_dir() and not resume and (path / "config.json").exists():
+            found = cls.check(path, config, resume=resume)
+            if not resume and (path / "config.json").exists():
                 _rename_away(path)
-            found = cls.check(path, config)
             path.mkdir(parents=True, exist_ok=True)
             run = cls(path, config, class_names)
+            if found:
+                run = replace(run, environment=found.environment)
+                if changed := changes(found.environment, environment()):
+                    _log.warning(
+                        "The run began elsewhere (%s): from here on its last digits are not those "
+                        "that it would have had there.",
+                        "; ".join(changed),
+                    )
             if found is None or config.epochs > found.config.epochs:
                 run._write_config()
         except OSError as error:
@@ -153,28 +205,49 @@ class RunFolder:
             return gan, checkpoints.restore(jax.eval_shape(gan.init, jax.random.key(0)))
 
     def _write_config(self) -> None:
-        packages = ("cgan_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
         saved: dict[str, Any] = {
             "format": FORMAT,
             "config": to_dict(self.config),
             "class_names": list(self.class_names),
-            "versions": {package: version(package) for package in packages},
+            "environment": self.environment,
         }
-        write_atomically(self.path / "config.json", json.dumps(saved, indent=2) + "\n")
+        with replacing(self.path / "config.json") as file:
+            file.write_text(json.dumps(saved, indent=2) + "\n", encoding="utf-8")
+
+    def steps_logged(self) -> int:
+        """How many rows `losses.csv` has."""
+        if not self.losses.exists():
+            return 0
+        with self.losses.open("rb") as file:
+            return max(0, sum(1 for _ in file) - 1)
 
     def rewind_losses(self, step: int, steps_per_epoch: int) -> None:
         """Make `losses.csv` hold the rows of the first `step` steps, ready for the next one's.
 
         Rows after that were written by a run that ended before it saved again.
+
+        Raises:
+            RunError: the file cannot be read or written, or its rows are not four numbers each.
         """
-        lines: list[str] = []
-        if self.losses.exists():
-            lines = self.losses.read_text(encoding="utf-8").splitlines(keepends=True)[1:]
-        kept = lines[:step]
+        kept: list[str] = []
+        try:
+            if self.losses.exists():
+                lines = self.losses.read_text(encoding="utf-8").splitlines(keepends=True)[1:]
+                kept = lines[:step]
+                if len(kept) < step:
+                    kept = [row for row in lines if _is_before(row, step, steps_per_epoch)]
+            if kept and np.loadtxt(kept, delimiter=",", ndmin=2).shape != (len(kept), 4):
+                raise ValueError("it has other columns")
+        except (OSError, ValueError) as error:
+            raise RunError(
+                f"{self.losses} cannot be read: {one_line(error)}\n"
+                "expected rows of epoch, batch, d_loss, g_loss\n"
+                "Move it away; then the same command goes on, with the rows from there on."
+            ) from error
         if len(kept) < step:
             _log.warning("%s lacks rows: it has %d of %d", self.losses, len(kept), step)
-            kept = [row for row in lines if _is_before(row, step, steps_per_epoch)]
-        write_atomically(self.losses, LOSSES_HEADER + "".join(kept))
+        with replacing(self.losses) as file:
+            file.write_text(LOSSES_HEADER + "".join(kept), encoding="utf-8")
 
 
 def append_losses(path: Path, epoch: int, batch: int, losses: np.ndarray) -> None:
@@ -187,20 +260,13 @@ def append_losses(path: Path, epoch: int, batch: int, losses: np.ndarray) -> Non
         losses: float32 `[n, 2]`: d_loss and g_loss.
     """
     rows = (f"{epoch},{batch + i},{d:.9g},{g:.9g}\n" for i, (d, g) in enumerate(losses.tolist()))
-    with path.open("a", encoding="utf-8") as file:
+    with writing(path), path.open("a", encoding="utf-8") as file:
         file.write("".join(rows))
 
 
 def read_losses(path: Path) -> np.ndarray:
     """The d_loss and g_loss columns of a `losses.csv`, float64 `[steps, 2]`."""
     return np.loadtxt(path, delimiter=",", skiprows=1, usecols=(2, 3), ndmin=2)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file such that whoever opens it, whenever, sees the old or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _is_before(row: str, step: int, steps_per_epoch: int) -> bool:
@@ -213,4 +279,7 @@ def _rename_away(path: Path) -> None:
     while (target := path.with_name(f"{path.name}.old-{number}")).exists():
         number += 1
     path.rename(target)
+    if (target / LOCK).exists():  # it stays with the name, and with whoever holds it
+        path.mkdir()
+        (target / LOCK).rename(path / LOCK)
     _log.warning("The run in %s was moved to %s", path, target)

@@ -4,7 +4,7 @@ Reading a run folder is run_folder.py's; drawing grids is images.py's.
 """
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import random
 
+from cgan_jax import checks
+from cgan_jax.checks import as_whole, one_line, shown, whole
 from cgan_jax.errors import ConfigError
 from cgan_jax.images import to_uint8
 from cgan_jax.run_folder import RunFolder
@@ -41,13 +43,12 @@ def generate_latent_points(
         `[n_samples]`.
 
     Raises:
-        ConfigError: a number is out of range.
+        ConfigError: a number is no whole one, or out of range.
     """
-    for name, value in (("latent_dim", latent_dim), ("n_classes", n_classes)):
-        if value < 1:
-            raise ConfigError(f"{name} must be at least 1, not {value}")
-    if n_samples < 0:
-        raise ConfigError(f"n_samples must not be negative, not {n_samples}")
+    most = 2**31 - 1
+    latent_dim = whole("latent_dim", latent_dim, 1, most, to_do="Give the generator's.")
+    n_classes = whole("n_classes", n_classes, 1, most, to_do="Leave it out for the default, 10.")
+    n_samples = whole("n_samples", n_samples, 0, most, to_do="Give as many as you want images.")
     indices = jnp.arange(n_samples)
     latent = latent_points(_key(seed), indices, latent_dim)
     label_keys = jax.vmap(partial(random.fold_in, random.fold_in(_key(seed), 1)))(indices)
@@ -68,37 +69,44 @@ def label_ids(labels: Labels, class_names: Sequence[str]) -> np.ndarray:
         int32 `[n]`; a single label gives one.
 
     Raises:
-        ConfigError: a label is no class; a misspelt name is answered with the nearest.
+        ConfigError: a label is no class; a misspelt name is answered with the nearest ones.
     """
-    if isinstance(labels, str) or not np.iterable(labels):
-        labels = [labels]
-    flat = np.asarray(labels, dtype=object)
-    if flat.ndim != 1:
-        raise ConfigError(f"labels must be one label or a flat list of them, not {flat.ndim}-d")
+    flat: Iterable[Any]
+    if isinstance(labels, Sequence) and not isinstance(labels, str | bytes):
+        flat = labels
+    else:  # an array, of NumPy's or another library's, or one label
+        flat = np.atleast_1d(labels) if hasattr(labels, "__array__") else [labels]
     return np.array([_label_id(label, class_names) for label in flat], np.int32)
 
 
 def _label_id(label: Any, class_names: Sequence[str]) -> int:
-    n_classes = len(class_names)
+    ids, near = f"0..{len(class_names) - 1}", ""
     if isinstance(label, str):
-        by_name = {name.casefold(): i for i, name in enumerate(class_names)}
-        found = by_name.get(label.strip().casefold())
-        if found is not None:
-            return found
-        if not label.strip().isdecimal():
-            near = difflib.get_close_matches(label.casefold(), by_name, n=2, cutoff=0.4)
-            hint = " or ".join(repr(class_names[by_name[name]]) for name in near)
+        text = label.strip().casefold()
+        by_name: dict[str, list[int]] = {}
+        for i, name in enumerate(class_names):
+            by_name.setdefault(name.strip().casefold(), []).append(i)
+        found = by_name.get(text, [])
+        if len(found) == 1:
+            return found[0]
+        if found:
             raise ConfigError(
-                f"no class is called {label!r:.50}"
-                + (f"; did you mean {hint}?" if hint else "")
-                + f"\nThe classes are {', '.join(class_names)}."
+                f"{len(found)} classes are called {shown(label)}\n"
+                f"expected a label that is one class's alone\nGive an id: {one_line(found, 50)}."
             )
-        label = int(label)
-    if isinstance(label, bool | np.bool_) or not isinstance(label, int | np.integer):
-        raise ConfigError(f"a label must be a class id or a class name, not {label!r:.50}")
-    if not 0 <= label < n_classes:
-        raise ConfigError(f"a class id must be in 0..{n_classes - 1}, not {label}")
-    return int(label)
+        if text.isdecimal() and len(text) < 20:
+            label = int(text)
+        else:
+            names = difflib.get_close_matches(text, by_name, n=2, cutoff=0.4)
+            near = " or ".join(shown(class_names[by_name[name][0]]) for name in names)
+    class_id = as_whole(label)
+    if class_id is None or not 0 <= class_id < len(class_names):
+        raise ConfigError(
+            f"{shown(label)} is no class" + (f"; did you mean {near}?" if near else "") + "\n"
+            f"expected one label, or a flat list of them: class ids in {ids}, or names\n"
+            f"Give some of {one_line(', '.join(class_names))}."
+        )
+    return class_id
 
 
 @dataclass(frozen=True)
@@ -169,6 +177,4 @@ def load_generator(run_dir: str | PathLike[str]) -> TrainedGenerator:
 
 
 def _key(seed: int) -> jax.Array:
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
-        raise ConfigError(f"seed must be a whole number in [0, 2**32), not {seed!r:.50}")
-    return random.key(int(seed))
+    return random.key(checks.seed(seed))

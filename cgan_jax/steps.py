@@ -12,6 +12,8 @@ import numpy as np
 import optax
 from jax import lax, random
 
+from cgan_jax import checks
+from cgan_jax.errors import ConfigError
 from cgan_jax.images import to_unit_range
 from cgan_jax.prng import THREEFRY
 from cgan_jax.state import GAN, GANState, NetState
@@ -48,7 +50,13 @@ class RunKeys(NamedTuple):
 
 
 def run_keys(seed: int | jax.Array) -> RunKeys:
-    """The streams of the run with this seed: `jax.random.split(jax.random.key(seed), 3)`."""
+    """The streams of the run with this seed: `jax.random.split(jax.random.key(seed), 3)`.
+
+    Raises:
+        ConfigError: the seed is no whole number in [0, 2**32).
+    """
+    if not isinstance(seed, jax.core.Tracer):
+        seed = checks.seed(seed)
     return _run_keys(jnp.asarray(seed, np.uint32))
 
 
@@ -74,7 +82,11 @@ def train_step(gan: GAN, state: GANState, batch: Batch, key: jax.Array) -> tuple
 
     Returns:
         the state one step later, and the losses before its updates.
+
+    Raises:
+        ConfigError: the batch is not what these networks take.
     """
+    _check(batch, gan)
     latent_key, label_key, gen_dropout_key, disc_dropout_key = random.split(key, 4)
     n = len(batch.labels)
     latent_BxZ = random.normal(latent_key, (n, gan.generator.latent_dim))
@@ -165,6 +177,19 @@ def train_steps(
 
     no_losses = Losses(jnp.zeros(steps_per_epoch), jnp.zeros(steps_per_epoch))
     return lax.fori_loop(0, n_steps, body, (state, no_losses))
+
+
+def _check(batch: Batch, gan: GAN) -> None:
+    """Costs nothing: under jit, once when it is traced."""
+    images, labels, made = batch.images, batch.labels, gan.generator
+    expected = (made.img_size, made.img_size, made.channels)
+    good = images.dtype == np.uint8 and images.shape[1:] == expected and len(images) > 1
+    if not good or labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
+        raise ConfigError(
+            f"the batch has images {images.dtype} {list(images.shape)} and labels {labels.dtype} "
+            f"{list(labels.shape)}\nexpected uint8 [B, {', '.join(map(str, expected))}] and "
+            "integers [B], B at least 2\nGive the images as they are, from 0 to 255."
+        )
 
 
 def _apply(

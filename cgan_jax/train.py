@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
+from cgan_jax import checks
 from cgan_jax.callbacks import Callback, EpochEnd, SpanEnd
 from cgan_jax.checkpoint import Checkpoints
 from cgan_jax.config import TrainConfig
 from cgan_jax.data import Dataset
 from cgan_jax.errors import ConfigError, DivergenceError
-from cgan_jax.spans import Spans, steps_per_epoch
+from cgan_jax.spans import Span, Spans, steps_per_epoch
 from cgan_jax.state import GAN, GANState
 from cgan_jax.steps import run_keys
 
@@ -49,8 +50,10 @@ def train(
 
     Raises:
         ConfigError: the data do not fit the configuration.
-        DivergenceError: a loss became NaN or infinite; what was saved before stays.
+        DivergenceError: a loss or a parameter became NaN or infinite; what was saved before stays.
+        RunError: a callback or a checkpoint could not write; what was saved before stays.
     """
+    checks.whole("checkpoint_every", checkpoint_every, 1, to_do="Leave it out for the default, 5.")
     config.check_data(len(dataset))
     _check_fit(gan, dataset)
     keys = run_keys(config.seed)
@@ -73,12 +76,7 @@ def train(
         began = time.perf_counter()
         state, span, rows = spans.take(state, step, at_most)
         seconds = time.perf_counter() - began
-        if not np.isfinite(rows).all():
-            bad = step + int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
-            raise DivergenceError(
-                f"the losses became NaN or infinite in step {bad} (epoch {span.epoch}).\n"
-                "What was saved before stays. Try a lower learning rate, or another seed."
-            )
+        _check_finite(rows, state, step, span)
         step += span.n_steps
         epoch_losses.append(rows)
         for callback in callbacks:
@@ -102,6 +100,24 @@ def train(
     return state
 
 
+def _check_finite(losses: np.ndarray, state: GANState, step: int, span: Span) -> None:
+    """Raises DivergenceError where the losses after `step`, or the networks, are not finite."""
+    what = ""
+    if not np.isfinite(losses).all():
+        bad = step + int(np.flatnonzero(~np.isfinite(losses).all(axis=1))[0])
+        what = f"the losses became NaN or infinite in step {bad}"
+    else:
+        nets = [(net.params, net.batch_stats) for net in (state.gen, state.disc)]
+        if not all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(nets)):
+            last = step + span.n_steps - 1
+            what = f"the parameters became NaN or infinite in steps {step} to {last}"
+    if what:
+        raise DivergenceError(
+            f"{what} (epoch {span.epoch}).\n"
+            "What was saved before stays. Try a lower learning rate, or another seed."
+        )
+
+
 def _span_length(steps_per_second: float, now: int) -> int:
     """As many steps as take SPAN_SECONDS; the first span, which compiles, tells little."""
     wanted = max(1, round(steps_per_second * SPAN_SECONDS))
@@ -114,10 +130,10 @@ def _check_fit(gan: GAN, dataset: Dataset) -> None:
     if dataset.images.shape[1:] != makes:
         raise ConfigError(
             f"the images are {list(dataset.images.shape[1:])}, but the generator makes "
-            f"{list(makes)}"
+            f"{list(makes)}\nGive a ModelConfig with img_size and channels as theirs."
         )
     if len(dataset.class_names) != generator.n_classes:
         raise ConfigError(
             f"the data have {len(dataset.class_names)} classes, but the generator "
-            f"{generator.n_classes}"
+            f"{generator.n_classes}\nGive a ModelConfig with n_classes as theirs."
         )

@@ -1,106 +1,146 @@
-"""How fast the report preset trains: this library beside PyTorch, in turns, in one process.
+"""How fast the report preset is: this library beside PyTorch, in turns, and beside the machine.
 
-    python -m experiments.benchmark        # about 2 minutes on 2 cores; needs the extra `torch`
+    python -m experiments.benchmark        # some four minutes on 2 cores; PyTorch: extra `torch`
 
-Whoever else uses the machine slows all of them alike: read the ratios, taken round by round.
+Whoever else uses the machine slows all of them alike: read the ratios, taken round by round. What
+is timed is in benchmark_parts.py.
 """
 
+import json
+import platform
 import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
 
-from cgan_jax.errors import ConfigError
+from cgan_jax import checks
+from cgan_jax.files import replacing
 from experiments.command_line import parse, run
 
 MODULE = "experiments.benchmark"
+OURS = "cgan_jax, spans of steps"
 PEER = "PyTorch, eager, in memory"  # the report's own loop, which the ratios refer to
+
+Part = Literal["training", "machine", "startup", "sampling", "data"]
 
 
 @dataclass(frozen=True)
 class Flags:
-    """Time the training of the report's GAN: this library and PyTorch in turns.
+    """Time the report's GAN: this library and PyTorch in turns, and what the machine could do.
 
-    Example:
-      python -m experiments.benchmark --rounds 9
+    Examples:
+      python -m experiments.benchmark --rounds 9 --json speed.json
+      python -m experiments.benchmark --parts startup
     """
 
+    parts: tuple[Part, ...] = ("training", "machine", "startup", "sampling", "data")
+    """training: steps a second, in turns; machine: the limit that its arithmetic and its memory
+    set; startup: seconds to the first step, and memory; sampling: images a second; data: seconds
+    to load them."""
     rounds: int = 5
     """How many turns each contestant gets."""
     steps: int = 150
     """Steps a turn; half an epoch at most."""
+    compiled: bool = False
+    """Let torch.compile take part as well, which takes minutes more and a C++ compiler."""
+    json: Path | None = None
+    """Write the figures to this file too, with versions and machine."""
+
+    def check(self) -> None:
+        """Raises ConfigError for a number that is out of range."""
+        checks.field(self, "rounds", 1, 1000)
+        checks.field(self, "steps", 1, 468)
 
 
 def main() -> None:
     flags = parse(Flags, MODULE)
-    for name, value, most in (("rounds", flags.rounds, 1000), ("steps", flags.steps, 468)):
-        if not 1 <= value <= most:
-            raise ConfigError(f"{name} must be in 1..{most}, not {value}")
-    contestants = {"cgan_jax, scanned": ours()}
-    if find_spec("torch"):
-        contestants |= torchs()
-    else:
-        print("PyTorch is not installed (extra `torch`): measuring this library alone.")
+    flags.check()
+    figures = measure(flags)
+    if flags.json:
+        from cgan_jax.environment import environment
+
+        machine = {"system": platform.platform(), "processor": processor()}
+        with replacing(flags.json) as file:
+            file.write_text(json.dumps(machine | environment() | figures, indent=2) + "\n")
+        print(f"Written to {flags.json}.")
+
+
+def measure(flags: Flags) -> dict[str, Any]:
+    """All parts one after another; each prints what it found."""
+    from experiments import benchmark_parts as parts
+
+    figures: dict[str, Any] = {}
+    if "training" in flags.parts:
+        contestants = {OURS: parts.spans(), "cgan_jax, single steps from NumPy": parts.single()}
+        if find_spec("torch"):
+            contestants |= parts.torch_contestants(PEER, compiled=flags.compiled)
+        else:
+            print("PyTorch is not installed (extra `torch`): measuring this library alone.")
+        rates = in_turns(contestants, flags.rounds, flags.steps)
+        print(table(rates))
+        best = statistics.median(rates[OURS])
+        print(f"{'200 epochs, minutes':<36} {187_600 / best / 60:>7.1f}")
+        figures["steps_per_second"] = rates
+    if "machine" in flags.parts:
+        limit = parts.machine()
+        figures["machine"] = limit
+        for name, value in limit.items():
+            print(f"{name:<36} {value:>7.1f}")
+        if "training" in flags.parts:
+            share = best / limit["limit, steps a second"]
+            print(f"{'share of that limit':<36} {share:>7.2f}")
+    for part, found in (("startup", parts.startup), ("sampling", parts.sampling)):
+        if part in flags.parts:
+            figures[part] = show(found())
+    if "data" in flags.parts:
+        figures["data"] = show(parts.data())
+    return figures
+
+
+def in_turns(
+    contestants: Mapping[str, Callable[[int], float]], rounds: int, steps: int
+) -> dict[str, list[float]]:
+    """Steps a second of each, A B C A B C ..."""
     rates: dict[str, list[float]] = {name: [] for name in contestants}
-    for turn in range(flags.rounds):
-        for name, measure in contestants.items():
-            rates[name].append(measure(flags.steps))
-        print(f"round {turn + 1} of {flags.rounds} is done", flush=True)
-    print(table(rates))
+    for turn in range(rounds):
+        for name, contestant in contestants.items():
+            rates[name].append(contestant(steps))
+        print(f"round {turn + 1} of {rounds} is done", flush=True)
+    return rates
 
 
-def table(rates: dict[str, list[float]]) -> str:
+def table(rates: Mapping[str, list[float]]) -> str:
     """Steps a second as median, least and most, and the ratio to the peer, round by round."""
     peer = rates.get(PEER)
-    lines = [f"{'steps a second':<30} {'median':>7} {'min':>7} {'max':>7} {'ratio':>6}"]
+    lines = [f"{'steps a second':<36} {'median':>7} {'min':>7} {'max':>7} {'ratio':>6}"]
     for name, values in rates.items():
         ratio = ""
         if peer:
             ratio = f"{statistics.median(v / p for v, p in zip(values, peer, strict=True)):.2f}"
         lines.append(
-            f"{name:<30} {statistics.median(values):>7.1f} {min(values):>7.1f} "
+            f"{name:<36} {statistics.median(values):>7.1f} {min(values):>7.1f} "
             f"{max(values):>7.1f} {ratio:>6}"
         )
     return "\n".join(lines)
 
 
-def ours() -> Callable[[int], float]:
-    """Our loop over a span of steps: the data on the device, nothing read back until its end."""
-    import jax
-
-    from cgan_jax.data import load
-    from cgan_jax.spans import Spans
-    from cgan_jax.state import GAN
-    from cgan_jax.steps import run_keys
-
-    gan, keys = GAN.from_config(), run_keys(0)
-    spans, init = Spans(gan, load(), 64, keys), jax.jit(gan.init)
-
-    def measure(steps: int) -> float:
-        state, _, _ = spans.take(init(keys.init), 0, steps)  # compiles once, warms up each time
-        began = time.perf_counter()
-        _, span, _ = spans.take(state, steps, steps)
-        return span.n_steps / (time.perf_counter() - began)
-
-    return measure
+def show(figures: dict[str, float]) -> dict[str, float]:
+    """Print figures, a line each."""
+    for name, value in figures.items():
+        print(f"{name:<36} {value:>7.2f}", flush=True)
+    return figures
 
 
-def torchs() -> dict[str, Callable[[int], float]]:
-    """The report's loop in PyTorch, as it is and with its fused Adam."""
-    import torch
-
-    from cgan_jax.data import load
-    from experiments.torch_cgan import measure_steps_per_second
-
-    dataset, device = load(), "cuda" if torch.cuda.is_available() else "cpu"
-
-    def contestant(variant: str) -> Callable[[int], float]:
-        return lambda steps: measure_steps_per_second(
-            variant, dataset.images, dataset.labels, n_steps=steps, device=device
-        )
-
-    return {PEER: contestant("eager"), "PyTorch, fused Adam, in memory": contestant("fused")}
+def processor() -> str:
+    """The processor's name, where the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
+from cgan_jax.checks import one_line
 from cgan_jax.errors import CGANError, DivergenceError
 
 Flags = TypeVar("Flags")
@@ -41,7 +42,8 @@ def fail(message: str, code: int = 2) -> NoReturn:
 
 def run(main: Callable[[], Any]) -> NoReturn:
     """Run a command: the library's notices and errors become lines on the screen."""
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    sys.unraisablehook = _unraisable
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax raises what it logs as an error
     notices = logging.getLogger("cgan_jax")
     notices.addHandler(logging.StreamHandler(sys.stderr))
     notices.setLevel(logging.INFO)
@@ -58,6 +60,12 @@ def run(main: Callable[[], Any]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(128 + signal.SIGPIPE) from None
     raise SystemExit(0)
+
+
+def _unraisable(error: "sys.UnraisableHookArgs") -> None:
+    """Says nothing of Orbax's event loop, which it closes while a damaged checkpoint is read on."""
+    if "Event loop is closed" not in str(error.exc_value):
+        sys.__unraisablehook__(error)
 
 
 class StopSignals:
@@ -90,8 +98,14 @@ class StopSignals:
 
 def _headline(boxed: str) -> str:
     """The first paragraph in the box that tyro draws around an error, and its suggestion."""
-    lines = [line.strip("│ ").strip() for line in boxed.splitlines() if line.startswith("│")]
-    paragraphs = " ".join(lines).split("───")
-    words = [" ".join(p.strip("─ ").split()) for p in paragraphs]
-    words = [w for w in words if w and not w.startswith(("Argument helptext", "For full helptext"))]
-    return " ".join(words[:2]) or boxed.strip() or "the flags could not be read"
+    paragraphs = [""]
+    for line in boxed.splitlines():
+        line = line.strip("│ ")
+        # Where the terminal's encoding lacks lines, the box is made of hyphens.
+        if line.startswith(("╭─", "──", "╰─")) or (line and not line.strip("-")):
+            paragraphs.append("")
+        else:
+            paragraphs[-1] += f" {line}"
+    titles = ("Argument helptext", "For full helptext")
+    words = [p.strip() for p in paragraphs[1:] if not p.strip().startswith(titles)]
+    return one_line(" ".join(words[:2]) or boxed.strip() or "the flags could not be read", 480)

@@ -12,9 +12,9 @@ from typing import Annotated
 
 import tyro
 
+from cgan_jax import checks
 from cgan_jax.config import PRESETS, TrainConfig
 from cgan_jax.data import SPECS, load
-from cgan_jax.errors import ConfigError
 from cgan_jax.run_folder import RunFolder
 from experiments.command_line import parse, run
 
@@ -66,8 +66,7 @@ class Flags:
     def check(self) -> None:
         """Raises ConfigError for what `config` does not look at."""
         for name, least in (("sample_every", 1), ("checkpoint_every", 1), ("log_every", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} must be at least {least}, not {getattr(self, name)}")
+            checks.field(self, name, least)
 
     def config(self) -> TrainConfig:
         """What these flags ask to train."""
@@ -86,8 +85,7 @@ def main() -> None:
     flags.check()
     config = flags.config()
     config.check_data(SPECS[config.dataset].splits["train"].shape[0])
-    if flags.resume:
-        RunFolder.check(flags.workdir, config)
+    RunFolder.check(flags.workdir, config, resume=flags.resume)
     dataset = load(config.dataset, data_dir=flags.data_dir)
 
     from experiments import training  # imports JAX, so only now that the flags are known to be good

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import tyro
 
+from cgan_jax import checks
 from cgan_jax.config import PRESETS
 from cgan_jax.data import SPECS
 from cgan_jax.errors import DataError, RunError
@@ -21,6 +22,7 @@ from cgan_jax.interop import (
     generator_from_torch,
     load_state_dict,
 )
+from cgan_jax.lock import sole_use
 from cgan_jax.run_folder import RunFolder
 from experiments.command_line import parse, run
 
@@ -58,16 +60,20 @@ def main() -> None:
     )
     model = config_from_torch(gen_weights, disc_weights, channels=flags.channels)
     config = replace(REPORT, model=replace(model, bn_epsilon=flags.bn_epsilon))
-    names = flags.class_names
+    names = flags.class_names and checks.class_names(flags.class_names, MODULE)
     if not names and model.n_classes == len(SPECS[config.dataset].class_names):
         names = SPECS[config.dataset].class_names
     if len(names) != model.n_classes:
         raise DataError(
-            f"these networks know {model.n_classes} classes; {len(names)} names were given\n"
+            f"{len(names)} names were given\n"
+            f"expected {model.n_classes}, for the classes that these networks know\n"
             "Give as many: --class-names NAME NAME ..."
         )
     if RunFolder.check(flags.workdir, config):
-        raise RunError(f"{flags.workdir} holds a run already: name another folder")
+        raise RunError(
+            f"{flags.workdir} holds a run already\nexpected a new or an empty folder\n"
+            "Name another --workdir."
+        )
 
     import jax
     import jax.numpy as jnp
@@ -85,9 +91,10 @@ def main() -> None:
         gen=fresh.gen.replace(params=gen["params"], batch_stats=gen["batch_stats"]),
         disc=fresh.disc.replace(params=disc["params"]),
     )
-    folder = RunFolder.start(flags.workdir, config, names)
-    with Checkpoints(folder.checkpoints) as checkpoints:
-        checkpoints.save(step, state)
+    with sole_use(flags.workdir):
+        folder = RunFolder.start(flags.workdir, config, names)
+        with Checkpoints(folder.checkpoints) as checkpoints:
+            checkpoints.save(step, state)
     print(
         f"Made {flags.workdir}: {model.n_classes} classes, images of {model.img_size} by "
         f"{model.img_size}, after {step:,} steps. Adam's moments are not in the files: if trained "

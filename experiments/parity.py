@@ -3,9 +3,6 @@
     python -m experiments.parity      # needs the torch extra; some five minutes on two CPU cores
 
 Prints a table, and ends with code 1 if a bound is broken. The steps are run in parity_runs.py.
-
-The float32 rows depend on the seed: of seeds 0 to 4 only 1 and 2 keep the losses within 1e-5, and
-2 is shown for that reason. Optax forms `1 - b2**t` in float32; exact corrections would mend it.
 """
 
 import math
@@ -14,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from cgan_jax import checks
 from cgan_jax.config import PRESETS
 from cgan_jax.data import load
-from cgan_jax.errors import ConfigError
 from experiments.command_line import fail, parse, run
 
 MODULE = "experiments.parity"
@@ -43,20 +40,20 @@ FLOAT64 = {
 FLOAT32 = {
     "D loss": 1e-5,
     "G loss": 1e-5,
-    # Adam moves a parameter by 2e-4 whatever its gradient's size, so that a gradient which is
-    # rounding moves it by that much; and in float32 Optax's 1 - b2^t is off by 1e-5 of itself in
-    # the first steps. What comes out of the parameters differs accordingly.
-    "fakes": 5e-3,
-    "gradients": 5e-3,
+    # In one run of five, rounding turns the sign of an activation that is all but zero, where
+    # LeakyReLU's gradient jumps; and Adam moves a parameter by 2e-4 whatever its gradient's size.
+    # What comes out of the parameters differs accordingly, and from PyTorch's own float64 as much.
+    "fakes": 3e-3,
+    "gradients": 3e-3,
     "parameters": 20 * 2e-4,
-    "first moments": 5e-3,
-    "second moments": 1e-6,
-    "running means": 1e-3,
+    "first moments": 2e-3,
+    "second moments": 1e-7,
+    "running means": 5e-4,
     "running variances": 1e-4,
-    f"gradients, {IDLE}": 1e-6,
+    f"gradients, {IDLE}": 1e-7,
     f"parameters, {IDLE}": 20 * 2e-4,
     "images": 5e-3,
-    "scores": 5e-3,
+    "scores": 2e-4,
     # Against PyTorch's own float64: no bound, for comparison.
     "D loss, PyTorch alone": math.inf,
     "G loss, PyTorch alone": math.inf,
@@ -106,18 +103,21 @@ class Flags:
     """Steps in float64. An epoch's last, smaller batch is the middle one."""
     float32_steps: int = 20
     """Steps in float32."""
+    float32_seeds: int = 5
+    """Runs in float32, of the seeds from `seed` on. The worst of all is shown."""
     epoch_batches: int = 938
     """Steps before images are compared; 938 are an epoch."""
-    seed: int = 2
+    seed: int = 0
     """Of the weights and of the noise."""
     data_dir: Path | None = None
     """A directory with the data. By default they are looked for, and fetched if need be."""
 
     def check(self) -> None:
-        """Raises ConfigError for a number of steps that is out of range."""
+        """Raises ConfigError for a number that is out of range."""
         for name in ("float64_steps", "float32_steps", "epoch_batches"):
-            if not 1 <= getattr(self, name) <= 938:
-                raise ConfigError(f"{name} must be in 1..938, not {getattr(self, name)}")
+            checks.field(self, name, 1, 938)
+        checks.field(self, "float32_seeds", 1)
+        checks.field(self, "seed", 0, 2**32 - 1 - self.float32_seeds)
 
 
 def rows(flags: Flags) -> Iterable[Row]:
@@ -132,9 +132,12 @@ def rows(flags: Flags) -> Iterable[Row]:
         yield from worst(steps, FLOAT64, n, "float64")
     if "float32" in flags.parts:
         n = flags.float32_steps
-        steps = list(parity_runs.compare_steps(REPORT, dataset, n, dtype="float32", seed=seed))
-        yield from worst(steps, FLOAT32, n, "float32")
-        yield from worst(steps[:1], FIRST_STEP, 1, "float32")
+        runs = [
+            list(parity_runs.compare_steps(REPORT, dataset, n, dtype="float32", seed=seed + i))
+            for i in range(flags.float32_seeds)
+        ]
+        yield from worst([gaps for run in runs for gaps in run], FLOAT32, n, "float32")
+        yield from worst([run[0] for run in runs], FIRST_STEP, 1, "float32")
     if "biases" in flags.parts:
         steps = list(parity_runs.compare_shifted(REPORT, dataset, 3, seed=seed))
         for row in worst(steps, BIASES, 3, "float64"):

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cgan_jax import checks
 from cgan_jax.config import PRESETS
 from cgan_jax.data import load
-from cgan_jax.errors import ConfigError, RunError
+from cgan_jax.errors import RunError
 from experiments.command_line import parse, run
 
 MODULE = "experiments.report_log"
@@ -56,8 +57,7 @@ class Flags:
 
     def check(self) -> None:
         """Raises ConfigError for too few seeds."""
-        if self.seeds < 2:
-            raise ConfigError(f"seeds must be at least 2, not {self.seeds}")
+        checks.field(self, "seeds", 2)
 
 
 def report_losses() -> tuple[Array, Array]:
@@ -93,9 +93,18 @@ def last_losses(folder: Path) -> dict[str, Array]:
     from cgan_jax.run_folder import RunFolder
 
     found = RunFolder.open(folder)
-    table = np.loadtxt(found.losses, delimiter=",", skiprows=1)
-    if found.config.epochs != REPORT.epochs or table[-1, :2].tolist() != [REPORT.epochs - 1, 937]:
-        raise RunError(f"{folder} holds no finished run of {REPORT.epochs} epochs")
+    try:
+        lines = found.losses.read_text(encoding="utf-8").splitlines()[1:]
+        table = np.array([line.split(",") for line in lines], float)
+        finished = table[-1, :2].tolist() == [REPORT.epochs - 1, 937]
+    except (OSError, ValueError, IndexError):
+        finished = False
+    if not finished or found.config.epochs != REPORT.epochs:
+        raise RunError(
+            f"{folder} holds no finished run of {REPORT.epochs} epochs\n"
+            f"expected the losses of epochs 0 to {REPORT.epochs - 1} in {found.losses.name}\n"
+            "Name the folder of such a run, or none to keep what is known."
+        )
     return last_of(table)
 
 

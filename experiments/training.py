@@ -3,6 +3,7 @@
 The flags of each experiment are in its own file; the loop itself is cgan_jax.train.
 """
 
+import contextlib
 import shlex
 import sys
 import time
@@ -16,12 +17,16 @@ from cgan_jax.callbacks import Callback, LossesTable, SampleGrids, SpanEnd, Tens
 from cgan_jax.checkpoint import Checkpoints
 from cgan_jax.config import TrainConfig, leaves
 from cgan_jax.data import Dataset
+from cgan_jax.errors import RunError
+from cgan_jax.files import replacing
 from cgan_jax.images import grid, labelled_examples
+from cgan_jax.lock import sole_use
 from cgan_jax.run_folder import RunFolder
 from cgan_jax.spans import steps_per_epoch
 from cgan_jax.state import GAN
 from cgan_jax.train import train
 from experiments.command_line import StopSignals
+from experiments.compile_cache import keep_programs
 from experiments.progress import Progress, duration
 
 
@@ -39,16 +44,28 @@ def run(
 
     Raises:
         SystemExit: 128 + the signal's number, after a stop.
+        RunError: the folder holds something else, is in use, or cannot be written.
     """
-    folder = RunFolder.start(workdir, config, dataset.class_names, resume=resume)
-    gan = GAN.from_config(config)
+    keep_programs()
+    RunFolder.check(workdir, config, resume=resume)
     stop = StopSignals()
-    with stop.listening(), Checkpoints(folder.checkpoints) as checkpoints:
-        state, step = None, 0
-        last_step = config.epochs * steps_per_epoch(len(dataset), config.batch_size)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(sole_use(workdir))
+        folder = RunFolder.start(workdir, config, dataset.class_names, resume=resume)
+        stack.enter_context(stop.listening())
+        checkpoints = stack.enter_context(Checkpoints(folder.checkpoints))
+        gan, state, step = GAN.from_config(config), None, 0
+        per_epoch = steps_per_epoch(len(dataset), config.batch_size)
+        last_step = config.epochs * per_epoch
         if checkpoints.latest() is not None:
             state = checkpoints.restore(jax.eval_shape(gan.init, jax.random.key(0)))
             step = int(state.step)
+        elif folder.steps_logged() > checkpoint_every * per_epoch:
+            raise RunError(
+                f"{folder.checkpoints} is empty, though {folder.losses} has "
+                f"{folder.steps_logged():,} steps.\nPut the checkpoints back; or begin anew with "
+                "--no-resume, which moves this run aside."
+            )
         if step >= last_step:
             print(f"{workdir} is finished: {step:,} steps. More --epochs would make it longer.")
             return
@@ -84,6 +101,7 @@ def run(
 
 def describe(config: TrainConfig, dataset: Dataset, workdir: Path) -> None:
     """Print what `run` would do, and how long it would take here; train and write nothing."""
+    keep_programs()
     for name, value in leaves(config):
         print(f"{name:<28} {value}")
     gan = GAN.from_config(config)
@@ -124,7 +142,8 @@ def _draw_real_images(dataset: Dataset, path: Path) -> None:
     if not path.exists():
         n_classes = len(dataset.class_names)
         examples = labelled_examples(dataset.images, dataset.labels, n_classes, rows=10)
-        grid(examples, dataset.class_names).save(path)
+        with replacing(path) as temporary:
+            grid(examples, dataset.class_names).save(temporary)
 
 
 def _device() -> str:

@@ -1,12 +1,19 @@
 """Checkpoints: exact, complete, and never silently wrong."""
 
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from cgan_jax.checkpoint import Checkpoints
-from cgan_jax.errors import RunError
+from cgan_jax.errors import DivergenceError, RunError
 
 STATE = {
     "weights": jnp.linspace(-1, 1, 3000, dtype=jnp.float32).reshape(30, 100),
@@ -116,11 +123,95 @@ def test_a_damaged_step_is_passed_over_and_set_aside(two_steps, damage, what, ca
     assert_same(restore(two_steps), later(3))
 
 
-def test_no_intact_step_is_an_error_that_names_them(two_steps):
+@pytest.mark.parametrize("read_only", [True, False])
+def test_no_intact_step_is_an_error_and_all_stay(two_steps, read_only):
+    """Moved aside, they would be missing at the next start, which would then begin anew."""
     for step in ("1", "2"):
         flip_a_bit(largest_file(two_steps / step / "state"))
-    with pytest.raises(RunError, match=r"step 2.*step 1"):
-        restore(two_steps, read_only=True)
+    with pytest.raises(RunError, match=r"is intact \(steps 2, 1\): of step 2, .+\nPut back"):
+        restore(two_steps, read_only=read_only)
+    assert {path.name for path in two_steps.iterdir()} == {"1", "2"}
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_is_never_saved(two_steps, bad):
+    poisoned = {**STATE, "weights": STATE["weights"].at[3, 4].set(bad)}
+    with Checkpoints(two_steps) as checkpoints:
+        with pytest.raises(
+            DivergenceError, match="weights has NaN or infinite values after step 3"
+        ):
+            checkpoints.save(3, poisoned)
+        assert checkpoints.latest() == 2
+    assert_same(restore(two_steps), later(2))
+
+
+FULL_DISK = """
+import logging, resource, sys
+from pathlib import Path
+import numpy as np
+from cgan_jax.checkpoint import Checkpoints
+from cgan_jax.errors import RunError
+
+logging.getLogger("absl").setLevel(logging.CRITICAL)  # as the commands do
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    with Checkpoints(Path(sys.argv[1])) as checkpoints:
+        checkpoints.save(3, {"x": np.random.default_rng(0).random(1_000_000)})
+except RunError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_is_an_error_and_leaves_earlier_steps(two_steps):
+    """In a process of its own, whose files may not grow beyond 100 kB."""
+    done = start(FULL_DISK, two_steps)
+    assert re.match(r".*checkpoint.* could not be written .+ \(File too large\)\.\n", done.stdout)
+    assert len(done.stdout.splitlines()) == 2
+    assert done.stderr == ""
+    assert_same(restore(two_steps), later(2))
+
+
+DEVICES = """
+import sys
+from pathlib import Path
+import jax, numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from cgan_jax.checkpoint import Checkpoints
+
+mesh = jax.make_mesh((jax.device_count(),), ("batch",), axis_types=(AxisType.Auto,))
+like = {"x": jax.ShapeDtypeStruct((64, 8), np.float32)}
+with Checkpoints(Path(sys.argv[1])) as checkpoints:
+    state = checkpoints.restore(like)
+    for step, spec in ((1, PartitionSpec("batch")), (2, PartitionSpec())):
+        moved = jax.device_put(state, NamedSharding(mesh, spec))
+        assert len(moved["x"].sharding.device_set) == jax.device_count()
+        checkpoints.save(step, jax.tree.map(lambda x: x + 1, moved))
+"""
+
+
+@pytest.mark.parametrize("devices", [2, 8])
+def test_a_checkpoint_moves_between_numbers_of_devices(tmp_path, devices):
+    """Saved on one, restored on several and saved from there, sharded or replicated, and back."""
+    state = {"x": np.random.default_rng(0).random((64, 8), np.float32)}
+    like = jax.eval_shape(lambda: state)
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(0, state)
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    done = start(DEVICES, tmp_path / "checkpoints", XLA_FLAGS=flags, JAX_PLATFORMS="cpu")
+    assert done.returncode == 0, done.stderr
+    assert_same(restore(tmp_path / "checkpoints", like), {"x": state["x"] + 1})
+    shutil.rmtree(tmp_path / "checkpoints" / "2")
+    assert_same(restore(tmp_path / "checkpoints", like), {"x": state["x"] + 1})
+
+
+def start(script, folder, **variables):
+    return subprocess.run(
+        [sys.executable, "-c", script, str(folder)],
+        cwd=Path(__file__).parents[1],
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+    )
 
 
 def test_a_folder_without_checkpoints_is_an_error(tmp_path):

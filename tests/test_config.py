@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from cgan_jax.config import (
@@ -71,7 +72,15 @@ def test_impossible_values_are_named(kind, name, bad):
     with pytest.raises(ConfigError, match=name) as caught:
         kind(**{name: bad})
     assert repr(bad)[:10] in str(caught.value) or str(bad) in str(caught.value)
-    assert len(str(caught.value).splitlines()) <= 3
+    assert "Leave it out for the " in str(caught.value).splitlines()[-1]
+
+
+def test_whole_numbers_of_numpy_become_pythons():
+    """Others have no place in JSON."""
+    model = ModelConfig(latent_dim=np.int64(5), generator_widths=(np.int32(4), 8))
+    config = TrainConfig(seed=np.uint32(2**32 - 1), model=model)
+    assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
+    assert config.seed == 2**32 - 1
 
 
 def test_batch_size_must_suit_the_data():
@@ -84,6 +93,13 @@ def test_batch_size_must_suit_the_data():
         config.check_data(65)
 
 
+def test_the_steps_of_a_run_can_be_counted():
+    """In the int32 of `GANState.step`."""
+    TrainConfig(batch_size=64, epochs=(2**31 - 1) // 938).check_data(60_000)
+    with pytest.raises(ConfigError, match="epochs must be at most 2289428"):
+        TrainConfig(batch_size=64, epochs=(2**31 - 1) // 938 + 1).check_data(60_000)
+
+
 def test_json_round_trip():
     config = TrainConfig(epochs=3, model=ModelConfig(generator_widths=(4, 5), label_dim=2))
     assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
@@ -94,22 +110,6 @@ def test_a_file_from_before_a_field_was_added_is_read():
     old = to_dict(TrainConfig(epochs=3))
     del old["loss"], old["model"]["label_dim"]
     assert from_dict(old) == TrainConfig(epochs=3)
-
-
-@pytest.mark.parametrize(
-    ("values", "named"),
-    [
-        ({"epoch": 3}, "'epoch'"),
-        ({"optimizer": {"beta1": 0.5}}, "'beta1'"),
-        ({"model": [1, 2]}, "model"),
-        ({"epochs": "many"}, "epochs"),
-        ([], "configuration"),
-        (None, "configuration"),
-    ],
-)
-def test_a_broken_file_is_named(values, named):
-    with pytest.raises(ConfigError, match=named):
-        from_dict(values)
 
 
 def test_differences_name_the_fields():

@@ -23,7 +23,8 @@ def test_opens_what_was_started(run):
     assert RunFolder.open(run.path) == run
     assert RunFolder.open(str(run.path)).class_names == NAMES
     saved = json.loads((run.path / "config.json").read_text())
-    assert saved["versions"]["jax"]
+    assert saved["environment"]["jax"]
+    assert int(saved["environment"]["cores"]) > 0
 
 
 def test_starting_again_goes_on_and_may_make_the_run_longer(run):
@@ -33,6 +34,28 @@ def test_starting_again_goes_on_and_may_make_the_run_longer(run):
     assert RunFolder.open(run.path).config == longer
     RunFolder.start(run.path, CONFIG, NAMES)  # a smaller number takes nothing back
     assert RunFolder.open(run.path).config == longer
+
+
+def test_going_on_elsewhere_is_said(run, caplog):
+    """What the run began in stays on record, and each start elsewhere says so."""
+    RunFolder.start(run.path, CONFIG, NAMES)
+    assert caplog.text == ""
+    path = run.path / "config.json"
+    saved = json.loads(path.read_text())
+    saved["environment"] |= {"jax": "0.0.1", "cores": "96", "numpy": "0.1"}
+    path.write_text(json.dumps(saved))
+    for epochs in (2, 3, 3):
+        caplog.clear()
+        RunFolder.start(run.path, replace(CONFIG, epochs=epochs), NAMES)
+        assert "jax: 0.0.1 -> " in caplog.text
+        assert "cores: 96 -> " in caplog.text
+        assert "numpy" not in caplog.text  # it computes nothing
+        assert len(caplog.records) == 1
+    del saved["environment"]  # as of a version before this was recorded
+    path.write_text(json.dumps(saved))
+    caplog.clear()
+    RunFolder.start(run.path, CONFIG, NAMES)
+    assert caplog.text == ""
 
 
 def test_another_configuration_is_refused_with_the_fields_named(run):
@@ -119,10 +142,22 @@ def test_losses_table(run):
     assert run.losses.read_text() == whole
 
 
+@pytest.mark.parametrize(
+    "content",
+    [b"epoch,batch,d_loss,g_loss\n0;0;1;2\n", b"\xff\xfe", b"head\n0,0,one,two\n", b"a\n0,0\n"],
+)
+def test_a_losses_table_that_is_none_is_refused_and_stays(run, content):
+    """Before the first step, not when the plot is drawn of it."""
+    run.losses.write_bytes(content)
+    with pytest.raises(RunError, match=r"losses.csv cannot be read: .+\nexpected rows .+\nMove it"):
+        run.rewind_losses(1, 5)
+    assert run.losses.read_bytes() == content
+
+
 def test_a_losses_table_that_lacks_rows_is_noticed_and_kept(run, caplog):
     run.rewind_losses(0, 5)
     append_losses(run.losses, 0, 3, np.ones((4, 2), np.float32))
     run.rewind_losses(6, 5)
-    assert "lacks rows: it has 4 of 6" in caplog.text
+    assert "lacks rows: it has 3 of 6" in caplog.text
     rows = run.losses.read_text().splitlines()[1:]
     assert [row[:3] for row in rows] == ["0,3", "0,4", "0,5"]

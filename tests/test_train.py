@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import jax
 import numpy as np
+import optax
 import pytest
 from jax import random
 
@@ -189,6 +190,19 @@ def test_divergence_stops_the_run_before_anything_bad_is_saved(
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         with pytest.raises(DivergenceError, match="in step 0"):
             train(gan, tiny_config, tiny_dataset, state=broken, checkpoints=checkpoints)
+        assert checkpoints.latest() is None
+
+
+def test_parameters_that_diverge_while_the_losses_do_not_yet_show_it(
+    tiny_config, tiny_dataset, gan, tmp_path
+):
+    """The losses are those before the update: they would tell a step later, after a save."""
+    wild = replace(gan, gen_optimizer=optax.scale(np.inf))
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        with pytest.raises(
+            DivergenceError, match="parameters became NaN or infinite in steps 0 to 0"
+        ):
+            train(wild, tiny_config, tiny_dataset, checkpoints=checkpoints)
         assert checkpoints.latest() is None
 
 

@@ -8,7 +8,6 @@ import jax
 import numpy as np
 import pytest
 
-from cgan_jax.errors import DataError
 from cgan_jax.interop import (
     config_from_torch,
     discriminator_to_torch,
@@ -77,40 +76,3 @@ def test_weights_come_in_and_go_out_unchanged(weights, tiny_config, tmp_path):
 def test_sizes_are_read_off_the_weights(weights, tiny_config):
     generator, discriminator = map(load_state_dict, pair(weights[0]))
     assert config_from_torch(generator, discriminator) == tiny_config.model
-
-
-def test_a_pair_that_does_not_fit_is_named(weights):
-    generator, discriminator = map(load_state_dict, pair(weights[0]))
-    with pytest.raises(DataError, match="no label_embedding"):
-        config_from_torch({"x": np.zeros(3)}, discriminator)
-    with pytest.raises(DataError, match="no square of 3 channels"):
-        config_from_torch(generator, discriminator, channels=3)
-    first = discriminator["model.0.weight"]
-    with pytest.raises(DataError, match=r"makes 16 values .* takes 15"):
-        config_from_torch(generator, {**discriminator, "model.0.weight": first[:, 1:]})
-
-
-@pytest.mark.parametrize(
-    ("flags", "named"),
-    [
-        (["{g}", "{d}", "--workdir", "{new}"], "3 classes; 0 names were given"),
-        (["{d}", "{g}", "--workdir", "{new}"], "the generator makes"),
-        (["{g}", "{new}.pt", "--workdir", "{new}"], "Cannot read"),
-        (["{g}", "{d}"], "--workdir"),
-        (["{g}", "{d}", "--workdir", "{g}"], "class"),
-    ],
-)
-def test_what_cannot_be_imported_is_named_and_nothing_is_written(flags, named, weights, tmp_path):
-    gen, disc = pair(weights[0])
-    places = {"g": gen, "d": disc, "new": tmp_path / "run"}
-    done = command("import_torch", *(flag.format(**places) for flag in flags))
-    assert done.returncode == 2
-    assert named.lower() in done.stderr.lower()
-    assert len(done.stderr.splitlines()) <= 4
-    assert not (tmp_path / "run").exists()
-
-
-def test_what_cannot_be_exported_is_named(tmp_path):
-    done = command("export_torch", tmp_path)
-    assert done.returncode == 2
-    assert "not a run folder" in done.stderr

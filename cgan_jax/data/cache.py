@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cgan_jax import checks
 from cgan_jax.data import idx
 from cgan_jax.data.idx_files import Arrays
 from cgan_jax.data.spec import Spec
@@ -23,9 +24,13 @@ _log = logging.getLogger("cgan_jax")
 
 
 def default_directory() -> Path:
-    """$CGAN_JAX_CACHE if set, else the user's cache directory of this system."""
+    """$CGAN_JAX_CACHE if set, else the user's cache directory of this system.
+
+    Raises:
+        DataError: $CGAN_JAX_CACHE leads to the home of a user who has none.
+    """
     if named := os.environ.get("CGAN_JAX_CACHE"):
-        return Path(named).expanduser()
+        return checks.directory(named, "CGAN_JAX_CACHE")
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("cgan_jax"))
@@ -78,7 +83,10 @@ def store(
         for name, array in zip((wanted.images_file, wanted.labels_file), arrays, strict=True):
             _write(folder / name, idx.header(array.shape), np.ascontiguousarray(array).data)
         for one_mark in {"", mark}:
-            _write(_source_file(folder, split, one_mark), source.encode())
+            _write(
+                _source_file(folder, split, one_mark),
+                source.encode(errors="backslashreplace"),  # a folder's name may be no UTF-8
+            )
     except OSError as error:
         _log.info("cannot cache %s in %s (%s): going on without", spec.title, folder, error)
 

@@ -22,6 +22,7 @@ _log = logging.getLogger("cgan_jax")
 
 _UPDATE_SECONDS = 120.0
 _DOWNLOAD_SECONDS = 300.0
+_MOST_BYTES = 1 << 28  # of a member of the archive: the data sets are a tenth of that
 
 # Read by apt-get after the system's own configuration, so that mirrors and proxies stay as they
 # are, while everything it writes goes into a folder of ours and no hooks of the system run.
@@ -106,7 +107,7 @@ def _read_package(spec: Spec, package: Path) -> dict[str, bytes]:
         # links and paths that climb out of the archive lead nowhere.
         with tarfile.open(archive, "r:") as tar:
             for member in tar:
-                if member.isreg() and member.name in wanted:
+                if member.isreg() and member.name in wanted and member.size <= _MOST_BYTES:
                     stream = tar.extractfile(member)
                     assert stream is not None
                     files[wanted[member.name]] = stream.read()

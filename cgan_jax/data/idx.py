@@ -37,7 +37,9 @@ def read(path: Path, shape: tuple[int, ...]) -> np.ndarray:
         with open(path, "rb") as stream:
             return parse(stream, str(path), shape)
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+        raise DataError(
+            f"cannot read {path}: {error.strerror or error}\nexpected a file that you may read"
+        ) from error
 
 
 def parse(stream: BinaryIO, name: str, shape: tuple[int, ...]) -> np.ndarray:

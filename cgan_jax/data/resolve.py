@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cgan_jax import checks
 from cgan_jax.data import cache, debian, idx_files, tfds_download, tfds_files
 from cgan_jax.data.dataset import Dataset
 from cgan_jax.data.idx_files import Arrays
@@ -51,18 +52,28 @@ def load(
 
     Raises:
         ConfigError: unknown name or split.
-        DataError: `data_dir` is unusable, or no source could serve.
+        DataError: a directory is unusable, or no source could serve.
     """
-    if name not in SPECS:
-        raise ConfigError(f"unknown data set {name!r}\nexpected one of {', '.join(SPECS)}")
-    spec = SPECS[name]
-    if split not in spec.splits:
+    if not isinstance(name, str) or name not in SPECS:
         raise ConfigError(
-            f"{name} has no split {split!r}\nexpected one of {', '.join(spec.splits)}"
+            f"unknown data set {checks.shown(name)}\nexpected one of {', '.join(SPECS)}\n"
+            "Name it so, or make a Dataset of your own arrays with Dataset.from_arrays."
         )
-    kept = Path(cache_dir).expanduser() if cache_dir else cache.default_directory()
+    spec = SPECS[name]
+    if not isinstance(split, str) or split not in spec.splits:
+        raise ConfigError(
+            f"{name} has no split {checks.shown(split)}\n"
+            f"expected one of {', '.join(spec.splits)}\nLeave it out for train."
+        )
+    kept = checks.directory(cache_dir, "cache_dir") if cache_dir else cache.default_directory()
     if data_dir is not None:
-        arrays, source = _from_named(spec, split, Path(data_dir).expanduser(), kept)
+        place = checks.directory(data_dir, "data_dir")
+        try:
+            arrays, source = _from_named(spec, split, place, kept)
+        except DataError as error:
+            raise DataError(
+                f"{error}\nMend that, name another directory, or none to have the data looked for."
+            ) from error
     else:
         arrays, source = _from_anywhere(spec, split, kept)
     _log.info("%s %s: %d images from %s", spec.title, split, len(arrays.labels), source)
@@ -76,15 +87,18 @@ def load(
 
 
 def _from_named(spec: Spec, split: str, directory: Path, kept: Path) -> tuple[Arrays, str]:
-    if not directory.is_dir():
+    if not os.path.isdir(directory):  # which, unlike Path's, takes whatever name for an answer
         raise DataError(f"the data directory {directory} is not there\nexpected a directory")
     try:
         pair = idx_files.find(spec, split, directory)
         prepared = None if pair else tfds_files.find(spec, directory)
         files = pair or sorted(prepared.iterdir() if prepared else ())
         mark = cache.fingerprint(files)
-    except OSError as error:
-        raise DataError(f"cannot read the data directory {directory}: {error}") from error
+    except (OSError, RuntimeError) as error:  # the latter for links that go round in a circle
+        raise DataError(
+            f"cannot read the data directory {directory}: {checks.one_line(error)}\n"
+            "expected one that you may read"
+        ) from error
     if not files:
         raise DataError(
             f"the data directory {directory} holds no {spec.title} {split} split\n"
@@ -110,17 +124,16 @@ def _from_anywhere(spec: Spec, split: str, kept: Path) -> tuple[Arrays, str]:
         try:
             splits, source = serve(spec, split)
         except (DataError, OSError) as error:
-            reason = str(error).splitlines()[0]
-            failures.append(f"- {title}: {reason}")
+            reason = str(error).partition("\n")[0]
+            failures.append(f"{title} ({reason})")
             _log.info("%s not from %s: %s", spec.title, title, reason)
             continue
         for served, arrays in splits.items():
             cache.store(kept, spec, served, arrays, source)
         return splits[split], source
     raise DataError(
-        f"{spec.title} could not be had from any source; tried were\n"
-        + "\n".join(failures)
-        + "\nTo do: connect to the network and try again; or, on Debian and Ubuntu, "
+        f"{spec.title} could not be had from any source\ntried were {'; '.join(failures)}\n"
+        "Connect to the network and try again; or, on Debian and Ubuntu, "
         f"`apt install {spec.debian_package}`; or name a directory that holds its idx files or "
         "that TFDS has prepared, with --data-dir (data_dir=)."
     )
@@ -158,14 +171,14 @@ def _from_tfds_download(spec: Spec, split: str) -> _Served:
 @contextmanager
 def _free_root(spec: Spec) -> Iterator[Path]:
     """TFDS's usual place if it is free for us to prepare in, otherwise a temporary folder."""
-    root = tfds_files.usual_root()
     try:
+        root = tfds_files.usual_root()
         place = root / spec.name
         nearest = next(p for p in (place, *place.parents) if p.exists())
         free = (
             nearest.is_dir() and os.access(nearest, os.W_OK) and not tfds_files.versions(spec, root)
         )
-    except OSError:
+    except (OSError, DataError):
         free = False
     if free:
         yield root

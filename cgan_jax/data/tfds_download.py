@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from cgan_jax.checks import one_line
 from cgan_jax.data import idx, tfds_files
 from cgan_jax.data.spec import Spec
 from cgan_jax.errors import DataError
@@ -48,7 +49,7 @@ def prepare(spec: Spec, root: Path) -> Path:
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
-        raise DataError(f"TFDS cannot be imported: {tfds_files.one_line(error)}") from error
+        raise DataError(f"TFDS cannot be imported: {one_line(error)}") from error
 
     stock = getattr(tfds.image_classification, spec.tfds_builder)
     names = [n for s in spec.splits.values() for n in (s.images_file, s.labels_file)]
@@ -85,7 +86,7 @@ def _probe(url: str) -> None:
     if not outcome:
         raise DataError(f"no answer from {host} within {2 * _PROBE_SECONDS:.0f} s")
     if outcome[0] is not None:
-        raise DataError(f"no answer from {host}: {tfds_files.one_line(outcome[0])}") from outcome[0]
+        raise DataError(f"no answer from {host}: {one_line(outcome[0])}") from outcome[0]
 
 
 def _fetch(url: str, info: Any, directory: Path, deadline: float) -> None:
@@ -103,7 +104,7 @@ def _fetch(url: str, info: Any, directory: Path, deadline: float) -> None:
                 digest.update(piece)
                 received += len(piece)
     except (OSError, http.client.HTTPException) as error:
-        raise DataError(f"the download of {url} failed: {tfds_files.one_line(error)}") from error
+        raise DataError(f"the download of {url} failed: {one_line(error)}") from error
     if received < info.size:
         raise DataError(f"the download of {url} was cut after {received} of {info.size} bytes")
     if digest.hexdigest() != info.checksum:
@@ -146,7 +147,7 @@ def _build(
     except Exception as error:
         # Another process may have finished the same directory first.
         if tfds_files.find(spec, root) is None:
-            raise DataError(f"TFDS could not prepare it: {tfds_files.one_line(error)}") from error
+            raise DataError(f"TFDS could not prepare it: {one_line(error)}") from error
     prepared = tfds_files.find(spec, root)
     if prepared is None:
         raise DataError(f"TFDS prepared nothing in {root}")

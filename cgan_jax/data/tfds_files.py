@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from cgan_jax import checks
+from cgan_jax.checks import one_line
 from cgan_jax.data import idx, order
 from cgan_jax.data.idx_files import Arrays, verify
 from cgan_jax.data.spec import Spec
@@ -22,11 +24,19 @@ from cgan_jax.errors import DataError
 _INFO = "dataset_info.json"
 _READABLE = "array_record"
 _ROWS_AT_ONCE = 5_000
+# What JSON that was written by others leads to, an infinite number of rows included.
+_MALFORMED: tuple[type[Exception], ...] = (OSError, LookupError, TypeError, ValueError)
+_MALFORMED += (ArithmeticError, AttributeError, RecursionError)
 
 
 def usual_root() -> Path:
-    """The directory that TFDS uses when it is told none."""
-    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    """The directory that TFDS uses when it is told none.
+
+    Raises:
+        DataError: this user has no home.
+    """
+    named = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return checks.directory(named, "TFDS's directory")
 
 
 def versions(spec: Spec, root: Path) -> list[Path]:
@@ -67,7 +77,7 @@ def read(spec: Spec, split: str, directory: Path) -> Arrays:
     except Exception as error:
         raise DataError(
             f"cannot read the TFDS files in {directory}: {one_line(error)}\n"
-            "delete that directory to have it prepared again"
+            "expected what TFDS writes in its file_format='array_record'"
         ) from error
     idx.check_labels(labels, len(spec.class_names), str(directory))
     arrays = order.restore(Arrays(images, labels), spec.order_file, split)
@@ -101,7 +111,7 @@ def _check_info(spec: Spec, split: str, directory: Path) -> None:
             part["name"]: sum(int(n) for n in part.get("shardLengths", ()))
             for part in info.get("splits", ())
         }
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except _MALFORMED as error:
         raise DataError(
             f"{path} is not a TFDS description: {one_line(error)}\n"
             "expected a directory that TFDS has prepared"
@@ -143,9 +153,3 @@ def _read_rows(
                 images[i] = np.asarray(image)
             labels[i] = row["label"]
     return images, labels
-
-
-def one_line(error: Exception) -> str:
-    """An error's text on one line of bounded length."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 240 else f"{text[:237]}..."

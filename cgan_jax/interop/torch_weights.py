@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cgan_jax.config import ModelConfig
-from cgan_jax.errors import DataError
+from cgan_jax.checks import one_line, whole
+from cgan_jax.config import MOST, ModelConfig
+from cgan_jax.errors import ConfigError, DataError
 
 StateDict = dict[str, npt.NDArray[Any]]
 
@@ -69,7 +70,9 @@ def config_from_torch(
 
     Raises:
         DataError: these are not a generator and a discriminator of this kind that fit.
+        ConfigError: `channels` is no number of channels.
     """
+    channels = whole("channels", channels, 1, to_do="Leave it out for the default, 1.")
     gen, disc = _normalised(generator), _normalised(discriminator)
     (n_classes, label_dim), *gen_shapes = _matrix_shapes("generator", gen)
     (disc_classes, disc_label_dim), *disc_shapes = _matrix_shapes("discriminator", disc)
@@ -80,22 +83,31 @@ def config_from_torch(
         raise DataError(
             f"The generator makes {n_pixels} values for {n_classes} classes ({label_dim} numbers "
             f"each), but the discriminator takes {seen} for {disc_classes} ({disc_label_dim}).\n"
-            "Expected a pair that was trained together."
+            "Expected a pair that was trained together.\nPass the generator first."
         )
     if channels * img_size**2 != n_pixels:
         raise DataError(
             f"{n_pixels} values an image are no square of {channels} channels.\n"
+            "Expected as many values as a square image of so many channels has.\n"
             "Name the number of channels that the images have."
         )
-    return ModelConfig(
-        n_classes=n_classes,
-        latent_dim=gen_shapes[0][1] - label_dim,
-        label_dim=None if label_dim == n_classes else label_dim,
-        img_size=img_size,
-        channels=channels,
-        generator_widths=tuple(fan_out for fan_out, _ in gen_shapes[:-1]),
-        discriminator_widths=tuple(fan_out for fan_out, _ in disc_shapes[:-1]),
-    )
+    try:
+        return ModelConfig(
+            n_classes=n_classes,
+            latent_dim=gen_shapes[0][1] - label_dim,
+            label_dim=None if label_dim == n_classes else label_dim,
+            img_size=img_size,
+            channels=channels,
+            generator_widths=tuple(fan_out for fan_out, _ in gen_shapes[:-1]),
+            discriminator_widths=tuple(fan_out for fan_out, _ in disc_shapes[:-1]),
+        )
+    except ConfigError as error:
+        reason, _, _ = str(error).partition("\n")
+        raise DataError(
+            f"These are not the weights of such networks: {reason}.\n"
+            "Expected a generator and a discriminator as the report's, of any sizes.\n"
+            "Pass the state dicts of such a pair."
+        ) from error
 
 
 def generator_from_torch(state_dict: Mapping[str, Any], config: ModelConfig) -> dict[str, Any]:
@@ -162,13 +174,18 @@ def batches_tracked(state_dict: Mapping[str, Any]) -> int:
     for name, value in state_dict.items():
         if name.endswith(_COUNTER):
             count = as_array(value)
-            if count is None or count.shape != () or count.dtype.kind not in "iu":
-                raise DataError(f"{name} is {describe(count)}.\nExpected a single integer.")
+            good = count is not None and count.shape == () and count.dtype.kind in "iu"
+            if count is None or not good or not 0 <= count <= MOST:
+                raise DataError(
+                    f"{one_line(name)} is {describe(count)}{f', {count}' if good else ''}.\n"
+                    "Expected a single number of steps.\nLeave such entries out for 0 steps."
+                )
             counts.add(int(count))
     if len(counts) > 1:
         raise DataError(
             f"The BatchNorm layers have counted different numbers of batches: {sorted(counts)}.\n"
-            "Expected one number, as layers that are trained together have."
+            "Expected one number, as layers that are trained together have.\n"
+            "Leave such entries out for 0 steps."
         )
     return counts.pop() if counts else 0
 
@@ -289,8 +306,9 @@ def _matrix_shapes(what: str, named: Mapping[str, Any]) -> list[tuple[int, int]]
             layers[int(place[1] or -1)] = array.shape
     if -1 not in layers or len(layers) < 3:
         raise DataError(
-            f"These are not the weights of a {what}: among its {len(named)} entries there is no "
-            "label_embedding.weight with at least two Linear layers model.<i>.weight."
+            f"These {len(named)} entries are not the weights of a {what}.\n"
+            "Expected a label_embedding.weight and at least two Linear layers model.<i>.weight.\n"
+            "Pass the state dict of a network as the report's, of any sizes."
         )
     return [layers[place] for place in sorted(layers)]
 
@@ -331,7 +349,7 @@ def _checked(
         shown = "; ".join(problems[:3])
         more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise DataError(
-            f"These are not the weights of this {what}: {shown}{more}.\n"
+            f"These are not the weights of this {what}: {one_line(shown, 480)}{more}.\n"
             f"Expected {len(expected)} arrays with the sizes of the ModelConfig.\n"
             "Pass the ModelConfig that the weights were trained with."
         )

@@ -3,12 +3,14 @@
 What the arrays mean is torch_weights.py's business.
 """
 
+import contextlib
 import io
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from cgan_jax.checks import one_line
 from cgan_jax.errors import DataError
 from cgan_jax.interop.torch_weights import StateDict, as_array, describe
 
@@ -25,17 +27,20 @@ def load_state_dict(path: str | os.PathLike[str]) -> StateDict:
     parse = _codec(path)[0]
     try:
         data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"Cannot read the weights in {path}: {error.strerror}.") from error
+    except (OSError, ValueError) as error:  # the latter for a name that no file can have
+        raise DataError(
+            f"Cannot read the weights in {path}: {_reason(error)}.\n"
+            "Expected a file that you may read.\nName another."
+        ) from error
     try:
         loaded = parse(data)
     except DataError:
         raise
     except Exception as error:  # The libraries promise no common error type for a bad file.
         raise DataError(
-            f"{path} is damaged or not a state dict: {_first_line(error)}.\n"
-            f"Expected tensors by name, saved as {path.suffix} from `module.state_dict()`,\n"
-            "of dtypes that NumPy has (so no bfloat16)."
+            f"{path} is damaged or not a state dict: {_reason(error)}.\n"
+            "Expected tensors by name, of dtypes that NumPy has (so no bfloat16).\n"
+            f"Save `module.state_dict()` once more as {path.suffix}."
         ) from error
     return loaded
 
@@ -56,8 +61,9 @@ def save_state_dict(path: str | os.PathLike[str], state_dict: Mapping[str, Any])
         array = as_array(value)
         if array is None or array.dtype.kind not in "biuf":
             raise DataError(
-                f"Cannot save {name}: it is {describe(array)}.\n"
-                "Expected an array of a dtype that NumPy itself has, such as float32."
+                f"Cannot save {one_line(name)}: it is {describe(array)}.\n"
+                "Expected an array of a dtype that NumPy itself has, such as float32.\n"
+                "Convert it, or leave it out."
             )
         arrays[name] = array
     try:
@@ -65,13 +71,21 @@ def save_state_dict(path: str | os.PathLike[str], state_dict: Mapping[str, Any])
     except DataError:
         raise
     except Exception as error:
-        raise DataError(f"Cannot save as {path.suffix}: {_first_line(error)}.") from error
+        raise DataError(
+            f"Cannot save as {path.suffix}: {_reason(error)}.\nExpected arrays by name.\n"
+            "Pass what generator_to_torch or discriminator_to_torch gave."
+        ) from error
     part = path.with_name(path.name + ".part")
     try:
         part.write_bytes(data)
         part.replace(path)
-    except OSError as error:
-        raise DataError(f"Cannot write the weights to {path}: {error.strerror}.") from error
+    except (OSError, ValueError) as error:
+        with contextlib.suppress(OSError, ValueError):
+            part.unlink()
+        raise DataError(
+            f"Cannot write the weights to {path}: {_reason(error)}.\n"
+            "Expected a folder that you may write to, with space left.\nName another."
+        ) from error
 
 
 _Codec = tuple[Callable[[bytes], StateDict], Callable[[StateDict], bytes]]
@@ -84,7 +98,10 @@ def _codec(path: Path) -> _Codec:
         return _parse_safetensors, _dump_safetensors
     if suffix in (".pt", ".pth"):
         return _parse_torch, _dump_torch
-    raise DataError(f"Unknown kind of weights file: {path}.\nExpected .safetensors, .pt or .pth.")
+    raise DataError(
+        f"Unknown kind of weights file: {path}.\nExpected .safetensors, .pt or .pth.\n"
+        "Name a file of such a kind."
+    )
 
 
 def _parse_safetensors(data: bytes) -> StateDict:
@@ -103,6 +120,8 @@ def _parse_torch(data: bytes) -> StateDict:
     if not isinstance(loaded, Mapping):
         raise TypeError(f"it holds a {type(loaded).__name__}")
     for name, value in loaded.items():
+        if not isinstance(name, str):
+            raise TypeError(f"an entry is called {name!r}")
         if not isinstance(value, torch.Tensor):
             raise TypeError(f"its entry {name} is a {type(value).__name__}")
     return {name: value.detach().numpy() for name, value in loaded.items()}
@@ -138,5 +157,6 @@ def _torch() -> Any:
     return torch
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+def _reason(error: Exception) -> str:
+    said = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), "")
+    return one_line(said or type(error).__name__).rstrip(".")

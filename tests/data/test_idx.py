@@ -92,11 +92,14 @@ def test_label_range():
 
 
 def parse_is_total(data):
+    message = ""
     try:
-        read = idx.parse(io.BytesIO(data), "file", SHAPE)
-    except DataError:
-        return
-    assert read.shape == SHAPE
+        assert idx.parse(io.BytesIO(data), "file", SHAPE).shape == SHAPE
+    except DataError as error:
+        message = str(error)
+    lines = message.splitlines()
+    assert not lines or (len(lines) == 2 and lines[0].startswith("file "))
+    assert not lines or lines[1].startswith("expected ")
 
 
 @given(st.binary(max_size=80), st.sampled_from([b"", RAW[:4], RAW[:16], ZIPPED[:10]]))

@@ -1,0 +1,41 @@
+"""Writing files that are whole or not there, with errors that say which."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from cgan_jax.errors import RunError
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Name the file that the system could not write.
+
+    Raises:
+        RunError: in place of any OSError in the `with` statement.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"{path} cannot be written: {error.strerror or error}.\n"
+            "What was saved before is intact. Free some space, or make it writable; then the same "
+            "command goes on."
+        ) from error
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name to write a file under, which then takes the place of `path`.
+
+    Whoever opens `path`, whenever, sees the old file or the new one.
+
+    Raises:
+        RunError: the file cannot be written; the old one stays.
+    """
+    temporary = path.with_name(f".{path.name}")  # keeps the suffix, which may tell the format
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)

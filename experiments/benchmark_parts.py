@@ -1,0 +1,191 @@
+"""What benchmark.py times. Each part returns figures by name, or a function that times steps."""
+
+import itertools
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import random
+
+from cgan_jax.config import PRESETS
+from cgan_jax.data import load
+from cgan_jax.sampling import TrainedGenerator
+from cgan_jax.spans import Spans
+from cgan_jax.state import GAN
+from cgan_jax.steps import Batch, run_keys, train_step
+
+REPORT = PRESETS["report"]
+BATCH = REPORT.batch_size
+
+
+def spans() -> Callable[[int], float]:
+    """Times our loop over a span of steps: nothing is read back until its end."""
+    gan, keys = GAN.from_config(), run_keys(0)
+    ours, init = Spans(gan, load(), BATCH, keys), jax.jit(gan.init)
+
+    def measure(steps: int) -> float:
+        state, _, _ = ours.take(init(keys.init), 0, steps)  # compiles once, warms up each time
+        began = time.perf_counter()
+        _, span, _ = ours.take(state, steps, steps)
+        return span.n_steps / (time.perf_counter() - began)
+
+    return measure
+
+
+def single() -> Callable[[int], float]:
+    """Times one jitted step after another, each batch from NumPy, each loss read back."""
+    gan, keys, dataset = GAN.from_config(), run_keys(0), load()
+    step = jax.jit(train_step, static_argnames="gan", donate_argnames="state")
+    init, order = jax.jit(gan.init), np.random.default_rng(0).permutation(len(dataset))
+
+    def measure(steps: int) -> float:
+        state, began = init(keys.init), 0.0
+        for i in range(-20, steps):
+            if i == 0:
+                began = time.perf_counter()
+            rows = order[(i % 900) * BATCH :][:BATCH]
+            batch = Batch(jnp.asarray(dataset.images[rows]), jnp.asarray(dataset.labels[rows]))
+            state, losses = step(gan, state, batch, random.fold_in(keys.steps, i + 20))
+            float(losses.d_loss), float(losses.g_loss)
+        return steps / (time.perf_counter() - began)
+
+    return measure
+
+
+def torch_contestants(peer: str, *, compiled: bool) -> dict[str, Callable[[int], float]]:
+    """The report's loop in PyTorch: as it is, its data item by item, and at PyTorch's best."""
+    import torch
+
+    from experiments.torch_cgan import measure_steps_per_second
+
+    dataset, device = load(), "cuda" if torch.cuda.is_available() else "cpu"
+
+    def contestant(variant: str) -> Callable[[int], float]:
+        return lambda steps: measure_steps_per_second(
+            variant, dataset.images, dataset.labels, n_steps=steps, device=device
+        )
+
+    return {
+        peer: contestant("eager"),
+        "PyTorch, eager, DataLoader": contestant("dataloader"),
+        "PyTorch, fused Adam, in memory": contestant("fused"),
+    } | ({"PyTorch, fused Adam, compiled": contestant("fused+compile")} if compiled else {})
+
+
+def machine() -> dict[str, float]:
+    """What this machine could do at most, from the arithmetic and the memory of a step alone.
+
+    The products of a step, at their shapes, one after another; and Adam, which reads the gradient,
+    both moments and the parameter, and writes all but the first.
+    """
+    model = REPORT.model
+    gen = (model.latent_dim + 10, *model.generator_widths, 784)
+    disc = (784 + 10, *model.discriminator_widths, 1)
+    shapes = []  # (rows, in, out), and how often: forward, for the kernel, for the input
+    for i, (fan_in, fan_out) in enumerate(itertools.pairwise(gen)):
+        shapes.append((BATCH, fan_in, fan_out, 1, 1, int(i > 0)))
+    for i, (fan_in, fan_out) in enumerate(itertools.pairwise(disc)):
+        shapes.append((BATCH, fan_in, fan_out, 1, 0, 1))
+        shapes.append((2 * BATCH, fan_in, fan_out, 1, 1, int(i > 0)))
+
+    def products(arrays: Any) -> Any:
+        found = []
+        for (x, w, dy), (*_, forward, kernel, inputs) in zip(arrays, shapes, strict=True):
+            found += [x @ w] * forward + [x.T @ dy] * kernel + [dy @ w.T] * inputs
+        return found
+
+    arrays = [(jnp.ones((m, i)), jnp.ones((i, o)), jnp.ones((m, o))) for m, i, o, *_ in shapes]
+    flops = sum(2 * m * i * o * (f + k + d) for m, i, o, f, k, d in shapes)
+    product_seconds = _seconds(jax.jit(products), arrays)
+    big = jnp.ones(50_000_000, jnp.float32)
+    copied = 2 * big.nbytes / _seconds(jax.jit(lambda x: x + 1), big)
+    n_params = sum(i * o + o for _, i, o, _, k, _ in shapes if k)
+    adam_seconds = 7 * 4 * n_params / copied
+    return {
+        "products, GFLOP a step": flops / 1e9,
+        "products, GFLOP a second": flops / product_seconds / 1e9,
+        "copying, GB a second": copied / 1e9,
+        "limit, steps a second": 1 / (product_seconds + adam_seconds),
+    }
+
+
+def startup() -> dict[str, float]:
+    """Seconds from the command to the first finished step, compiling and not; and memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        cold, memory = _first_step(Path(folder), "cold")
+        warm, _ = _first_step(Path(folder), "warm")
+    return {
+        "cold start to the first step, s": cold,
+        "warm start, s": warm,
+        "peak memory, GiB": memory,
+    }
+
+
+def sampling() -> dict[str, float]:
+    """Images a second, in one call for 10,000."""
+    gan = GAN.from_config()
+    gen = jax.jit(gan.init)(run_keys(0).init).gen
+    variables = {"params": gen.params, "batch_stats": gen.batch_stats}
+    names = tuple(map(str, range(10)))
+    trained = TrainedGenerator(gan.generator, variables, names, 0)
+    labels = np.arange(10_000, dtype=np.int32) % 10
+    trained.generate(labels, seed=0)
+    began = time.perf_counter()
+    trained.generate(labels, seed=1)
+    return {"sampling, images a second": 10_000 / (time.perf_counter() - began)}
+
+
+def data() -> dict[str, float]:
+    """Seconds to load the training images, after the first time."""
+    load()
+    began = time.perf_counter()
+    load()
+    return {"loading the data, s": time.perf_counter() - began}
+
+
+def _seconds(function: Callable[[Any], Any], argument: Any) -> float:
+    """Of one call: the median of thirty."""
+    jax.block_until_ready(function(argument))
+    taken = []
+    for _ in range(30):
+        began = time.perf_counter()
+        jax.block_until_ready(function(argument))
+        taken.append(time.perf_counter() - began)
+    return statistics.median(taken)
+
+
+def _first_step(folder: Path, name: str) -> tuple[float, float]:
+    """Start the main job, and stop it after its first line of losses: seconds, peak GiB."""
+    command = [sys.executable, "-u", "-m", "experiments.fashion_cgan", "--log-every", "1"]
+    began = time.perf_counter()
+    with subprocess.Popen(
+        [*command, "--workdir", str(folder / name)],
+        env=os.environ
+        | {
+            "JAX_COMPILATION_CACHE_DIR": str(folder / "programs"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        assert process.stdout
+        for line in process.stdout:
+            if line.startswith("[Epoch 0/"):
+                break
+        taken = time.perf_counter() - began
+        process.send_signal(signal.SIGTERM)
+        process.stdout.read()
+        _, _, usage = os.wait4(process.pid, 0)
+        process.returncode = 0
+    return taken, usage.ru_maxrss / 2**20

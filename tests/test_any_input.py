@@ -1,0 +1,220 @@
+"""No input whatever raises anything but the library's errors, in three lines at most.
+
+The idx files have properties of their own in data/test_idx.py; plain mistakes are in
+test_bad_input.py.
+"""
+
+import contextlib
+import io
+import json
+import tarfile
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from unittest import mock
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from cgan_jax.config import TrainConfig, from_dict, leaves, to_dict
+from cgan_jax.data import Dataset, debian, tfds_files
+from cgan_jax.data.spec import FASHION_MNIST
+from cgan_jax.errors import ConfigError, DataError, RunError
+from cgan_jax.interop import load_state_dict
+from cgan_jax.run_folder import RunFolder
+from cgan_jax.sampling import label_ids
+from experiments.command_line import parse
+from experiments.fashion_cgan import Flags
+
+settings.register_profile("any input", deadline=None, max_examples=200)
+any_input = settings(settings.get_profile("any input"))
+
+NUMBERS = st.integers() | st.floats() | st.sampled_from([10**400, 2**31, 2**32])
+SCALARS = st.none() | st.booleans() | NUMBERS | st.text(max_size=20)
+JSON = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner),
+    max_leaves=6,
+)
+
+
+@contextlib.contextmanager
+def only(kind: type[Exception]):
+    """Lets this kind of error pass, if its message is as it should be, and no other."""
+    caught = None
+    try:
+        yield
+    except kind as error:
+        caught = error
+    assert caught is None or type(caught) is kind
+    assert caught is None or 0 < len(str(caught).splitlines()) <= 3, caught
+
+
+def table(names, values=JSON):
+    """Tables with some of these names, so that what stands under them is looked at."""
+    return st.dictionaries(st.sampled_from(names), values, max_size=4)
+
+
+SETTINGS = [name.rpartition(".")[2] for name, _ in leaves(TrainConfig())]
+CONFIGURATIONS = table(
+    [*SETTINGS, "model", "optimizer"], JSON | NUMBERS | table(SETTINGS, JSON | NUMBERS)
+)
+
+
+@given(CONFIGURATIONS | JSON)
+@example({"optimizer": {"lr": 10**400}})
+@any_input
+def test_any_table_is_a_configuration_or_refused(values):
+    with only(ConfigError):
+        config = from_dict(values)
+        assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
+        hash(config)
+        config.check_data(60_000)
+
+
+NAMES = ("T-shirt/top", "Trouser", "Ankle boot")
+LABELS = SCALARS | st.sampled_from(NAMES) | st.integers(-1, 3) | st.binary() | JSON
+
+
+@given(LABELS | st.lists(LABELS), st.lists(st.text(max_size=9), min_size=1) | st.just(NAMES))
+@example("9" * 5000, NAMES)
+@example([np.zeros((2, 2)), np.zeros((2, 3))], NAMES)
+@any_input
+def test_any_label_is_a_class_or_refused(labels, names):
+    with only(ConfigError):
+        ids = label_ids(labels, names)
+        assert ids.dtype == np.int32
+        assert ids.ndim == 1
+        assert all(0 <= class_id < len(names) for class_id in ids)
+
+
+@given(hnp.arrays(hnp.scalar_dtypes(), hnp.array_shapes(max_dims=4, max_side=3)) | LABELS)
+@any_input
+def test_any_array_is_labels_or_refused(labels):
+    with only(ConfigError):
+        label_ids(labels, NAMES)
+
+
+@given(
+    hnp.arrays(st.just(np.uint8) | hnp.scalar_dtypes(), hnp.array_shapes(max_dims=5)) | JSON,
+    hnp.arrays(hnp.integer_dtypes() | hnp.scalar_dtypes(), hnp.array_shapes(max_dims=2)) | JSON,
+    st.lists(st.text(max_size=9)) | JSON,
+)
+@example([[[0]], [[0], [1]]], [0], ["a"])
+@any_input
+def test_any_arrays_are_a_dataset_or_refused(images, labels, class_names):
+    with only(DataError):
+        made = Dataset.from_arrays(images, labels, class_names)
+        assert made.images.dtype == np.uint8
+        assert made.labels.max() < len(made.class_names)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("any-input")
+
+
+def as_bytes(value) -> bytes:
+    return json.dumps(value).encode()
+
+
+RUNS = table(["format", "config", "class_names", "environment"], st.just(1) | JSON | CONFIGURATIONS)
+
+
+@given(st.binary() | (RUNS | JSON).map(as_bytes))
+@example(b'{"format": 1, "config": {}, "class_names": ["a"], "environment": "x"}')
+@example(b"[" * 99_999)
+@any_input
+def test_any_file_is_a_runs_or_refused(folder, content):
+    (folder / "config.json").write_bytes(content)
+    with only(RunError):
+        RunFolder.open(folder)
+
+
+SPLITS = st.lists(table(["name", "shardLengths"], st.just("train") | st.lists(NUMBERS) | JSON))
+INFOS = table(["name", "fileFormat", "splits"], st.just("array_record") | JSON | SPLITS)
+
+
+@given(st.binary() | INFOS.map(as_bytes))
+@example(b'{"name": "a", "splits": [{"name": "train", "shardLengths": [Infinity]}]}')
+@any_input
+def test_any_file_is_a_description_of_tfds_or_refused(folder, content):
+    (folder / "dataset_info.json").write_bytes(content)
+    with only(DataError):
+        tfds_files._check_info(FASHION_MNIST, "train", folder)
+
+
+@given(st.binary(), table(["a", "__metadata__"], table(["dtype", "shape", "data_offsets"])) | JSON)
+@any_input
+def test_any_file_holds_weights_or_is_refused(folder, content, header):
+    head, file = as_bytes(header), folder / "weights.safetensors"
+    for data in (content, len(head).to_bytes(8, "little") + head + content):
+        file.write_bytes(data)
+        with only(DataError):
+            load_state_dict(file)
+
+
+FLAGS = st.sampled_from([f"--{name.replace('_', '-')}" for name in Flags.__dataclass_fields__])
+
+
+@given(st.lists(FLAGS | st.text(max_size=9) | (st.integers() | st.floats()).map(str)))
+@settings(any_input, max_examples=50)
+def test_any_flags_are_taken_or_refused(words):
+    streams = [io.StringIO(), io.StringIO()]
+    with contextlib.redirect_stdout(streams[0]), contextlib.redirect_stderr(streams[1]):
+        flags, code = None, 0
+        try:
+            flags = parse(Flags, "experiments.fashion_cgan", words)
+        except SystemExit as end:
+            code = end.code
+    if flags is None:
+        assert (code, streams[0].getvalue()) == (2, "")
+        assert 0 < len(streams[1].getvalue().splitlines()) <= 3
+    else:
+        with only(ConfigError):
+            flags.check()
+            flags.config()
+
+
+# An archive: names that climb, absolute names, links and devices, whole or damaged
+
+WANTED = f".{FASHION_MNIST.debian_dir}/{FASHION_MNIST.splits['train'].images_file}.gz"
+# All of them within PLACE, so that broken code does no harm.
+PLACES = ["../../evil", "PLACE/evil", "./link", "./link/in", "a/../../b", WANTED]
+MEMBERS = st.tuples(
+    st.sampled_from(PLACES) | st.text(max_size=9).map(lambda name: name.replace("/", "-")),
+    st.sampled_from([tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE]),
+    st.sampled_from(["PLACE", "..", WANTED, "PLACE/secret"]),
+    st.binary(max_size=9),
+)
+
+
+def archive(place: str, members) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        for name, kind, link, content in members:
+            member = tarfile.TarInfo(name.replace("PLACE", place))
+            member.type, member.size = kind, len(content)
+            member.linkname = link.replace("PLACE", place)
+            tar.addfile(member, io.BytesIO(content))
+    return stream.getvalue()
+
+
+@given(
+    st.lists(MEMBERS, max_size=4), st.integers(0, 3000), st.binary(max_size=9), st.integers(0, 600)
+)
+@any_input
+def test_any_archive_is_read_or_refused_and_writes_nowhere(members, at, put_in, left_out):
+    def unpack(command, cwd, seconds, output):
+        data = archive(place, members)
+        output.write_bytes(data[:at] + put_in + data[at + left_out :])
+
+    with TemporaryDirectory() as place, mock.patch.object(debian, "_run", unpack):
+        package = Path(place, "a", "b", "package.deb")
+        package.parent.mkdir(parents=True)
+        with only(DataError), contextlib.chdir(package.parent):
+            debian._read_package(FASHION_MNIST, package)
+        left = sorted(path.name for path in Path(place).rglob("*"))
+        assert left == ["a", "b", "package.tar"]

@@ -1,0 +1,44 @@
+"""Files that are whole or not there."""
+
+import errno
+
+import pytest
+
+from cgan_jax.errors import RunError
+from cgan_jax.files import replacing, writing
+
+
+def test_a_file_is_replaced_when_it_is_whole(tmp_path):
+    (tmp_path / "a.png").write_text("old")
+    with replacing(tmp_path / "a.png") as temporary:
+        assert temporary.suffix == ".png"
+        temporary.write_text("new")
+        assert (tmp_path / "a.png").read_text() == "old"
+    assert (tmp_path / "a.png").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_the_folder_is_made(tmp_path):
+    with replacing(tmp_path / "new" / "a.txt") as temporary:
+        temporary.write_text("x")
+    assert (tmp_path / "new" / "a.txt").read_text() == "x"
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_names_it(tmp_path):
+    (tmp_path / "a.txt").write_text("old")
+
+    def fail_in_the_middle():
+        with replacing(tmp_path / "a.txt") as temporary:
+            temporary.write_text("hal")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(RunError) as caught:
+        fail_in_the_middle()
+    assert (tmp_path / "a.txt").read_text() == "old"
+    assert "a.txt cannot be written: No space left on device" in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 3
+
+
+def test_other_errors_are_not_the_systems(tmp_path):
+    with pytest.raises(ZeroDivisionError), writing(tmp_path):
+        1 / 0  # noqa: B018
