@@ -14,7 +14,7 @@ def keep_programs() -> None:
     A folder for each number of cores: a program is cut into as many parts, on which its last bits
     depend, but JAX would load it for any number. A folder that the user gave to JAX stays.
     """
-    if jax.config.read("jax_compilation_cache_dir") is None:
+    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(_folder()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
