@@ -30,7 +30,7 @@ def shown(value: object) -> str:
 
 def as_whole(value: Any) -> int | None:
     """A whole number of Python's, NumPy's or JAX's as an int; None for anything else."""
-    if isinstance(value, bool):
+    if type(value).__name__ in ("bool", "bool_"):  # Python's, or NumPy's, which is not imported
         return None
     try:
         return operator.index(value)

@@ -1,5 +1,6 @@
 """What benchmark.py times. Each part returns figures by name, or a function that times steps."""
 
+import contextlib
 import itertools
 import os
 import signal
@@ -184,8 +185,16 @@ def _first_step(folder: Path, name: str) -> tuple[float, float]:
             if line.startswith("[Epoch 0/"):
                 break
         taken = time.perf_counter() - began
+        memory = _peak_memory(process.pid)
         process.send_signal(signal.SIGTERM)
         process.stdout.read()
-        _, _, usage = os.wait4(process.pid, 0)
-        process.returncode = 0
-    return taken, usage.ru_maxrss / 2**20
+    return taken, memory
+
+
+def _peak_memory(pid: int) -> float:
+    """GiB so far; NaN where the system does not tell. Not getrusage, which counts the parent's."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 2**20
+    return float("nan")
