@@ -69,7 +69,7 @@ class Checkpoints:
             self._manager.close()
         except Exception as failure:  # Orbax raises many kinds, here for a save in the background
             if error is None:
-                raise self._unsaved("the last checkpoint", failure) from failure
+                raise self._unsaved(self._saving, failure) from failure
 
     def latest(self) -> int | None:
         """The newest saved step, or None."""
@@ -91,12 +91,14 @@ class Checkpoints:
                     "What was saved before stays. Try a lower learning rate, or another seed."
                 )
         items = ocp.args.Composite(
-            state=ocp.args.StandardSave(arrays), manifest=ocp.args.JsonSave(_manifest(arrays))
+            state=ocp.args.StandardSave(arrays),
+            manifest=ocp.args.JsonSave(_manifest(step, arrays)),
         )
+        self._saving = step
         try:
             self._manager.save(step, args=items)
         except Exception as failure:
-            raise self._unsaved(f"the checkpoint of step {step}", failure) from failure
+            raise self._unsaved(step, failure) from failure
 
     def restore(self, like: State) -> State:
         """The newest state that is intact.
@@ -115,7 +117,11 @@ class Checkpoints:
             RunError: no step is intact, or the newest intact one has other arrays than `like`.
         """
         wanted = _leaves(like)
-        damaged: dict[int, str] = {}
+        damaged = {
+            int(entry.name): "it is a file"
+            for entry in sorted(self._directory.iterdir(), reverse=True)
+            if entry.name.isdigit() and not entry.is_dir()
+        }
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 arrays = self._read(step, wanted)
@@ -141,7 +147,7 @@ class Checkpoints:
                 step, args=ocp.args.Composite(manifest=ocp.args.JsonRestore())
             )
             manifest = items["manifest"]
-            leaves = _checked(manifest)
+            leaves = _checked(manifest, step)
         except Exception as error:  # Orbax raises many kinds here
             raise _DamagedError(f"its manifest cannot be read ({_first_line(error)})") from error
 
@@ -160,11 +166,19 @@ class Checkpoints:
                 )
 
         targets = {path: np.empty(shape, dtype) for path, (dtype, shape) in expected.items()}
+        arrays = {}
         try:
-            items = self._manager.restore(
-                step, args=ocp.args.Composite(state=ocp.args.StandardRestore(targets))
-            )
-            arrays = {path: np.asarray(items["state"][path]) for path in targets}
+            # One after another: at the first damaged one Orbax would leave the others' reads under
+            # way, and those complain on the screen.
+            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+                for path, target in targets.items():
+                    one = ocp.args.PyTreeRestore(
+                        {path: target},
+                        restore_args={path: ocp.RestoreArgs(restore_type=np.ndarray)},
+                        partial_restore=True,
+                    )
+                    read = reader.restore(self._directory / str(step) / "state", args=one)
+                    arrays[path] = np.asarray(read[path])
         except Exception as error:
             raise _DamagedError(f"its arrays cannot be read ({_first_line(error)})") from error
         for path, array in arrays.items():
@@ -178,9 +192,10 @@ class Checkpoints:
             "Name a run's folder after its first save."
         )
 
-    def _unsaved(self, what: str, failure: Exception) -> RunError:
+    def _unsaved(self, step: int, failure: Exception) -> RunError:
         return RunError(
-            f"{what} could not be written to {self._directory} ({_reason(failure)}).\n"
+            f"the checkpoint of step {step} could not be written to {self._directory} "
+            f"({_reason(failure)}).\n"
             "Earlier ones are intact. Free some space, or make it writable; then the same command "
             "goes on."
         )
@@ -203,19 +218,23 @@ def _leaves(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in paths}
 
 
-def _manifest(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _manifest(step: int, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     leaves = {path: _describe(array) for path, array in arrays.items()}
-    return {"format": 1, "leaves": leaves, "crc32": _crc(leaves)}
+    return {"format": 2, "step": step, "leaves": leaves, "crc32": _crc([step, leaves])}
 
 
-def _checked(manifest: Any) -> dict[str, Any]:
-    if manifest["crc32"] != _crc(manifest["leaves"]):
+def _checked(manifest: Any, step: int) -> dict[str, Any]:
+    """The leaves' descriptions. Format 1 knows no step."""
+    saved_step, leaves = manifest.get("step", step), manifest["leaves"]
+    if manifest["crc32"] != _crc([saved_step, leaves] if manifest["format"] > 1 else leaves):
         raise ValueError("its checksum does not match")
-    return manifest["leaves"]
+    if saved_step != step:
+        raise ValueError(f"it was saved as step {saved_step}")
+    return leaves
 
 
-def _crc(leaves: Mapping[str, Any]) -> int:
-    return zlib.crc32(json.dumps(leaves, sort_keys=True).encode())
+def _crc(facts: Any) -> int:
+    return zlib.crc32(json.dumps(facts, sort_keys=True).encode())
 
 
 def _describe(array: np.ndarray) -> dict[str, Any]:

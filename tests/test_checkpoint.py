@@ -123,6 +123,27 @@ def test_a_damaged_step_is_passed_over_and_set_aside(two_steps, damage, what, ca
     assert_same(restore(two_steps), later(3))
 
 
+def test_an_older_step_under_a_newer_number_is_not_believed(two_steps, caplog):
+    shutil.copytree(two_steps / "1", two_steps / "118")
+    assert_same(restore(two_steps), later(2))
+    assert "it was saved as step 1" in caplog.text
+
+
+def test_a_file_in_place_of_a_step_is_named_and_set_aside(two_steps, caplog):
+    (two_steps / "3").touch()
+    assert_same(restore(two_steps), later(2))
+    assert "step 3 is damaged: it is a file" in caplog.text
+    assert (two_steps.parent / "damaged" / "3-0").is_file()
+
+
+def test_saving_goes_on_after_restoring(two_steps):
+    """With one object, as a run that goes on does."""
+    with Checkpoints(two_steps) as checkpoints:
+        checkpoints.restore(LIKE)
+        checkpoints.save(3, later(3))
+    assert_same(restore(two_steps), later(3))
+
+
 @pytest.mark.parametrize("read_only", [True, False])
 def test_no_intact_step_is_an_error_and_all_stay(two_steps, read_only):
     """Moved aside, they would be missing at the next start, which would then begin anew."""
