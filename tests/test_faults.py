@@ -1,4 +1,6 @@
-"""The fault campaign in small, and that it can fail. In full: `python -m experiments.faults`."""
+"""The fault campaign on checkpoints in small, and that it can fail. Whole runs, which take minutes,
+are in the command: `python -m experiments.faults`.
+"""
 
 import logging
 import os
@@ -11,7 +13,7 @@ import pytest
 from cgan_jax.checkpoint import Checkpoints
 from cgan_jax.errors import RunError
 from experiments import faults
-from experiments.fault_runs import Runs, Try
+from experiments.fault_runs import Try
 
 
 @pytest.fixture(scope="module")
@@ -137,31 +139,6 @@ def test_damaged_checkpoints(saved, tmp_path, rng):
     ):
         assert not_survived(faults.try_damages(saved, damages, tmp_path)) == []
     assert not_survived(faults.try_ruins(saved, faults.ruins(saved), tmp_path)) == []
-
-
-@pytest.fixture(scope="module")
-def runs(fashion_mnist, tmp_path_factory):
-    """Real runs, as short as they may be."""
-    return Runs(tmp_path_factory.mktemp("runs"), epochs=3)
-
-
-@pytest.mark.slow
-def test_killed_runs(runs, rng):
-    tries = list(runs.kills(rng, 4))
-    assert [one.outcome for one in tries] == ["same bits"] * 4, tries
-
-
-@pytest.mark.slow
-def test_full_disks(runs):
-    tries = list(runs.full_disks())
-    assert len(tries) == 6
-    assert not_survived(tries) == []
-
-
-@pytest.mark.slow
-def test_runs_without_a_good_checkpoint(runs):
-    tries = list(runs.lost_checkpoints())
-    assert [one.outcome for one in tries] == ["detected"] * 2, tries
 
 
 def test_an_existing_folder_is_not_worked_in(tmp_path):
