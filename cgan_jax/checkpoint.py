@@ -48,6 +48,7 @@ class Checkpoints:
         keep = checks.whole("keep", keep, 1, to_do="Leave it out for the default, 3.")
         self._directory = directory.absolute()
         self._read_only = read_only
+        self._saving = 0  # the step of the last save, which may still be under way
         options = ocp.CheckpointManagerOptions(
             max_to_keep=None if read_only else keep, read_only=read_only, create=not read_only
         )

@@ -5,7 +5,6 @@ The real data are read through `load`, from whichever source this machine has.
 
 from importlib.util import find_spec
 
-import numpy as np
 import pytest
 
 from cgan_jax.config import ModelConfig, TrainConfig
@@ -43,7 +42,6 @@ def tiny_config() -> TrainConfig:
 @pytest.fixture(scope="session")
 def tiny_dataset() -> Dataset:
     """22 random images: with batches of 4, the last of an epoch has 2."""
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (22, 4, 4, 1), np.uint8)
-    labels = rng.integers(0, 3, 22, np.int32)
-    return Dataset.from_arrays(images, labels, ("left", "right", "round trip"), name="tiny")
+    from tests.golden.make_run_folder import dataset  # imports JAX, which not all tests need
+
+    return dataset()
