@@ -29,8 +29,9 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 from tqdm import tqdm
 
+from cgan_jax import checks
 from cgan_jax.config import ModelConfig, TrainConfig
-from cgan_jax.errors import ConfigError, RunError
+from cgan_jax.errors import RunError
 from experiments.command_line import fail, parse, run
 from experiments.fault_runs import Outcome, Runs, Try, census, flip, one_line
 
@@ -97,8 +98,7 @@ class Flags:
     def check(self) -> None:
         """Raises ConfigError for a number that is out of range."""
         for name, least in (("kills", 1), ("flips", 1), ("epochs", 3), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} must be at least {least}, not {getattr(self, name)}")
+            checks.field(self, name, least)
 
 
 class Row(NamedTuple):
