@@ -3,7 +3,8 @@
 What a step does is in steps.py; what happens between spans is in train.py.
 """
 
-from collections.abc import Callable
+import contextlib
+import threading
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -64,6 +65,20 @@ class Spans:
         self._epoch = -1
         self._shuffled: Batch
         self._run_steps = compiled_train_steps(jax.default_backend() != "cpu")
+        self._compiling: threading.Thread | None = None
+
+    def compile(self, step: int, at_most: int) -> None:
+        """Begin to compile what `take` will need for its first call; return before it is done."""
+        state = jax.eval_shape(self._gan.init, self._keys.init)
+        arguments = self._arguments(state, self._data, self._next(step, at_most))
+        program = self._run_steps.lower(**arguments)
+
+        def compile_it() -> None:
+            with contextlib.suppress(Exception):  # `take` will raise it where it can be caught
+                program.compile()
+
+        self._compiling = threading.Thread(target=compile_it)
+        self._compiling.start()
 
     def take(self, state: GANState, step: int, at_most: int) -> tuple[GANState, Span, np.ndarray]:
         """Go on from a state after `step` steps, which is donated, for at most so many.
@@ -71,27 +86,36 @@ class Spans:
         Returns:
             the new state, the span that led to it, and its losses `[span.n_steps, 2]`: D's, G's.
         """
-        span = next_span(step, len(self._data.labels), self._batch_size, at_most)
+        span = self._next(step, at_most)
         if span.epoch != self._epoch:
             self._shuffled = _shuffle(self._data, self._keys.order, span.epoch)
             self._epoch = span.epoch
-        state, losses = self._run_steps(
-            self._gan,
-            state,
-            self._shuffled,
-            self._keys.steps,
-            span.n_steps,
-            batch_size=self._batch_size,
-            last_batch=span.last_batch,
-        )
+        if self._compiling:
+            self._compiling.join()
+            self._compiling = None
+        state, losses = self._run_steps(**self._arguments(state, self._shuffled, span))
         return state, span, np.stack([losses.d_loss, losses.g_loss], axis=1)[: span.n_steps]
+
+    def _next(self, step: int, at_most: int) -> Span:
+        return next_span(step, len(self._data.labels), self._batch_size, at_most)
+
+    def _arguments(self, state: GANState, shuffled: Batch, span: Span) -> dict[str, Any]:
+        return {
+            "gan": self._gan,
+            "state": state,
+            "shuffled": shuffled,
+            "key": self._keys.steps,
+            "n_steps": span.n_steps,
+            "batch_size": self._batch_size,
+            "last_batch": span.last_batch,
+        }
 
 
 _shuffle = jax.jit(shuffle)
 
 
 @lru_cache
-def compiled_train_steps(fixed_trip_count: bool) -> Callable[..., Any]:
+def compiled_train_steps(fixed_trip_count: bool) -> jax.stages.Wrapped:
     """`train_steps` under jit: compiled once for a run's batches, and once for its last batches.
 
     On a CPU one program serves spans of all lengths. A GPU waits for the host at each turn of a

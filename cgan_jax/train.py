@@ -57,17 +57,18 @@ def train(
     config.check_data(len(dataset))
     _check_fit(gan, dataset)
     keys = run_keys(config.seed)
+    per_epoch = steps_per_epoch(len(dataset), config.batch_size)
+    step, last_step = int(state.step) if state else 0, config.epochs * per_epoch
+    at_most = 1 if jax.default_backend() == "cpu" else per_epoch
+    spans = Spans(gan, dataset, config.batch_size, keys)
+    if step < last_step:
+        spans.compile(step, at_most)
     if state is None:
         # It runs once: half the time to compile is worth more than a quick program.
         quick = {"xla_backend_optimization_level": 0}
         state = jax.jit(gan.init, compiler_options=quick)(keys.init)
     state = jax.device_put(state)
-    spans = Spans(gan, dataset, config.batch_size, keys)
-
-    per_epoch = steps_per_epoch(len(dataset), config.batch_size)
-    step, last_step = int(state.step), config.epochs * per_epoch
     saved = checkpoints.latest() if checkpoints else None
-    at_most = 1 if jax.default_backend() == "cpu" else per_epoch
     epoch_losses: list[np.ndarray] = []
 
     for callback in callbacks:
