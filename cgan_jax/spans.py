@@ -5,9 +5,10 @@ What a step does is in steps.py; what happens between spans is in train.py.
 
 import contextlib
 import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +50,20 @@ def steps_per_epoch(n_images: int, batch_size: int) -> int:
     return -(-n_images // batch_size)
 
 
+class Programs(NamedTuple):
+    """What a run has the device do, under jit.
+
+    Attributes:
+        init: a key to a fresh state.
+        shuffle: see `cgan_jax.steps.shuffle`.
+        steps: see `cgan_jax.steps.train_steps`.
+    """
+
+    init: jax.stages.Wrapped
+    shuffle: jax.stages.Wrapped
+    steps: jax.stages.Wrapped
+
+
 class Spans:
     """Takes the steps of one run. Holds the data set on the device, and a copy in order.
 
@@ -57,21 +72,38 @@ class Spans:
         dataset: the training images.
         batch_size: images a step.
         keys: the run's streams of randomness.
+        programs: what the device does; by default, the steps of a single run.
+        more: further arguments of `programs.steps`.
     """
 
-    def __init__(self, gan: GAN, dataset: Dataset, batch_size: int, keys: RunKeys) -> None:
-        self._gan, self._batch_size, self._keys = gan, batch_size, keys
+    def __init__(
+        self,
+        gan: GAN,
+        dataset: Dataset,
+        batch_size: int,
+        keys: RunKeys,
+        programs: Programs | None = None,
+        **more: Any,
+    ) -> None:
+        self._programs = programs or single_run(gan)
+        self._keys, self._batch_size = keys, batch_size
+        self._fixed = {"gan": gan, "key": keys.steps, "batch_size": batch_size} | more
         self._data = Batch(jnp.asarray(dataset.images), jnp.asarray(dataset.labels))
         self._epoch = -1
         self._shuffled: Batch
-        self._run_steps = compiled_train_steps(jax.default_backend() != "cpu")
         self._compiling: threading.Thread | None = None
+
+    def fresh_state(self) -> GANState:
+        """The state before the first step."""
+        state: GANState = self._programs.init(self._keys.init)
+        return state
 
     def compile(self, step: int, at_most: int) -> None:
         """Begin to compile what `take` will need for its first call; return before it is done."""
-        state = jax.eval_shape(self._gan.init, self._keys.init)
-        arguments = self._arguments(state, self._data, self._next(step, at_most))
-        program = self._run_steps.lower(**arguments)
+        state = jax.eval_shape(self._programs.init, self._keys.init)
+        shuffled = jax.eval_shape(self._programs.shuffle, self._data, self._keys.order, 0)
+        arguments = self._arguments(state, shuffled, self._next(step, at_most))
+        program = self._programs.steps.lower(**arguments)
 
         def compile_it() -> None:
             with contextlib.suppress(Exception):  # `take` will raise it where it can be caught
@@ -85,46 +117,59 @@ class Spans:
 
         Returns:
             the new state, the span that led to it, and its losses `[span.n_steps, 2]`: D's, G's.
+            Of several runs at once, `[runs, span.n_steps, 2]`.
         """
         span = self._next(step, at_most)
         if span.epoch != self._epoch:
-            self._shuffled = _shuffle(self._data, self._keys.order, span.epoch)
+            self._shuffled = self._programs.shuffle(self._data, self._keys.order, span.epoch)
             self._epoch = span.epoch
         if self._compiling:
             self._compiling.join()
             self._compiling = None
-        state, losses = self._run_steps(**self._arguments(state, self._shuffled, span))
-        return state, span, np.stack([losses.d_loss, losses.g_loss], axis=1)[: span.n_steps]
+        state, losses = self._programs.steps(**self._arguments(state, self._shuffled, span))
+        return state, span, np.stack(losses, axis=-1)[..., : span.n_steps, :]
 
     def _next(self, step: int, at_most: int) -> Span:
         return next_span(step, len(self._data.labels), self._batch_size, at_most)
 
     def _arguments(self, state: GANState, shuffled: Batch, span: Span) -> dict[str, Any]:
-        return {
-            "gan": self._gan,
-            "state": state,
-            "shuffled": shuffled,
-            "key": self._keys.steps,
-            "n_steps": span.n_steps,
-            "batch_size": self._batch_size,
-            "last_batch": span.last_batch,
-        }
+        now = {"n_steps": span.n_steps, "last_batch": span.last_batch}
+        return {"state": state, "shuffled": shuffled} | now | self._fixed
 
 
+def single_run(gan: GAN) -> Programs:
+    """The programs of a single run."""
+    return Programs(_init(gan), _shuffle, compiled_train_steps(jax.default_backend() != "cpu"))
+
+
+# For what runs once: half the time to compile is worth more than a quick program.
+QUICK = {"xla_backend_optimization_level": 0}
 _shuffle = jax.jit(shuffle)
 
 
 @lru_cache
+def _init(gan: GAN) -> jax.stages.Wrapped:
+    return jax.jit(gan.init, compiler_options=QUICK)
+
+
+@lru_cache
 def compiled_train_steps(fixed_trip_count: bool) -> jax.stages.Wrapped:
-    """`train_steps` under jit: compiled once for a run's batches, and once for its last batches.
+    """`train_steps` under jit: compiled once for a run's batches, and once for its last batches."""
+    return jit_steps(train_steps, fixed_trip_count)
+
+
+def jit_steps(
+    steps: Callable[..., Any], fixed_trip_count: bool, static: Sequence[str] = ()
+) -> jax.stages.Wrapped:
+    """A function like `train_steps` under jit.
 
     On a CPU one program serves spans of all lengths. A GPU waits for the host at each turn of a
     loop whose length it does not know, so there each length has its own program; all are epochs.
     """
-    static = ["gan", "batch_size", "last_batch"] + ["n_steps"] * fixed_trip_count
     return jax.jit(
-        train_steps,
-        static_argnames=static,
+        steps,
+        static_argnames=["gan", "batch_size", "last_batch", *static]
+        + ["n_steps"] * fixed_trip_count,
         donate_argnames="state",
         compiler_options=_update_in_place(),
     )
