@@ -51,7 +51,7 @@ def assert_close(one, other, **bounds):
 
 
 def test_each_member_is_its_own_single_run(tiny_config, tiny_dataset):
-    """Within what float32 rounding makes of 18 steps: losses 1e-5, as tests/test_numerics has it."""
+    """Within what float32 rounding makes of 18 steps; see also tests/test_numerics.py."""
     configs = varied(tiny_config)
     together, means = [Recorder() for _ in configs], Recorder()
     members = [
