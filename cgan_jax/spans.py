@@ -8,15 +8,18 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from cgan_jax.data import Dataset
+from cgan_jax.sharding import everywhere
 from cgan_jax.state import GAN, GANState
 from cgan_jax.steps import Batch, RunKeys, shuffle, train_steps
+
+Arrays = TypeVar("Arrays")
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ class Spans:
         batch_size: images a step.
         keys: the run's streams of randomness.
         programs: what the device does; by default, the steps of a single run.
+        mesh: devices to split the batches over; by default, JAX's first device does all.
         more: further arguments of `programs.steps`.
     """
 
@@ -83,27 +87,33 @@ class Spans:
         batch_size: int,
         keys: RunKeys,
         programs: Programs | None = None,
+        mesh: Mesh | None = None,
         **more: Any,
     ) -> None:
-        self._programs = programs or single_run(gan)
+        self._programs = programs or single_run(gan, mesh)
+        self._mesh = mesh
         self._keys, self._batch_size = keys, batch_size
         self._fixed = {"gan": gan, "key": keys.steps, "batch_size": batch_size} | more
-        self._data = Batch(jnp.asarray(dataset.images), jnp.asarray(dataset.labels))
+        self._data = Batch(*self.put((dataset.images, dataset.labels)))
         self._epoch = -1
         self._shuffled: Batch
         self._compiling: threading.Thread | None = None
 
+    def put(self, arrays: Arrays) -> Arrays:
+        """Arrays on the device, or on each one of the mesh."""
+        return jax.device_put(arrays, everywhere(self._mesh) if self._mesh else None)
+
     def fresh_state(self) -> GANState:
         """The state before the first step."""
-        state: GANState = self._programs.init(self._keys.init)
-        return state
+        return self.put(self._programs.init(self._keys.init))
 
     def compile(self, step: int, at_most: int) -> None:
         """Begin to compile what `take` will need for its first call; return before it is done."""
         state = jax.eval_shape(self._programs.init, self._keys.init)
         shuffled = jax.eval_shape(self._programs.shuffle, self._data, self._keys.order, 0)
         arguments = self._arguments(state, shuffled, self._next(step, at_most))
-        program = self._programs.steps.lower(**arguments)
+        with self._on_mesh():
+            program = self._programs.steps.lower(**arguments)
 
         def compile_it() -> None:
             with contextlib.suppress(Exception):  # `take` will raise it where it can be caught
@@ -126,8 +136,12 @@ class Spans:
         if self._compiling:
             self._compiling.join()
             self._compiling = None
-        state, losses = self._programs.steps(**self._arguments(state, self._shuffled, span))
+        with self._on_mesh():
+            state, losses = self._programs.steps(**self._arguments(state, self._shuffled, span))
         return state, span, np.stack(losses, axis=-1)[..., : span.n_steps, :]
+
+    def _on_mesh(self) -> contextlib.AbstractContextManager[Any]:
+        return jax.set_mesh(self._mesh) if self._mesh else contextlib.nullcontext()
 
     def _next(self, step: int, at_most: int) -> Span:
         return next_span(step, len(self._data.labels), self._batch_size, at_most)
@@ -137,9 +151,10 @@ class Spans:
         return {"state": state, "shuffled": shuffled} | now | self._fixed
 
 
-def single_run(gan: GAN) -> Programs:
+def single_run(gan: GAN, mesh: Mesh | None = None) -> Programs:
     """The programs of a single run."""
-    return Programs(_init(gan), _shuffle, compiled_train_steps(jax.default_backend() != "cpu"))
+    fixed_trip_count = jax.default_backend() != "cpu"
+    return Programs(_init(gan), _shuffle, compiled_train_steps(fixed_trip_count, mesh))
 
 
 # For what runs once: half the time to compile is worth more than a quick program.
@@ -153,13 +168,13 @@ def _init(gan: GAN) -> jax.stages.Wrapped:
 
 
 @lru_cache
-def compiled_train_steps(fixed_trip_count: bool) -> jax.stages.Wrapped:
+def compiled_train_steps(fixed_trip_count: bool, mesh: Mesh | None = None) -> jax.stages.Wrapped:
     """`train_steps` under jit: compiled once for a run's batches, and once for its last batches."""
-    return jit_steps(train_steps, fixed_trip_count)
+    return jit_steps(train_steps, fixed_trip_count, out_shardings=mesh and everywhere(mesh))
 
 
 def jit_steps(
-    steps: Callable[..., Any], fixed_trip_count: bool, static: Sequence[str] = ()
+    steps: Callable[..., Any], fixed_trip_count: bool, static: Sequence[str] = (), **options: Any
 ) -> jax.stages.Wrapped:
     """A function like `train_steps` under jit.
 
@@ -172,6 +187,7 @@ def jit_steps(
         + ["n_steps"] * fixed_trip_count,
         donate_argnames="state",
         compiler_options=_update_in_place(),
+        **options,
     )
 
 

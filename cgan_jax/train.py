@@ -102,7 +102,7 @@ def take_steps(
     at_most = 1 if jax.default_backend() == "cpu" else per_epoch
     if step < last_step:
         spans.compile(step, at_most)
-    state = jax.device_put(state) if state else spans.fresh_state()
+    state = spans.put(state) if state else spans.fresh_state()
     saved = checkpoints.latest() if checkpoints else None
     epoch_losses: list[np.ndarray] = []
 

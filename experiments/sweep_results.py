@@ -70,6 +70,7 @@ def plot_bands(curves: Mapping[str, np.ndarray], path: Path) -> None:
             band = (mean - deviation, mean + deviation)
             axes.fill_between(epochs, *band, color=line.get_color(), alpha=0.25, linewidth=0)
         axes.set(title=name, xlabel="epoch", ylabel="mean loss of an epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
     panels[1].legend(frameon=False, title="mean, standard deviation over seeds")
     figure.savefig(path)
