@@ -80,13 +80,12 @@ def test_two_processes_train_the_run_of_two_devices(on_one, tmp_path):
     assert "Epoch" not in followed
 
     finish(*start_two(tmp_path / "one", epochs=2))
-    ((_, errors),) = finish(start(tmp_path / "both", "--devices", "2", devices=2, epochs=2))
-    assert "elsewhere" not in errors
-    np.testing.assert_array_equal(losses(tmp_path / "both"), losses(tmp_path / "one"))
-    ((_, errors),) = finish(start(tmp_path / "both", epochs=3))
+    assert len(losses(tmp_path / "one")) == 20
+    ((_, errors),) = finish(start(tmp_path / "both", epochs=2))
     assert "The run began elsewhere (devices: 2 -> 1)" in errors
-    assert len(losses(tmp_path / "both")) == 30
-    assert RunFolder.open(tmp_path / "both").restore()[1].step == 30
+    # One device, and two in two processes, went on from the same bits.
+    np.testing.assert_allclose(losses(tmp_path / "both"), losses(tmp_path / "one"), atol=1e-4)
+    assert RunFolder.open(tmp_path / "both").restore()[1].step == 20
 
 
 @pytest.mark.slow
