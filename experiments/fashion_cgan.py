@@ -58,6 +58,9 @@ class Flags:
     """Epochs between two checkpoints. A stopped run is saved anyway."""
     log_every: int = 0
     """Print the losses of every so many batches, as the report does; 0 for a line an epoch."""
+    eval_every: int = 0
+    """Epochs between two looks at the quality (measures.csv), by which the best checkpoint is kept;
+    0 for none. `python -m experiments.evaluate` measures more, and on the test split."""
     resume: bool = True
     """Go on with the run in the folder; --no-resume moves it aside and begins anew."""
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -65,7 +68,12 @@ class Flags:
 
     def check(self) -> None:
         """Raises ConfigError for what `config` does not look at."""
-        for name, least in (("sample_every", 1), ("checkpoint_every", 1), ("log_every", 0)):
+        for name, least in (
+            ("sample_every", 1),
+            ("checkpoint_every", 1),
+            ("log_every", 0),
+            ("eval_every", 0),
+        ):
             checks.field(self, name, least)
 
     def config(self) -> TrainConfig:
@@ -100,6 +108,7 @@ def main() -> None:
         sample_every=flags.sample_every,
         checkpoint_every=flags.checkpoint_every,
         log_every=flags.log_every,
+        eval_every=flags.eval_every,
         resume=flags.resume,
     )
 
