@@ -37,7 +37,7 @@ def plot_losses(losses: np.ndarray, steps_per_epoch: int, path: Path) -> None:
 def plot_confusion(
     matrices: Mapping[str, np.ndarray], class_names: Sequence[str], path: Path
 ) -> None:
-    """Draw which class images were taken for, in per cent of those asked for.
+    """Draw which class images were taken for, in per cent of those asked for, from 1 on.
 
     Args:
         matrices: counts `[classes, classes]` by title, a row the class asked for.
@@ -55,7 +55,7 @@ def plot_confusion(
     ):
         share = 100 * counts / counts.sum(1, keepdims=True)
         axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
-        for row, column in zip(*np.nonzero(share >= 0.5), strict=True):
+        for row, column in zip(*np.nonzero(share >= 1), strict=True):
             value = share[row, column]
             colour = "white" if value > 55 else "black"
             axes.text(
@@ -64,7 +64,7 @@ def plot_confusion(
         axes.set_xticks(places, class_names, rotation=45, ha="right", rotation_mode="anchor")
         axes.set_yticks(places, class_names)
         axes.set(title=title, xlabel="taken for", ylabel="asked for")
-    figure.savefig(path)
+    figure.savefig(path, bbox_inches="tight")
 
 
 def plot_per_class(

@@ -11,7 +11,7 @@ from cgan_jax.metrics.classifier import Recipe, apply_in_chunks, fit
 
 RECIPE = Recipe(epochs=6, peak_lr=3e-3)
 N_IMAGES = 60_000  # as many as Fashion-MNIST has for training
-REAL_ACCURACY = 0.9
+REAL_ACCURACY = 0.9161
 """What the 60,000 real training images give with RECIPE and seed 0 on the test split. Measured by
 `python -m experiments.evaluate --cas-on-real`, and again by a slow test."""
 

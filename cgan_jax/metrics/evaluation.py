@@ -29,8 +29,8 @@ COPIED = 0.5  # of the test images' distance to the training set: fakes below th
 MEASURES: Mapping[str, str] = {
     "gan_test": "taken for the class asked for",
     "gan_test_worst": "the same, worst class",
-    "fcd": "Frechet distance, 10,000 fakes",
-    "fcd_50k": "Frechet distance, 50,000 to training",
+    "fcd": "Frechet distance to test images",
+    "fcd_50k": "50,000 fakes to all training images",
     "intra_fcd": "Frechet distance within a class, mean",
     "intra_fcd_worst": "the same, worst class",
     "kcd": "kernel distance",
