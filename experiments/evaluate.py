@@ -92,7 +92,7 @@ def main() -> None:
     with progress(work(protocol, len(folders), len(training))) as told:
         real = prepare(training, test, protocol, inception=inception, told=told)
         for folder, generator in zip(folders, generators, strict=True):
-            evaluation = evaluate(generator, real, test, told=told)
+            evaluation = evaluate(generator, real, told=told)
             about = {"run": folder.path.name, "seed": folder.config.seed, "best": flags.best}
             write(evaluation, folder, about)
             tqdm.write(f"\n{folder.path}, {generator.step:,} steps\n{table(evaluation)}\n")

@@ -91,25 +91,38 @@ class Examined(NamedTuple):
     features: np.ndarray
     seen: np.ndarray
 
-    def first(self, n: int) -> "Examined":
-        """The first n of them."""
-        return Examined(*(array[:n] for array in self))
+
+class Look(NamedTuple):
+    """What the measures say of some images: as a whole, of each class, and the confusion."""
+
+    measures: dict[str, float]
+    per_class: dict[str, np.ndarray]
+    confusion: ConfusionMatrix
 
 
 @dataclass(frozen=True, eq=False)
 class Real:
-    """The real images as the protocol wants them, examined once for any number of generators."""
+    """The real images as the protocol wants them, examined once for any number of generators.
+
+    Attributes:
+        protocol: how many of them.
+        training: the whole split.
+        test: the whole split.
+        reference: the classifier.
+        seen_test: as many of each class as the protocol wants.
+        training_features: of all training images, for `fcd_50k`; None without it.
+        look: what the measures say of them.
+        inception: for the FID, its features of `seen_test`; None without it.
+    """
 
     protocol: Protocol
-    class_names: tuple[str, ...]
-    reference: Reference
     training: Dataset
+    test: Dataset
+    reference: Reference
+    seen_test: Examined
     training_features: np.ndarray | None
-    test: Examined
-    per_class: Mapping[str, np.ndarray]
-    measures: Mapping[str, float]
-    confusion: ConfusionMatrix
-    fid: tuple[Features, np.ndarray] | None
+    look: Look
+    inception: tuple[Features, np.ndarray] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,42 +207,39 @@ def prepare(
     shown = seen_training
     if protocol.n_large:
         shown = Examined(*(array[stand_in] for array in seen_training))
+
     told("measures of real images", 0)
-    confusion = confusion_matrix(seen_test.labels, seen_test.seen, n_classes)
-    diversity = within_class_diversity(seen_test.images, seen_test.labels, n_classes)
+    confusion, of_classes = _alone(seen_test, n_classes)
     between, intra = _between(seen_test, shown, n_classes, protocol)
-    per_class = {"gan_test": confusion.per_class, "intra_fcd": intra, "diversity": diversity}
-    measures = between | _of_classes(per_class)
-    measures["gan_test"] = confusion.accuracy
-    spread = _spread(seen_test.images, protocol.n_nearest)
-    measures["nearest_training"] = _median_distance(seen_test.images[spread], training.images)
+    look = _look(confusion, between, of_classes | {"intra_fcd": intra})
+    # Over the whole, since these are in the order of their classes.
+    some = np.linspace(0, len(chosen) - 1, protocol.n_nearest).astype(int)
+    nearest = nearest_neighbours(seen_test.images[some], training.images)
+    look.measures["nearest_training"] = float(np.median(nearest.distances))
     if protocol.cas:
-        measures["cas"] = cas.REAL_ACCURACY
+        look.measures["cas"] = cas.REAL_ACCURACY
         if protocol.cas_on_real:
-            measures["cas"] = _cas(training.images, training.labels, test, told, "real images")
-    fid = None
+            look.measures["cas"] = _cas(training.images, training.labels, test, told, "real images")
+    of_test = None
     if inception is not None:
         told("Inception: test images", 0)
-        fid = inception, inception(seen_test.images, lambda n: None)
+        of_test = inception(seen_test.images, lambda n: None)
         told("Inception: training images", 0)
-        floor = inception(shown.images, lambda n: None)
-        measures["fid"] = frechet_distance(fid[1], floor)
+        look.measures["fid"] = frechet_distance(of_test, inception(shown.images, lambda n: None))
     return Real(
         protocol,
-        test.class_names,
-        reference,
         training,
-        seen_training.features if protocol.n_large else None,
+        test,
+        reference,
         seen_test,
-        per_class,
-        measures,
-        confusion,
-        fid,
+        seen_training.features if protocol.n_large else None,
+        look,
+        None if inception is None or of_test is None else (inception, of_test),
     )
 
 
 def evaluate(
-    generator: TrainedGenerator, real: Real, test: Dataset, *, told: Told = lambda what, n: None
+    generator: TrainedGenerator, real: Real, *, told: Told = lambda what, n: None
 ) -> Evaluation:
     """Measure a generator by the protocol of the real images.
 
@@ -239,74 +249,78 @@ def evaluate(
     Args:
         generator: of the classes and images that the data have.
         real: from `prepare`.
-        test: the whole test split, for `cas`.
         told: of what is done.
 
     Raises:
         DataError: the generator's images are none that the reference classifier takes.
     """
-    protocol, n_classes = real.protocol, len(real.class_names)
-    found: dict[str, list[float]] = {name: [] for name in MEASURES}
-    classes: dict[str, list[np.ndarray]] = {name: [] for name in real.per_class}
-    counts = np.zeros((n_classes, n_classes), np.int64)
-    neighbours = None
-    for place, seed in enumerate(protocol.seeds):
-        first = place == 0
-        n = max(protocol.n_images, protocol.n_large * first)
-        many = n if not (first and protocol.cas) else max(n, cas.N_IMAGES)
+    protocol, n_classes = real.protocol, len(real.test.class_names)
+    labels = np.arange(protocol.n_images, dtype=np.int32) % n_classes
+    looks: list[Look] = []
+    for seed in protocol.seeds:
         told(f"seed {seed}: images", 0)
-        labels = np.arange(many, dtype=np.int32) % n_classes
         images = generator.generate(labels, seed=seed)
-        all_fakes = _examined(real.reference, images[:n], labels[:n], told, f"seed {seed}: classes")
-        fakes = all_fakes.first(protocol.n_images)
+        fakes = _examined(real.reference, images, labels, told, f"seed {seed}: classes")
         told(f"seed {seed}: measures", 0)
-        confusion = confusion_matrix(fakes.labels, fakes.seen, n_classes)
-        counts += confusion.counts
-        between, intra = _between(real.test, fakes, n_classes, protocol)
-        of_classes = {
-            "gan_test": confusion.per_class,
-            "intra_fcd": intra,
-            "diversity": within_class_diversity(fakes.images, fakes.labels, n_classes),
-        }
-        for name, values in of_classes.items():
-            classes[name].append(values)
-        now = between | _of_classes(of_classes) | {"gan_test": confusion.accuracy}
+        confusion, of_classes = _alone(fakes, n_classes)
+        between, intra = _between(real.seen_test, fakes, n_classes, protocol)
+        look = _look(confusion, between, of_classes | {"intra_fcd": intra})
         told(f"seed {seed}: nearest training images", 0)
-        shown = fakes.images[: protocol.n_nearest]
+        shown = images[: protocol.n_nearest]
         nearest = nearest_neighbours(shown, real.training.images)
-        now["nearest_training"] = float(np.median(nearest.distances))
-        if first:
+        look.measures["nearest_training"] = float(np.median(nearest.distances))
+        if not looks:
             pairs = np.stack([shown, real.training.images[nearest.indices]])[:, : 3 * n_classes]
-            neighbours = pairs.reshape(2, 3, n_classes, *shown.shape[1:])
-            if protocol.n_large:
-                told("50,000 fakes: Frechet distance", 0)
-                assert real.training_features is not None
-                now["fcd_50k"] = frechet_distance(real.training_features, all_fakes.features)
-            if protocol.cas:
-                fakes_alone = images[: cas.N_IMAGES], labels[: cas.N_IMAGES]
-                now["cas"] = _cas(*fakes_alone, test, told, "fakes")
-            if real.fid:
-                told("Inception: fakes", 0)
-                inception, of_test = real.fid
-                now["fid"] = frechet_distance(of_test, inception(fakes.images, lambda n: None))
-        for name, value in now.items():
-            found[name].append(value)
-    assert neighbours is not None
+            look.measures.update(_of_one_seed(generator, real, seed, fakes, told))
+        looks.append(look)
+
     per_class = {
-        name: {"fakes": np.mean(values, 0).tolist(), "real": real.per_class[name].tolist()}
-        for name, values in classes.items()
+        name: {
+            "fakes": np.mean([look.per_class[name] for look in looks], 0).tolist(),
+            "real": values.tolist(),
+        }
+        for name, values in real.look.per_class.items()
     }
+    found = {n: [look.measures[n] for look in looks if n in look.measures] for n in MEASURES}
     measures = {
-        name: _summary(values, real.measures.get(name)) for name, values in found.items() if values
+        name: _summary(values, real.look.measures.get(name))
+        for name, values in found.items()
+        if values
     }
+    counts = np.sum([look.confusion.counts for look in looks], 0)
     return Evaluation(
         measures,
         per_class,
-        {"fakes": ConfusionMatrix(counts), "real": real.confusion},
-        _warnings(measures, per_class, real.class_names),
+        {"fakes": ConfusionMatrix(counts), "real": real.look.confusion},
+        _warnings(measures, per_class, real.test.class_names),
         _stamp(generator, real),
-        neighbours,
+        pairs.reshape(2, 3, n_classes, *shown.shape[1:]),
     )
+
+
+def _of_one_seed(
+    generator: TrainedGenerator, real: Real, seed: int, fakes: Examined, told: Told
+) -> dict[str, float]:
+    """What takes too many images, or too long, to be measured for each seed."""
+    protocol, found = real.protocol, {}
+    n = max(protocol.n_large, cas.N_IMAGES * protocol.cas)
+    labels = np.arange(n, dtype=np.int32) % len(real.test.class_names)
+    told(f"seed {seed}: more images", 0)
+    images = generator.generate(labels, seed=seed)  # the first of them are the fakes
+    if real.training_features is not None:
+        rest = slice(len(fakes.labels), protocol.n_large)
+        more = _examined(real.reference, images[rest], labels[rest], told, "more images")
+        features = np.concatenate([fakes.features, more.features])
+        told("Frechet distance of many", 0)
+        found["fcd_50k"] = frechet_distance(real.training_features, features)
+    if protocol.cas:
+        some = slice(cas.N_IMAGES)
+        found["cas"] = _cas(images[some], labels[some], real.test, told, "fakes")
+    if real.inception:
+        told("Inception: fakes", 0)
+        inception, of_test = real.inception
+        found["fid"] = frechet_distance(of_test, inception(fakes.images, lambda n: None))
+    return found
 
 
 def _examined(
@@ -335,22 +349,24 @@ def _between(
     return {"fcd": fcd, "kcd": kernel} | manifold._asdict(), intra
 
 
-def _of_classes(per_class: Mapping[str, np.ndarray]) -> dict[str, float]:
-    return {
+def _alone(shown: Examined, n_classes: int) -> tuple[ConfusionMatrix, dict[str, np.ndarray]]:
+    """What images show by themselves: the confusion, and what it and their variety are by class."""
+    confusion = confusion_matrix(shown.labels, shown.seen, n_classes)
+    diversity = within_class_diversity(shown.images, shown.labels, n_classes)
+    return confusion, {"gan_test": confusion.per_class, "diversity": diversity}
+
+
+def _look(
+    confusion: ConfusionMatrix, between: dict[str, float], per_class: dict[str, np.ndarray]
+) -> Look:
+    of_classes = {
+        "gan_test": confusion.accuracy,
         "gan_test_worst": float(per_class["gan_test"].min()),
         "intra_fcd": float(per_class["intra_fcd"].mean()),
         "intra_fcd_worst": float(per_class["intra_fcd"].max()),
         "diversity": float(per_class["diversity"].mean()),
     }
-
-
-def _spread(images: np.ndarray, n: int) -> np.ndarray:
-    """n places over the whole, so that images in the order of classes have all of them."""
-    return np.linspace(0, len(images) - 1, min(n, len(images))).round().astype(int)
-
-
-def _median_distance(images: np.ndarray, training: np.ndarray) -> float:
-    return float(np.median(nearest_neighbours(images, training).distances))
+    return Look(between | of_classes, per_class, confusion)
 
 
 def _cas(images: np.ndarray, labels: np.ndarray, test: Dataset, told: Told, what: str) -> float:

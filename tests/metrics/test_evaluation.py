@@ -63,8 +63,8 @@ def real(training, fashion_mnist_test):
 
 
 @pytest.fixture(scope="module")
-def ideal(real, unseen, fashion_mnist_test):
-    return evaluate(FromImages(unseen.images, unseen.labels), real, fashion_mnist_test)
+def ideal(real, unseen):
+    return evaluate(FromImages(unseen.images, unseen.labels), real)
 
 
 def test_real_images_as_fakes_are_as_good_as_real(ideal):
@@ -106,14 +106,14 @@ def test_the_stamp_says_what_the_figures_depend_on(ideal):
 
 def test_test_images_are_compared_with_training_images_and_not_with_themselves(real, training):
     """Train and test exchanged would bring the distance to 0, or the floor."""
-    assert real.measures["nearest_training"] > 10
-    assert real.measures["fcd"] > 0.1
-    assert len(real.test.labels) == 200
-    assert (np.bincount(real.test.labels) == 20).all()
+    assert real.look.measures["nearest_training"] > 10
+    assert real.look.measures["fcd"] > 0.1
+    assert len(real.seen_test.labels) == 200
+    assert (np.bincount(real.seen_test.labels) == 20).all()
 
 
-def test_copied_training_images_are_said(real, training, fashion_mnist_test):
-    copies = evaluate(FromImages(training.images, training.labels), real, fashion_mnist_test)
+def test_copied_training_images_are_said(real, training):
+    copies = evaluate(FromImages(training.images, training.labels), real)
     assert copies.measures["nearest_training"]["mean"] == 0
     assert any(line.startswith("COPIES") for line in copies.warnings)
     fakes, nearest = copies.neighbours
@@ -121,31 +121,31 @@ def test_copied_training_images_are_said(real, training, fashion_mnist_test):
     np.testing.assert_array_equal(fakes, nearest)
 
 
-def test_shuffled_labels_are_said(ideal, real, unseen, fashion_mnist_test):
+def test_shuffled_labels_are_said(ideal, real, unseen):
     """The whole is as it was; each class is another."""
     shuffled = FromImages(unseen.images, (unseen.labels + 1) % 10)
-    found = evaluate(shuffled, real, fashion_mnist_test)
+    found = evaluate(shuffled, real)
     assert found.measures["gan_test"]["mean"] < 0.1
     assert found.measures["fcd"]["mean"] == pytest.approx(ideal.measures["fcd"]["mean"], rel=0.5)
     assert found.measures["intra_fcd"]["mean"] > 5 * ideal.measures["intra_fcd"]["mean"]
 
 
-def test_a_collapsed_class_is_said_by_name(ideal, real, unseen, fashion_mnist_test):
+def test_a_collapsed_class_is_said_by_name(ideal, real, unseen):
     """One picture of a bag."""
     kept = (unseen.labels != 8) | (np.arange(len(unseen)) == np.argmax(unseen.labels == 8))
-    found = evaluate(FromImages(unseen.images[kept], unseen.labels[kept]), real, fashion_mnist_test)
+    found = evaluate(FromImages(unseen.images[kept], unseen.labels[kept]), real)
     (line,) = found.warnings
     assert line.startswith("COLLAPSE: pictures of Bag differ by 0.0 grey levels")
     assert found.per_class["diversity"]["fakes"][8] == 0
     assert found.measures["coverage"]["mean"] < ideal.measures["coverage"]["mean"]
 
 
-def test_uint8_does_not_wrap_around(real, unseen, fashion_mnist_test):
+def test_uint8_does_not_wrap_around(real, unseen):
     """Images one grey level brighter are all but the same; wrapped, white becomes black."""
     brighter = np.minimum(unseen.images.astype(int) + 1, 255).astype(np.uint8)
     wrapped = unseen.images + np.uint8(1) * 60
     figures = [
-        evaluate(FromImages(images, unseen.labels), real, fashion_mnist_test).measures["fcd"]
+        evaluate(FromImages(images, unseen.labels), real).measures["fcd"]
         for images in (brighter, wrapped)
     ]
     assert figures[0]["mean"] < 2 * figures[0]["real"] < figures[1]["mean"]
@@ -155,7 +155,7 @@ def test_as_many_images_are_told_of_as_there_are(real, training, unseen, fashion
     told = []
     tell = lambda what, n: told.append(n)  # noqa: E731
     prepare(training, fashion_mnist_test, SMALL, told=tell)
-    evaluate(FromImages(unseen.images, unseen.labels), real, fashion_mnist_test, told=tell)
+    evaluate(FromImages(unseen.images, unseen.labels), real, told=tell)
     assert sum(told) == work(SMALL, 1, len(training))
     assert work(FULL, 2) - work(FULL, 1) > 60_000
 
@@ -175,7 +175,7 @@ def test_the_score_is_of_fakes_and_its_real_figure_is_known(
     with_cas = replace(SMALL, seeds=(0,), cas=True)
     real = prepare(training, fashion_mnist_test, with_cas)
     generator = FromImages(unseen.images, unseen.labels)
-    found = evaluate(generator, real, fashion_mnist_test).measures["cas"]
+    found = evaluate(generator, real).measures["cas"]
     assert found["mean"] == 0.75
     assert found["real"] == protocol_module.cas.REAL_ACCURACY
     assert given == [(500, 500, [50] * 10, 10_000)]
