@@ -10,21 +10,18 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cgan_jax.config import OptimizerConfig
 
-
-def adam(config: OptimizerConfig) -> optax.GradientTransformation:
+def adam(
+    lr: float | jax.Array, b1: float | jax.Array, b2: float, eps: float
+) -> optax.GradientTransformation:
     """Adam (Kingma and Ba 2015, algorithm 1); epsilon is added outside the square root.
 
     Its state is that of `optax.adam`, so that one can take the other's place in a run.
     """
-    return optax.chain(
-        _scale_by_adam(config.b1, config.b2, config.eps),
-        optax.scale_by_learning_rate(config.lr),
-    )
+    return optax.chain(_scale_by_adam(b1, b2, eps), optax.scale_by_learning_rate(lr))
 
 
-def _scale_by_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+def _scale_by_adam(b1: float | jax.Array, b2: float, eps: float) -> optax.GradientTransformation:
     def update(
         grads: optax.Updates, state: optax.ScaleByAdamState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, optax.ScaleByAdamState]:
@@ -38,6 +35,8 @@ def _scale_by_adam(b1: float, b2: float, eps: float) -> optax.GradientTransforma
     return optax.GradientTransformation(optax.scale_by_adam(b1, b2, eps).init, update)
 
 
-def _debias(decay: float, count: jax.Array) -> jax.Array:
+def _debias(decay: float | jax.Array, count: jax.Array) -> jax.Array:
     """`1 / (1 - decay**count)`, exact to rounding."""
+    if isinstance(decay, jax.Array):
+        return -1 / jnp.expm1(count * jnp.log(decay))
     return -1 / jnp.expm1(count * math.log(decay)) if decay else jnp.ones(())

@@ -101,7 +101,7 @@ class Checkpoints:
         except Exception as failure:
             raise self._unsaved(step, failure) from failure
 
-    def restore(self, like: State) -> State:
+    def restore(self, like: State, *, at_most: int | None = None) -> State:
         """The newest state that is intact.
 
         A damaged step is named in a warning and passed over. Once an older one has proven intact,
@@ -110,6 +110,7 @@ class Checkpoints:
 
         Args:
             like: a tree with the shapes and dtypes that are wanted, as from `jax.eval_shape`.
+            at_most: the newest step to consider; by default, all.
 
         Returns:
             the same tree, of NumPy arrays.
@@ -124,6 +125,8 @@ class Checkpoints:
             if entry.name.isdigit() and not entry.is_dir()
         }
         for step in sorted(self._manager.all_steps(), reverse=True):
+            if at_most is not None and step > at_most:
+                continue
             try:
                 arrays = self._read(step, wanted)
             except _DamagedError as damage:

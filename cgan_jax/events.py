@@ -1,13 +1,21 @@
 """TensorBoard event files, without TensorFlow."""
 
 import os
+import sys
 import time
 from pathlib import Path
 
 from PIL import Image
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
+
+# tensorboardX tries to import PyTorch, which takes seconds, for what is not used here.
+_hides_torch = sys.modules.setdefault("torch", None) is None  # type: ignore[arg-type]
+try:
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+    from tensorboardX.proto.summary_pb2 import Summary
+finally:
+    if _hides_torch:
+        del sys.modules["torch"]
 
 
 class EventFile:

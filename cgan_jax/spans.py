@@ -3,18 +3,23 @@
 What a step does is in steps.py; what happens between spans is in train.py.
 """
 
-from collections.abc import Callable
+import contextlib
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from cgan_jax.data import Dataset
+from cgan_jax.sharding import everywhere
 from cgan_jax.state import GAN, GANState
 from cgan_jax.steps import Batch, RunKeys, shuffle, train_steps
+
+Arrays = TypeVar("Arrays")
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,20 @@ def steps_per_epoch(n_images: int, batch_size: int) -> int:
     return -(-n_images // batch_size)
 
 
+class Programs(NamedTuple):
+    """What a run has the device do, under jit.
+
+    Attributes:
+        init: a key to a fresh state.
+        shuffle: see `cgan_jax.steps.shuffle`.
+        steps: see `cgan_jax.steps.train_steps`.
+    """
+
+    init: jax.stages.Wrapped
+    shuffle: jax.stages.Wrapped
+    steps: jax.stages.Wrapped
+
+
 class Spans:
     """Takes the steps of one run. Holds the data set on the device, and a copy in order.
 
@@ -56,53 +75,119 @@ class Spans:
         dataset: the training images.
         batch_size: images a step.
         keys: the run's streams of randomness.
+        programs: what the device does; by default, the steps of a single run.
+        mesh: devices to split the batches over; by default, JAX's first device does all.
+        more: further arguments of `programs.steps`.
     """
 
-    def __init__(self, gan: GAN, dataset: Dataset, batch_size: int, keys: RunKeys) -> None:
-        self._gan, self._batch_size, self._keys = gan, batch_size, keys
-        self._data = Batch(jnp.asarray(dataset.images), jnp.asarray(dataset.labels))
+    def __init__(
+        self,
+        gan: GAN,
+        dataset: Dataset,
+        batch_size: int,
+        keys: RunKeys,
+        programs: Programs | None = None,
+        mesh: Mesh | None = None,
+        **more: Any,
+    ) -> None:
+        self._programs = programs or single_run(gan, mesh)
+        self._mesh = mesh
+        self._keys, self._batch_size = keys, batch_size
+        self._fixed = {"gan": gan, "key": keys.steps, "batch_size": batch_size} | more
+        self._data = Batch(*self.put((dataset.images, dataset.labels)))
         self._epoch = -1
         self._shuffled: Batch
-        self._run_steps = compiled_train_steps(jax.default_backend() != "cpu")
+        self._compiling: threading.Thread | None = None
+
+    def put(self, arrays: Arrays) -> Arrays:
+        """Arrays on the device, or on each one of the mesh."""
+        return jax.device_put(arrays, everywhere(self._mesh) if self._mesh else None)
+
+    def fresh_state(self) -> GANState:
+        """The state before the first step."""
+        return self.put(self._programs.init(self._keys.init))
+
+    def compile(self, step: int, at_most: int) -> None:
+        """Begin to compile what `take` will need for its first call; return before it is done."""
+        state = jax.eval_shape(self._programs.init, self._keys.init)
+        shuffled = jax.eval_shape(self._programs.shuffle, self._data, self._keys.order, 0)
+        arguments = self._arguments(state, shuffled, self._next(step, at_most))
+        with self._on_mesh():
+            program = self._programs.steps.lower(**arguments)
+
+        def compile_it() -> None:
+            with contextlib.suppress(Exception):  # `take` will raise it where it can be caught
+                program.compile()
+
+        self._compiling = threading.Thread(target=compile_it)
+        self._compiling.start()
 
     def take(self, state: GANState, step: int, at_most: int) -> tuple[GANState, Span, np.ndarray]:
         """Go on from a state after `step` steps, which is donated, for at most so many.
 
         Returns:
             the new state, the span that led to it, and its losses `[span.n_steps, 2]`: D's, G's.
+            Of several runs at once, `[runs, span.n_steps, 2]`.
         """
-        span = next_span(step, len(self._data.labels), self._batch_size, at_most)
+        span = self._next(step, at_most)
         if span.epoch != self._epoch:
-            self._shuffled = _shuffle(self._data, self._keys.order, span.epoch)
+            self._shuffled = self._programs.shuffle(self._data, self._keys.order, span.epoch)
             self._epoch = span.epoch
-        state, losses = self._run_steps(
-            self._gan,
-            state,
-            self._shuffled,
-            self._keys.steps,
-            span.n_steps,
-            batch_size=self._batch_size,
-            last_batch=span.last_batch,
-        )
-        return state, span, np.stack([losses.d_loss, losses.g_loss], axis=1)[: span.n_steps]
+        if self._compiling:
+            self._compiling.join()
+            self._compiling = None
+        with self._on_mesh():
+            state, losses = self._programs.steps(**self._arguments(state, self._shuffled, span))
+        return state, span, np.stack(losses, axis=-1)[..., : span.n_steps, :]
+
+    def _on_mesh(self) -> contextlib.AbstractContextManager[Any]:
+        return jax.set_mesh(self._mesh) if self._mesh else contextlib.nullcontext()
+
+    def _next(self, step: int, at_most: int) -> Span:
+        return next_span(step, len(self._data.labels), self._batch_size, at_most)
+
+    def _arguments(self, state: GANState, shuffled: Batch, span: Span) -> dict[str, Any]:
+        now = {"n_steps": span.n_steps, "last_batch": span.last_batch}
+        return {"state": state, "shuffled": shuffled} | now | self._fixed
 
 
+def single_run(gan: GAN, mesh: Mesh | None = None) -> Programs:
+    """The programs of a single run."""
+    fixed_trip_count = jax.default_backend() != "cpu"
+    return Programs(_init(gan), _shuffle, compiled_train_steps(fixed_trip_count, mesh))
+
+
+# For what runs once: half the time to compile is worth more than a quick program.
+QUICK = {"xla_backend_optimization_level": 0}
 _shuffle = jax.jit(shuffle)
 
 
 @lru_cache
-def compiled_train_steps(fixed_trip_count: bool) -> Callable[..., Any]:
-    """`train_steps` under jit: compiled once for a run's batches, and once for its last batches.
+def _init(gan: GAN) -> jax.stages.Wrapped:
+    return jax.jit(gan.init, compiler_options=QUICK)
+
+
+@lru_cache
+def compiled_train_steps(fixed_trip_count: bool, mesh: Mesh | None = None) -> jax.stages.Wrapped:
+    """`train_steps` under jit: compiled once for a run's batches, and once for its last batches."""
+    return jit_steps(train_steps, fixed_trip_count, out_shardings=mesh and everywhere(mesh))
+
+
+def jit_steps(
+    steps: Callable[..., Any], fixed_trip_count: bool, static: Sequence[str] = (), **options: Any
+) -> jax.stages.Wrapped:
+    """A function like `train_steps` under jit.
 
     On a CPU one program serves spans of all lengths. A GPU waits for the host at each turn of a
     loop whose length it does not know, so there each length has its own program; all are epochs.
     """
-    static = ["gan", "batch_size", "last_batch"] + ["n_steps"] * fixed_trip_count
     return jax.jit(
-        train_steps,
-        static_argnames=static,
+        steps,
+        static_argnames=["gan", "batch_size", "last_batch", *static]
+        + ["n_steps"] * fixed_trip_count,
         donate_argnames="state",
         compiler_options=_update_in_place(),
+        **options,
     )
 
 

@@ -58,7 +58,7 @@ class GAN:
     @lru_cache
     def from_config(config: TrainConfig = PRESETS["report"]) -> "GAN":
         """The networks, optimizers and loss of a configuration; the same object for equal ones."""
-        m = config.model
+        m, o = config.model, config.optimizer
         return GAN(
             generator=Generator(
                 n_classes=m.n_classes,
@@ -78,8 +78,8 @@ class GAN:
                 negative_slope=m.negative_slope,
                 dropout_rate=m.dropout_rate,
             ),
-            gen_optimizer=adam(config.optimizer),
-            disc_optimizer=adam(config.optimizer),
+            gen_optimizer=adam(o.lr, o.b1, o.b2, o.eps),
+            disc_optimizer=adam(o.lr, o.b1, o.b2, o.eps),
             loss=LOSSES[config.loss],
         )
 

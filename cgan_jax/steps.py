@@ -16,6 +16,7 @@ from cgan_jax import checks
 from cgan_jax.errors import ConfigError
 from cgan_jax.images import to_unit_range
 from cgan_jax.prng import THREEFRY
+from cgan_jax.sharding import split_rows
 from cgan_jax.state import GAN, GANState, NetState
 
 
@@ -91,6 +92,7 @@ def train_step(gan: GAN, state: GANState, batch: Batch, key: jax.Array) -> tuple
     n = len(batch.labels)
     latent_BxZ = random.normal(latent_key, (n, gan.generator.latent_dim))
     fake_labels_B = random.randint(label_key, (n,), 0, gan.generator.n_classes)
+    batch, latent_BxZ, fake_labels_B = split_rows((batch, latent_BxZ, fake_labels_B))
 
     def generator_loss(params: Any) -> tuple[jax.Array, Any]:
         fake, stats = _apply(gan.generator, params, state.gen, latent_BxZ, fake_labels_B)

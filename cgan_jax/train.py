@@ -5,8 +5,10 @@ What a span is stands in spans.py; what is written and drawn on the way is in ca
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cgan_jax import checks
@@ -55,35 +57,71 @@ def train(
     """
     checks.whole("checkpoint_every", checkpoint_every, 1, to_do="Leave it out for the default, 5.")
     config.check_data(len(dataset))
-    _check_fit(gan, dataset)
-    keys = run_keys(config.seed)
-    if state is None:
-        # It runs once: half the time to compile is worth more than a quick program.
-        quick = {"xla_backend_optimization_level": 0}
-        state = jax.jit(gan.init, compiler_options=quick)(keys.init)
-    state = jax.device_put(state)
-    spans = Spans(gan, dataset, config.batch_size, keys)
+    check_fit(gan, dataset)
+    spans = Spans(gan, dataset, config.batch_size, run_keys(config.seed))
+    return take_steps(
+        spans,
+        state,
+        config.epochs,
+        steps_per_epoch(len(dataset), config.batch_size),
+        callbacks=callbacks,
+        checkpoints=checkpoints,
+        checkpoint_every=checkpoint_every,
+        should_stop=should_stop,
+        check=_check_finite,
+    )
 
-    per_epoch = steps_per_epoch(len(dataset), config.batch_size)
-    step, last_step = int(state.step), config.epochs * per_epoch
-    saved = checkpoints.latest() if checkpoints else None
+
+class Store(Protocol):
+    """Where `take_steps` saves: `Checkpoints`, or several."""
+
+    def latest(self) -> int | None: ...
+
+    def save(self, step: int, state: GANState) -> None: ...
+
+
+def take_steps(
+    spans: Spans,
+    state: GANState | None,
+    epochs: int,
+    per_epoch: int,
+    *,
+    callbacks: Sequence[Callback],
+    checkpoints: Store | None,
+    checkpoint_every: int,
+    should_stop: Callable[[], bool],
+    check: Callable[[np.ndarray, GANState, int, Span], None],
+) -> GANState:
+    """The loop of `train`, of one run or of several at once.
+
+    Args:
+        check: is given the losses after each span, the state, the step where it began, and the
+            span; raises an error where training must not go on.
+    """
+    step, last_step = int(state.step) if state else 0, epochs * per_epoch
     at_most = 1 if jax.default_backend() == "cpu" else per_epoch
+    if step < last_step:
+        spans.compile(step, at_most)
+    state = spans.put(state) if state else spans.fresh_state()
+    saved = checkpoints.latest() if checkpoints else None
     epoch_losses: list[np.ndarray] = []
 
     for callback in callbacks:
         callback.on_train_start(step, last_step, per_epoch)
     while step < last_step and not should_stop():
         began = time.perf_counter()
-        state, span, rows = spans.take(state, step, at_most)
+        state, span, losses = spans.take(state, step, at_most)
         seconds = time.perf_counter() - began
-        _check_finite(rows, state, step, span)
+        check(losses, state, step, span)
         step += span.n_steps
-        epoch_losses.append(rows)
+        epoch_losses.append(losses)
         for callback in callbacks:
-            callback.on_span_end(SpanEnd(span.epoch, span.batch, rows, seconds))
+            callback.on_span_end(SpanEnd(span.epoch, span.batch, losses, seconds))
 
         if step % per_epoch == 0:
-            epoch_end = EpochEnd(step // per_epoch, step, state, np.concatenate(epoch_losses))
+            epoch_end = EpochEnd(
+                step // per_epoch, step, state, np.concatenate(epoch_losses, axis=-2)
+            )
             epoch_losses = []
             for callback in callbacks:
                 callback.on_epoch_end(epoch_end)
@@ -106,16 +144,28 @@ def _check_finite(losses: np.ndarray, state: GANState, step: int, span: Span) ->
     if not np.isfinite(losses).all():
         bad = step + int(np.flatnonzero(~np.isfinite(losses).all(axis=1))[0])
         what = f"the losses became NaN or infinite in step {bad}"
-    else:
-        nets = [(net.params, net.batch_stats) for net in (state.gen, state.disc)]
-        if not all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(nets)):
-            last = step + span.n_steps - 1
-            what = f"the parameters became NaN or infinite in steps {step} to {last}"
+    elif not _finite((state.gen, state.disc)):
+        last = step + span.n_steps - 1
+        what = f"the parameters became NaN or infinite in steps {step} to {last}"
     if what:
         raise DivergenceError(
             f"{what} (epoch {span.epoch}).\n"
             "What was saved before stays. Try a lower learning rate, or another seed."
         )
+
+
+def all_finite(nets: Any) -> jax.Array:
+    """Whether no number of a tree is NaN or infinite: a boolean scalar."""
+    return jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(nets)]).all()
+
+
+def _finite(nets: Any) -> bool:
+    if jax.default_backend() == "cpu":  # where to look costs less than to compile
+        return all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(nets))
+    return bool(_finite_on_device(nets))
+
+
+_finite_on_device = jax.jit(all_finite)
 
 
 def _span_length(steps_per_second: float, now: int) -> int:
@@ -124,7 +174,8 @@ def _span_length(steps_per_second: float, now: int) -> int:
     return min(wanted, 8 * now)
 
 
-def _check_fit(gan: GAN, dataset: Dataset) -> None:
+def check_fit(gan: GAN, dataset: Dataset) -> None:
+    """Raises ConfigError where the networks are not for these data."""
     generator = gan.generator
     makes = (generator.img_size, generator.img_size, generator.channels)
     if dataset.images.shape[1:] != makes:

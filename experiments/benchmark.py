@@ -22,6 +22,7 @@ from experiments.command_line import parse, run
 MODULE = "experiments.benchmark"
 OURS = "cgan_jax, spans of steps"
 PEER = "PyTorch, eager, in memory"  # the report's own loop, which the ratios refer to
+PRODUCTS, ADAM = "a step's products alone", "a step's Adam alone"
 
 Part = Literal["training", "machine", "startup", "sampling", "data"]
 
@@ -36,9 +37,9 @@ class Flags:
     """
 
     parts: tuple[Part, ...] = ("training", "machine", "startup", "sampling", "data")
-    """training: steps a second, in turns; machine: the limit that its arithmetic and its memory
-    set; startup: seconds to the first step, and memory; sampling: images a second; data: seconds
-    to load them."""
+    """training: steps a second, in turns; machine: the limit that a step's arithmetic and memory
+    set, in the same turns; startup: seconds to the first step, and memory; sampling: images a
+    second; data: seconds to load them."""
     rounds: int = 5
     """How many turns each contestant gets."""
     steps: int = 150
@@ -72,25 +73,24 @@ def measure(flags: Flags) -> dict[str, Any]:
     from experiments import benchmark_parts as parts
 
     figures: dict[str, Any] = {}
+    contestants: dict[str, Callable[[int], float]] = {}
     if "training" in flags.parts:
         contestants = {OURS: parts.spans(), "cgan_jax, single steps from NumPy": parts.single()}
         if find_spec("torch"):
             contestants |= parts.torch_contestants(PEER, compiled=flags.compiled)
         else:
             print("PyTorch is not installed (extra `torch`): measuring this library alone.")
+    if "machine" in flags.parts:
+        contestants |= {PRODUCTS: parts.products(), ADAM: parts.adam()}
+    if contestants:
         rates = in_turns(contestants, flags.rounds, flags.steps)
         print(table(rates))
-        best = statistics.median(rates[OURS])
-        print(f"{'200 epochs, minutes':<36} {187_600 / best / 60:>7.1f}")
         figures["steps_per_second"] = rates
-    if "machine" in flags.parts:
-        limit = parts.machine()
-        figures["machine"] = limit
-        for name, value in limit.items():
-            print(f"{name:<36} {value:>7.1f}")
-        if "training" in flags.parts:
-            share = best / limit["limit, steps a second"]
-            print(f"{'share of that limit':<36} {share:>7.2f}")
+    if OURS in contestants:
+        best = statistics.median(rates[OURS])
+        figures |= show({"200 epochs, minutes": 187_600 / best / 60})
+    if PRODUCTS in contestants:
+        figures["machine"] = show(limits(rates, parts.flops(), 7 * 4 * parts.n_weights()))
     for part, found in (("startup", parts.startup), ("sampling", parts.sampling)):
         if part in flags.parts:
             figures[part] = show(found())
@@ -124,6 +124,20 @@ def table(rates: Mapping[str, list[float]]) -> str:
             f"{max(values):>7.1f} {ratio:>6}"
         )
     return "\n".join(lines)
+
+
+def limits(rates: Mapping[str, list[float]], flops: int, adam_bytes: int) -> dict[str, float]:
+    """What the machine could do at most, and how much of it training does, round by round."""
+    each = [1 / (1 / p + 1 / a) for p, a in zip(rates[PRODUCTS], rates[ADAM], strict=True)]
+    found = {
+        "products, GFLOP a second": statistics.median(rates[PRODUCTS]) * flops / 1e9,
+        "Adam's memory, GB a second": statistics.median(rates[ADAM]) * adam_bytes / 1e9,
+        "limit, steps a second": statistics.median(each),
+    }
+    if OURS in rates:
+        shares = [ours / limit for ours, limit in zip(rates[OURS], each, strict=True)]
+        found["share of that limit"] = statistics.median(shares)
+    return found
 
 
 def show(figures: dict[str, float]) -> dict[str, float]:

@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import os
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -83,41 +82,63 @@ def torch_contestants(peer: str, *, compiled: bool) -> dict[str, Callable[[int],
     } | ({"PyTorch, fused Adam, compiled": contestant("fused+compile")} if compiled else {})
 
 
-def machine() -> dict[str, float]:
-    """What this machine could do at most, from the arithmetic and the memory of a step alone.
+def products() -> Callable[[int], float]:
+    """Times the matrix products of a step, at their shapes, in a loop of their own."""
+    layers = _layers()
+    shapes = [((m, i), (i, o), (m, o), (m, o), (i, o), (m, i)) for m, i, o, *_ in layers]
 
-    The products of a step, at their shapes, one after another; and Adam, which reads the gradient,
-    both moments and the parameter, and writes all but the first.
-    """
+    def body(turn: jax.Array, carry: Any) -> Any:
+        one = 1 + 0 * turn.astype(jnp.float32)  # XLA cannot know: it has to multiply each time
+        return [
+            (x, w, dy, (x * one) @ w, (x * one).T @ dy if k else dw, (dy * one) @ w.T if d else dx)
+            for (x, w, dy, _, dw, dx), (*_, k, d) in zip(carry, layers, strict=True)
+        ]
+
+    return _timed_loop(body, [tuple(map(jnp.ones, layer)) for layer in shapes])
+
+
+def adam() -> Callable[[int], float]:
+    """Times a step's two Adams as one, of one vector: it reads four arrays and writes three."""
+
+    def body(_: jax.Array, carry: Any) -> Any:
+        p, g, m, v = carry
+        m, v = 0.5 * m + 0.5 * g, 0.999 * v + 0.001 * g * g
+        return p - 2e-4 * m / (jnp.sqrt(v) + 1e-8), g, m, v
+
+    return _timed_loop(body, (jnp.ones(n_weights()),) * 4)
+
+
+def flops() -> int:
+    """Of a step's products."""
+    return sum(2 * m * i * o * (1 + kernel + inputs) for m, i, o, kernel, inputs in _layers())
+
+
+def n_weights() -> int:
+    """Of both networks' layers."""
+    return sum(i * o + o for _, i, o, kernel, _ in _layers() if kernel)
+
+
+def _layers() -> list[tuple[int, int, int, bool, bool]]:
+    """Rows, in, out; whether the kernel's and the input's gradient are taken."""
     model = REPORT.model
     gen = (model.latent_dim + 10, *model.generator_widths, 784)
     disc = (784 + 10, *model.discriminator_widths, 1)
-    shapes = []  # (rows, in, out), and how often: forward, for the kernel, for the input
-    for i, (fan_in, fan_out) in enumerate(itertools.pairwise(gen)):
-        shapes.append((BATCH, fan_in, fan_out, 1, 1, int(i > 0)))
-    for i, (fan_in, fan_out) in enumerate(itertools.pairwise(disc)):
-        shapes.append((BATCH, fan_in, fan_out, 1, 0, 1))
-        shapes.append((2 * BATCH, fan_in, fan_out, 1, 1, int(i > 0)))
+    layers = [(BATCH, i, o, True, i != gen[0]) for i, o in itertools.pairwise(gen)]
+    layers += [(BATCH, i, o, False, True) for i, o in itertools.pairwise(disc)]  # in G's loss
+    return layers + [(2 * BATCH, i, o, True, i != disc[0]) for i, o in itertools.pairwise(disc)]
 
-    def products(arrays: Any) -> Any:
-        found = []
-        for (x, w, dy), (*_, forward, kernel, inputs) in zip(arrays, shapes, strict=True):
-            found += [x @ w] * forward + [x.T @ dy] * kernel + [dy @ w.T] * inputs
-        return found
 
-    arrays = [(jnp.ones((m, i)), jnp.ones((i, o)), jnp.ones((m, o))) for m, i, o, *_ in shapes]
-    flops = sum(2 * m * i * o * (f + k + d) for m, i, o, f, k, d in shapes)
-    product_seconds = _seconds(jax.jit(products), arrays)
-    big = jnp.ones(50_000_000, jnp.float32)
-    copied = 2 * big.nbytes / _seconds(jax.jit(lambda x: x + 1), big)
-    n_params = sum(i * o + o for _, i, o, _, k, _ in shapes if k)
-    adam_seconds = 7 * 4 * n_params / copied
-    return {
-        "products, GFLOP a step": flops / 1e9,
-        "products, GFLOP a second": flops / product_seconds / 1e9,
-        "copying, GB a second": copied / 1e9,
-        "limit, steps a second": 1 / (product_seconds + adam_seconds),
-    }
+def _timed_loop(body: Callable[[jax.Array, Any], Any], carry: Any) -> Callable[[int], float]:
+    """Turns a second of a loop whose buffers stay where they are, as in training."""
+    loop = jax.jit(lambda turns, carry: jax.lax.fori_loop(0, turns, body, carry))
+
+    def measure(turns: int) -> float:
+        jax.block_until_ready(loop(turns, carry))
+        began = time.perf_counter()
+        jax.block_until_ready(loop(turns, carry))
+        return turns / (time.perf_counter() - began)
+
+    return measure
 
 
 def startup() -> dict[str, float]:
@@ -152,17 +173,6 @@ def data() -> dict[str, float]:
     began = time.perf_counter()
     load()
     return {"loading the data, s": time.perf_counter() - began}
-
-
-def _seconds(function: Callable[[Any], Any], argument: Any) -> float:
-    """Of one call: the median of thirty."""
-    jax.block_until_ready(function(argument))
-    taken = []
-    for _ in range(30):
-        began = time.perf_counter()
-        jax.block_until_ready(function(argument))
-        taken.append(time.perf_counter() - began)
-    return statistics.median(taken)
 
 
 def _first_step(folder: Path, name: str) -> tuple[float, float]:

@@ -62,22 +62,18 @@ def run(
         if checkpoints.latest() is not None:
             state = checkpoints.restore(jax.eval_shape(gan.init, jax.random.key(0)))
             step = int(state.step)
-        elif folder.steps_logged() > checkpoint_every * per_epoch:
-            raise RunError(
-                f"{folder.checkpoints} is empty, though {folder.losses} has "
-                f"{folder.steps_logged():,} steps.\nPut the checkpoints back; or begin anew with "
-                "--no-resume, which moves this run aside."
-            )
+        else:
+            check_not_lost(folder, checkpoint_every * per_epoch)
         if step >= last_step:
             print(f"{workdir} is finished: {step:,} steps. More --epochs would make it longer.")
             return
         print(
             f"{'Going on' if step else 'Training'} in {workdir}: "
             + (f"step {step:,} of {last_step:,}" if step else f"{config.epochs} epochs")
-            + f", {last_step - step:,} steps to take on {_device()}. "
+            + f", {last_step - step:,} steps to take on {device()}. "
             + "Ctrl-C stops and saves; the same command goes on."
         )
-        _draw_real_images(dataset, folder.path / "real.png")
+        draw_real_images(dataset, folder.path / "real.png")
         looks = _looks(gan, folder, dataset, eval_every) if eval_every else []
         began = time.perf_counter()
         state = train(
@@ -98,7 +94,7 @@ def run(
         )
     taken, reached = duration(time.perf_counter() - began), int(state.step)
     if reached < last_step and stop.caught:
-        print(f"Stopped and saved after step {reached:,} of {last_step:,}. To go on: {_command()}")
+        print(f"Stopped and saved after step {reached:,} of {last_step:,}. To go on: {command()}")
         raise SystemExit(128 + stop.caught)
     print(f"Finished: {reached - step:,} steps in {taken}. Pictures and losses are in {workdir}.")
 
@@ -117,7 +113,7 @@ def describe(config: TrainConfig, dataset: Dataset, workdir: Path) -> None:
     print(f"{'discriminator':<28} {_size(shapes.disc.params):,} parameters")
     print(f"{'data':<28} {len(dataset):,} images from {dataset.source}")
     print(f"{'run folder':<28} {workdir}")
-    print(f"{'device':<28} {_device()}")
+    print(f"{'device':<28} {device()}")
     print(
         f"{'expected time':<28} {duration(total / timer.steps_per_second())} for {total:,} steps "
         f"({timer.steps_per_second():.0f} a second, measured just now)"
@@ -151,7 +147,18 @@ def _looks(gan: GAN, folder: RunFolder, dataset: Dataset, every: int) -> list[Ca
     return [table, BestCheckpoint(folder, by=CHOSEN_BY)]
 
 
-def _draw_real_images(dataset: Dataset, path: Path) -> None:
+def check_not_lost(folder: RunFolder, save_every: int) -> None:
+    """Raises RunError where a run without checkpoints has trained long enough to have had some."""
+    if folder.steps_logged() > save_every:
+        raise RunError(
+            f"{folder.checkpoints} is empty, though {folder.losses} has "
+            f"{folder.steps_logged():,} steps.\nPut the checkpoints back; or begin anew in another "
+            "folder, or with --no-resume, which moves this run aside."
+        )
+
+
+def draw_real_images(dataset: Dataset, path: Path) -> None:
+    """A grid of the first real images of each class, unless it is there."""
     if not path.exists():
         n_classes = len(dataset.class_names)
         examples = labelled_examples(dataset.images, dataset.labels, n_classes, rows=10)
@@ -159,7 +166,8 @@ def _draw_real_images(dataset: Dataset, path: Path) -> None:
             grid(examples, dataset.class_names).save(temporary)
 
 
-def _device() -> str:
+def device() -> str:
+    """What JAX computes on, as a person says it."""
     device = jax.devices()[0]
     return "the CPU" if device.platform == "cpu" else f"a GPU ({device.device_kind})"
 
@@ -168,7 +176,7 @@ def _size(params: object) -> int:
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
 
 
-def _command() -> str:
+def command() -> str:
     """The command that was given, to be given again."""
     module = getattr(sys.modules["__main__"].__spec__, "name", sys.argv[0])
     words = [word for word in sys.argv[1:] if word != "--no-resume"]

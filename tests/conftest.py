@@ -7,8 +7,9 @@ from importlib.util import find_spec
 
 import pytest
 
-from cgan_jax.config import ModelConfig, TrainConfig
+from cgan_jax.config import TrainConfig
 from cgan_jax.data import Dataset, load
+from experiments import tiny
 
 # These compare with PyTorch, of the extra `torch`, or with the measures of others, of the extra
 # `dev`, and import them at their top. CI has both.
@@ -30,20 +31,9 @@ def fashion_mnist_test() -> Dataset:
 
 @pytest.fixture(scope="session")
 def tiny_config() -> TrainConfig:
-    """Networks that compile and run in no time: 4x4 images of 3 classes, 6 steps an epoch."""
-    model = ModelConfig(
-        n_classes=3,
-        latent_dim=5,
-        img_size=4,
-        generator_widths=(8, 16, 16),
-        discriminator_widths=(16, 16, 16),
-    )
-    return TrainConfig(dataset="tiny", epochs=3, batch_size=4, model=model)
+    return tiny.CONFIG
 
 
 @pytest.fixture(scope="session")
 def tiny_dataset() -> Dataset:
-    """22 random images: with batches of 4, the last of an epoch has 2."""
-    from tests.golden.make_run_folder import dataset  # imports JAX, which not all tests need
-
-    return dataset()
+    return tiny.dataset()

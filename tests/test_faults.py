@@ -1,6 +1,4 @@
-"""The fault campaign on checkpoints in small, and that it can fail. Whole runs, which take minutes,
-are in the command: `python -m experiments.faults`.
-"""
+"""The fault campaign in small, and that it can fail. In full: `python -m experiments.faults`."""
 
 import logging
 import os
@@ -12,14 +10,15 @@ import pytest
 
 from cgan_jax.checkpoint import Checkpoints
 from cgan_jax.errors import RunError
+from experiments import fault_damages as damages
 from experiments import faults
-from experiments.fault_runs import Try
+from experiments.fault_runs import Runs, Try
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """Three saved steps of tiny networks."""
-    return faults.save_steps(tmp_path_factory.mktemp("saved") / "run" / "checkpoints")
+    return damages.save_steps(tmp_path_factory.mktemp("saved") / "run" / "checkpoints")
 
 
 @pytest.fixture
@@ -32,12 +31,12 @@ def not_survived(tries):
 
 
 def without_manifest(saved):
-    (damage,) = (d for d in faults.deletions(saved) if d.what.endswith("/manifest deleted"))
+    (damage,) = (d for d in damages.deletions(saved) if d.what.endswith("/manifest deleted"))
     return damage
 
 
 def test_a_step_without_its_manifest_is_detected(saved, tmp_path):
-    (found,) = faults.try_damages(saved, [without_manifest(saved)], tmp_path)
+    (found,) = damages.try_damages(saved, [without_manifest(saved)], tmp_path)
     assert found.outcome == "detected"
     assert "step 18" in found.why
 
@@ -47,9 +46,9 @@ def test_without_checksums_a_flipped_bit_is_counted_as_silently_wrong(tmp_path, 
         return {"dtype": array.dtype.name, "shape": list(array.shape), "crc32": 0}
 
     monkeypatch.setattr("cgan_jax.checkpoint._describe", describe)
-    saved = faults.save_steps(tmp_path / "saved" / "checkpoints")
-    chosen = [d for d in faults.flips(saved, rng, 300) if "/state/ocdbt.process_0/d/" in d.what]
-    tries = list(faults.try_damages(saved, chosen[:40], tmp_path))
+    saved = damages.save_steps(tmp_path / "saved" / "checkpoints")
+    chosen = [d for d in damages.flips(saved, rng, 300) if "/state/ocdbt.process_0/d/" in d.what]
+    tries = list(damages.try_damages(saved, chosen[:40], tmp_path))
     row = faults.Row("bits", tries)
     wrong = [one for one in tries if one.outcome == "silently wrong"]
     assert wrong
@@ -90,23 +89,24 @@ def sabotaged(kind, folder):
 )
 def test_a_library_that_fails_is_caught(saved, tmp_path, monkeypatch, kind, outcome, why):
     monkeypatch.setattr(Checkpoints, "restore", sabotaged(kind, tmp_path / "scratch"))
-    (found,) = faults.try_damages(saved, [without_manifest(saved)], tmp_path)
+    (found,) = damages.try_damages(saved, [without_manifest(saved)], tmp_path)
     assert (found.outcome, why in found.why) == (outcome, True), found
 
 
 def test_a_restore_from_ruins_is_caught(saved, tmp_path, monkeypatch):
-    ruin = faults.ruins(saved)[0]
-    (found,) = faults.try_ruins(saved, [ruin], tmp_path)
+    ruin = damages.ruins(saved)[0]
+    (found,) = damages.try_ruins(saved, [ruin], tmp_path)
     assert found.outcome == "detected"
     monkeypatch.setattr(Checkpoints, "restore", lambda self, like: like)
-    (found,) = faults.try_ruins(saved, [ruin], tmp_path)
+    (found,) = damages.try_ruins(saved, [ruin], tmp_path)
     assert found.outcome == "silently wrong"
 
 
 def test_every_file_is_hit_and_the_same_seed_hits_the_same_places(saved):
     files = {path.relative_to(saved.folder) for path in saved.newest.rglob("*") if path.is_file()}
     one, same, other = (
-        [d.what for d in faults.flips(saved, np.random.default_rng(seed), 60)] for seed in (1, 1, 2)
+        [d.what for d in damages.flips(saved, np.random.default_rng(seed), 60)]
+        for seed in (1, 1, 2)
     )
     assert one == same != other
     assert len(one) == 60
@@ -114,7 +114,7 @@ def test_every_file_is_hit_and_the_same_seed_hits_the_same_places(saved):
 
 
 def test_what_is_said_is_kept_from_the_screen(capfd):
-    with faults.listening() as heard:
+    with damages.listening() as heard:
         os.write(2, b"from C++\n")
         print("from Python", file=sys.stderr)
         logging.getLogger("cgan_jax").warning("from %s", "the library")
@@ -131,16 +131,41 @@ def test_a_row_counts():
 
 @pytest.mark.slow
 def test_damaged_checkpoints(saved, tmp_path, rng):
-    for damages in (
-        faults.flips(saved, rng, 40),
-        faults.truncations(saved, rng),
-        faults.deletions(saved),
-        faults.foreigners(saved),
+    for kind in (
+        damages.flips(saved, rng, 40),
+        damages.truncations(saved, rng),
+        damages.deletions(saved),
+        damages.foreigners(saved),
     ):
-        assert not_survived(faults.try_damages(saved, damages, tmp_path)) == []
-    assert not_survived(faults.try_ruins(saved, faults.ruins(saved), tmp_path)) == []
+        assert not_survived(damages.try_damages(saved, kind, tmp_path)) == []
+    assert not_survived(damages.try_ruins(saved, damages.ruins(saved), tmp_path)) == []
 
 
 def test_an_existing_folder_is_not_worked_in(tmp_path):
     with pytest.raises(RunError, match="Name a new folder"), faults.workplace(tmp_path):
         pass
+
+
+@pytest.fixture(scope="module")
+def runs(fashion_mnist, tmp_path_factory):
+    """Real runs, as short as they may be."""
+    return Runs(tmp_path_factory.mktemp("runs"), epochs=3)
+
+
+@pytest.mark.slow
+def test_killed_runs(runs, rng):
+    tries = list(runs.kills(rng, 4))
+    assert [one.outcome for one in tries] == ["same bits"] * 4, tries
+
+
+@pytest.mark.slow
+def test_full_disks(runs):
+    tries = list(runs.full_disks())
+    assert len(tries) == 6
+    assert not_survived(tries) == []
+
+
+@pytest.mark.slow
+def test_runs_without_a_good_checkpoint(runs):
+    tries = list(runs.lost_checkpoints())
+    assert [one.outcome for one in tries] == ["detected"] * 2, tries

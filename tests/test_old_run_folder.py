@@ -13,7 +13,8 @@ from cgan_jax.errors import RunError
 from cgan_jax.run_folder import RunFolder, read_losses
 from cgan_jax.sampling import load_generator
 from cgan_jax.train import train
-from tests.golden.make_run_folder import CONFIG, FOLDER, NAMES, dataset
+from experiments import tiny
+from tests.golden.make_run_folder import CONFIG, FOLDER
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def folder(tmp_path):
 
 def test_it_makes_the_images_that_it_made(folder):
     """To what another version's or machine's arithmetic may change: one grey level of 255."""
-    images = load_generator(folder).generate(NAMES, seed=0)
+    images = load_generator(folder).generate(tiny.CLASS_NAMES, seed=0)
     expected = np.load(folder / "expected_images.npy")
     assert images.dtype == expected.dtype
     np.testing.assert_allclose(images.astype(float), expected.astype(float), atol=1)
@@ -33,7 +34,7 @@ def test_it_makes_the_images_that_it_made(folder):
 def test_it_goes_on(folder):
     """For another epoch, on the losses that it has."""
     longer = replace(CONFIG, epochs=3)
-    run = RunFolder.start(folder, longer, NAMES)
+    run = RunFolder.start(folder, longer, tiny.CLASS_NAMES)
     before = run.losses.read_text()
     gan, state = run.restore()
     assert state.step == 12
@@ -41,7 +42,7 @@ def test_it_goes_on(folder):
         state = train(
             gan,
             longer,
-            dataset(),
+            tiny.dataset(),
             state=state,
             callbacks=[LossesTable(run)],
             checkpoints=checkpoints,

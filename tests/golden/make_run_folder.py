@@ -13,14 +13,13 @@ import numpy as np
 from cgan_jax.callbacks import LossesTable
 from cgan_jax.checkpoint import Checkpoints
 from cgan_jax.config import ModelConfig, TrainConfig
-from cgan_jax.data import Dataset
 from cgan_jax.run_folder import RunFolder
 from cgan_jax.sampling import load_generator
 from cgan_jax.state import GAN
 from cgan_jax.train import train
+from experiments import tiny
 
 FOLDER = Path(__file__).parent / "run_folder"
-NAMES = ("left", "right", "round trip")
 CONFIG = TrainConfig(
     dataset="tiny",
     epochs=2,
@@ -35,28 +34,21 @@ CONFIG = TrainConfig(
 )
 
 
-def dataset() -> Dataset:
-    """22 random images: the last batch of an epoch has 2."""
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (22, 4, 4, 1), np.uint8)
-    return Dataset.from_arrays(images, rng.integers(0, 3, 22, np.int32), NAMES, name="tiny")
-
-
 def main() -> None:
     shutil.rmtree(FOLDER, ignore_errors=True)
-    run = RunFolder.start(FOLDER, CONFIG, NAMES)
+    run = RunFolder.start(FOLDER, CONFIG, tiny.CLASS_NAMES)
     with Checkpoints(run.checkpoints, keep=1) as checkpoints:
         train(
             GAN.from_config(CONFIG),
             CONFIG,
-            dataset(),
+            tiny.dataset(),
             callbacks=[LossesTable(run)],
             checkpoints=checkpoints,
         )
     (FOLDER / "losses.png").unlink()
     for marker in FOLDER.rglob("commit_success.txt"):  # Orbax writes the machine's path into it
         marker.write_text("Checkpoint commit was successful\n")
-    images = load_generator(FOLDER).generate(NAMES, seed=0)
+    images = load_generator(FOLDER).generate(tiny.CLASS_NAMES, seed=0)
     np.save(FOLDER / "expected_images.npy", images)
 
 
