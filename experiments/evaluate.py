@@ -3,8 +3,8 @@
     python -m experiments.evaluate runs/fashion_cgan          # some 6 minutes on 2 cores
     python -m experiments.evaluate runs/fashion_cgan --fast   # a look, in half a minute
 
-Writes evaluation.json and pictures into the run's folder, under evaluation/. What is measured, and
-on which images, stands in cgan_jax.metrics.
+Writes evaluation.json and pictures into the run's folder, under evaluation/, or evaluation_fast/
+and evaluation_best/ with those flags. What is measured stands in cgan_jax.metrics.
 """
 
 import json
@@ -70,6 +70,10 @@ class Flags:
                 "expected a run whose cas is measured\nLeave out one of them."
             )
 
+    def place(self) -> str:
+        """Where in a run's folder, such that one kind of evaluation replaces no other."""
+        return "evaluation" + "_best" * self.best + "_fast" * self.fast
+
 
 def main() -> None:
     flags = parse(Flags, MODULE)
@@ -82,28 +86,28 @@ def main() -> None:
     from experiments.compile_cache import keep_programs
 
     keep_programs()
-    protocol = FAST if flags.fast else FULL
-    cas = flags.cas and not flags.fast
-    protocol = replace(protocol, cas=cas, cas_on_real=flags.cas_on_real)
+    full = replace(FULL, cas=flags.cas, cas_on_real=flags.cas_on_real)
+    protocol = FAST if flags.fast else full
     inception = load_inception(flags.inception_weights) if flags.inception_weights else None
     generators = [load_generator(folder.path, best=flags.best) for folder in folders]
     training, test = (load(DATASET, split, flags.data_dir) for split in ("train", "test"))
-    found = []
+    found, places = [], []
     with progress(work(protocol, len(folders), len(training))) as told:
         real = prepare(training, test, protocol, inception=inception, told=told)
         for folder, generator in zip(folders, generators, strict=True):
             evaluation = evaluate(generator, real, told=told)
             about = {"run": folder.path.name, "seed": folder.config.seed, "best": flags.best}
-            write(evaluation, folder, about)
+            place = folder.path / flags.place()
+            write(evaluation, folder.class_names, about, place)
+            places.append(str(place))
             tqdm.write(f"\n{folder.path}, {generator.step:,} steps\n{table(evaluation)}\n")
             for line in evaluation.warnings:
                 tqdm.write(f"WARNING: {line}", file=sys.stderr)
             found.append(evaluation)
-    places = ", ".join(str(folder.path / "evaluation") for folder in folders)
     if len(found) > 1:
         compare(found, [folder.path.name for folder in folders], flags.out)
-        places += f" and {flags.out}"
-    print(f"Figures and pictures are in {places}.")
+        places.append(str(flags.out))
+    print(f"Figures and pictures are in {', '.join(places)}.")
 
 
 def run_folders(paths: Sequence[Path], *, best: bool) -> list[RunFolder]:
@@ -190,12 +194,13 @@ def digits(value: float | None) -> str:
     return f"{value:.1f}" if abs(value) >= 100 else f"{value:#.3g}"
 
 
-def write(evaluation: "Evaluation", folder: RunFolder, about: dict[str, Any]) -> None:
-    """Put figures and pictures into a run's folder, in place of an older evaluation's."""
+def write(
+    evaluation: "Evaluation", names: Sequence[str], about: dict[str, Any], place: Path
+) -> None:
+    """Put figures and pictures into a folder, in place of an older evaluation's."""
     from cgan_jax.images import grid
     from cgan_jax.plots import plot_confusion, plot_per_class
 
-    place, names = folder.path / "evaluation", folder.class_names
     matrices = {
         "fakes": evaluation.confusion["fakes"].counts,
         "real test images": evaluation.confusion["real"].counts,

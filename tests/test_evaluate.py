@@ -75,7 +75,7 @@ def test_an_evaluation_prints_a_table_and_says_that_it_was_fast(evaluated):
 
 def test_an_evaluation_leaves_figures_and_pictures(evaluated):
     folder, _, _ = evaluated
-    place = folder / "evaluation"
+    place = folder / "evaluation_best_fast"
     names = sorted(path.name for path in place.iterdir())
     assert names == ["confusion.png", "evaluation.json", "nearest.png", "per_class.png"]
     saved = json.loads((place / "evaluation.json").read_text())

@@ -80,7 +80,9 @@ class Protocol:
 
 
 FULL = Protocol()
-FAST = Protocol("fast", seeds=(0,), n_images=2_000, n_large=0, kernel_size=500, n_nearest=500)
+FAST = Protocol(
+    "fast", seeds=(0,), n_images=2_000, n_large=0, kernel_size=500, n_nearest=500, cas=False
+)
 
 
 class Examined(NamedTuple):
