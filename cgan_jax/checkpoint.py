@@ -16,6 +16,7 @@ from typing import Any, Self, TypeVar
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint.options import MultiprocessingOptions
 
 from cgan_jax import checks
 from cgan_jax.errors import DivergenceError, RunError
@@ -36,7 +37,7 @@ class Checkpoints:
     program could end before its last save has.
 
     Args:
-        directory: where they are; made at the first save.
+        directory: where they are; made if there is none.
         keep: how many of the latest stay.
         read_only: never touch the folder.
 
@@ -50,11 +51,16 @@ class Checkpoints:
         self._read_only = read_only
         self._saving = 0  # the step of the last save, which may still be under way
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=None if read_only else keep, read_only=read_only, create=not read_only
+            max_to_keep=None if read_only else keep,
+            read_only=read_only,
+            create=False,
+            multiprocessing_options=_alone(),
         )
         if read_only and not directory.is_dir():
             raise self._none()
         with writing(self._directory):
+            if not read_only:
+                self._directory.mkdir(parents=True, exist_ok=True)
             self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def __enter__(self) -> Self:
@@ -174,7 +180,8 @@ class Checkpoints:
         try:
             # One after another: at the first damaged one Orbax would leave the others' reads under
             # way, and those complain on the screen.
-            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=_alone())
+            with ocp.Checkpointer(handler, multiprocessing_options=_alone()) as reader:
                 for path, target in targets.items():
                     one = ocp.args.PyTreeRestore(
                         {path: target},
@@ -214,6 +221,16 @@ class Checkpoints:
             (self._directory / str(step)).rename(target)
         self._manager.reload()
         return target
+
+
+def _alone() -> MultiprocessingOptions:
+    """Of several processes only the one that calls takes part, where Orbax would wait for all."""
+    if jax.process_count() == 1:
+        return MultiprocessingOptions()
+    here = jax.process_index()
+    return MultiprocessingOptions(
+        primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"process_{here}"
+    )
 
 
 def _leaves(tree: Any) -> dict[str, Any]:

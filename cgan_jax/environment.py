@@ -11,15 +11,16 @@ from collections.abc import Mapping
 from importlib.metadata import version
 
 PACKAGES = ("cgan_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-_ARITHMETIC = ("cgan_jax", "jax", "jaxlib", "device", "cores", "xla_flags")
+_ARITHMETIC = ("cgan_jax", "jax", "jaxlib", "device", "devices", "cores", "xla_flags")
 
 
-def environment() -> dict[str, str]:
-    """Versions, device, the number of cores that XLA divides work among, and XLA's flags."""
+def environment(n_devices: int = 1) -> dict[str, str]:
+    """Versions, kind and number of devices, cores that XLA divides work among, and XLA's flags."""
     import jax  # here, so that a command line can look into a folder without JAX
 
     return {package: version(package) for package in PACKAGES} | {
         "device": jax.devices()[0].device_kind,
+        "devices": str(n_devices),
         "cores": str(cores()),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }

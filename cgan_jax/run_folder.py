@@ -164,6 +164,7 @@ class RunFolder:
         class_names: tuple[str, ...],
         *,
         resume: bool = True,
+        n_devices: int = 1,
     ) -> "RunFolder":
         """Make a run folder, or open the one that is there.
 
@@ -173,6 +174,7 @@ class RunFolder:
             class_names: one a class.
             resume: go on with a run that is there; otherwise rename that run's folder, and begin
                 anew.
+            n_devices: how many are to train it, on which its last digits depend.
 
         Raises:
             RunError: as `check`; or the folder cannot be written.
@@ -183,15 +185,15 @@ class RunFolder:
             if not resume and (path / "config.json").exists():
                 _rename_away(path)
             path.mkdir(parents=True, exist_ok=True)
-            run = cls(path, config, class_names)
+            run = cls(path, config, class_names, environment(n_devices))
             if found:
-                run = replace(run, environment=found.environment)
-                if changed := changes(found.environment, environment()):
+                if changed := changes(found.environment, run.environment):
                     _log.warning(
                         "The run began elsewhere (%s): from here on its last digits are not those "
                         "that it would have had there.",
                         "; ".join(changed),
                     )
+                run = replace(run, environment=found.environment)
             if found is None or config.epochs > found.config.epochs:
                 run._write_config()
         except OSError as error:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -18,8 +18,6 @@ from cgan_jax.data import Dataset
 from cgan_jax.sharding import everywhere
 from cgan_jax.state import GAN, GANState
 from cgan_jax.steps import Batch, RunKeys, shuffle, train_steps
-
-Arrays = TypeVar("Arrays")
 
 
 @dataclass(frozen=True)
@@ -99,13 +97,14 @@ class Spans:
         self._shuffled: Batch
         self._compiling: threading.Thread | None = None
 
-    def put(self, arrays: Arrays) -> Arrays:
+    def put(self, arrays: Any) -> Any:
         """Arrays on the device, or on each one of the mesh."""
         return jax.device_put(arrays, everywhere(self._mesh) if self._mesh else None)
 
     def fresh_state(self) -> GANState:
         """The state before the first step."""
-        return self.put(self._programs.init(self._keys.init))
+        state: GANState = self.put(self._programs.init(self._keys.init))
+        return state
 
     def compile(self, step: int, at_most: int) -> None:
         """Begin to compile what `take` will need for its first call; return before it is done."""

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from cgan_jax import checks
 from cgan_jax.callbacks import Callback, EpochEnd, SpanEnd
@@ -17,6 +18,7 @@ from cgan_jax.checkpoint import Checkpoints
 from cgan_jax.config import TrainConfig
 from cgan_jax.data import Dataset
 from cgan_jax.errors import ConfigError, DivergenceError
+from cgan_jax.hosts import agree, leads
 from cgan_jax.spans import Span, Spans, steps_per_epoch
 from cgan_jax.state import GAN, GANState
 from cgan_jax.steps import run_keys
@@ -34,6 +36,7 @@ def train(
     checkpoints: Checkpoints | None = None,
     checkpoint_every: int = 5,
     should_stop: Callable[[], bool] = lambda: False,
+    mesh: Mesh | None = None,
 ) -> GANState:
     """Train until `config.epochs` epochs are done.
 
@@ -46,6 +49,9 @@ def train(
         checkpoints: where to save, every `checkpoint_every` epochs and at the end.
         checkpoint_every: in epochs.
         should_stop: asked about twice a second; if true, save and return early.
+        mesh: devices to split each batch over, from `cgan_jax.sharding.data_mesh`; by default the
+            first one does all. Where they belong to several processes (`cgan_jax.hosts`), all call
+            this alike; callbacks, checkpoints and `should_stop` are for the first one alone.
 
     Returns:
         the state that was reached.
@@ -58,7 +64,7 @@ def train(
     checks.whole("checkpoint_every", checkpoint_every, 1, to_do="Leave it out for the default, 5.")
     config.check_data(len(dataset))
     check_fit(gan, dataset)
-    spans = Spans(gan, dataset, config.batch_size, run_keys(config.seed))
+    spans = Spans(gan, dataset, config.batch_size, run_keys(config.seed), mesh=mesh)
     return take_steps(
         spans,
         state,
@@ -108,11 +114,12 @@ def take_steps(
 
     for callback in callbacks:
         callback.on_train_start(step, last_step, per_epoch)
-    while step < last_step and not should_stop():
+    while step < last_step and (n_steps := agree(0 if should_stop() else at_most)):
         began = time.perf_counter()
-        state, span, losses = spans.take(state, step, at_most)
+        state, span, losses = spans.take(state, step, n_steps)
         seconds = time.perf_counter() - began
-        check(losses, state, step, span)
+        if leads():
+            check(losses, state, step, span)
         step += span.n_steps
         epoch_losses.append(losses)
         for callback in callbacks:

@@ -15,6 +15,7 @@ import tyro
 from cgan_jax import checks
 from cgan_jax.config import PRESETS, TrainConfig
 from cgan_jax.data import SPECS, load
+from cgan_jax.errors import ConfigError
 from cgan_jax.run_folder import RunFolder
 from experiments.command_line import parse, run
 
@@ -61,6 +62,17 @@ class Flags:
     eval_every: int = 0
     """Epochs between two looks at the quality (measures.csv), by which the best checkpoint is kept;
     0 for none. `python -m experiments.evaluate` measures more, and on the test split."""
+    devices: int | None = None
+    """How many devices share each batch. By default one; of several processes, all."""
+    distributed: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """One of several processes that train the run together. Under Slurm, Open MPI or Kubernetes
+    they find each other; elsewhere say how with the next three."""
+    coordinator: str | None = None
+    """Address of the first of several processes, host:port, for all of them."""
+    processes: int | None = None
+    """How many processes there are."""
+    process_id: int | None = None
+    """The number of this one, from 0. Process 0 has the run folder."""
     resume: bool = True
     """Go on with the run in the folder; --no-resume moves it aside and begins anew."""
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -75,6 +87,14 @@ class Flags:
             ("eval_every", 0),
         ):
             checks.field(self, name, least)
+        if self.devices is not None:
+            checks.field(self, "devices", 1)
+        explicit = self.coordinator, self.processes, self.process_id
+        if any(given is not None for given in explicit) and None in explicit:
+            raise ConfigError(
+                "coordinator, processes and process-id belong together\n"
+                "Give all three, or --distributed alone where processes find each other."
+            )
 
     def config(self) -> TrainConfig:
         """What these flags ask to train."""
@@ -93,7 +113,19 @@ def main() -> None:
     flags.check()
     config = flags.config()
     config.check_data(SPECS[config.dataset].splits["train"].shape[0])
-    RunFolder.check(flags.workdir, config, resume=flags.resume)
+    if not (flags.distributed or flags.coordinator):
+        RunFolder.check(flags.workdir, config, resume=flags.resume)
+        train(flags, config)
+        return
+    from cgan_jax import hosts
+
+    hosts.join(flags.coordinator, flags.processes, flags.process_id)
+    with hosts.telling_of_failure():
+        train(flags, config)
+
+
+def train(flags: Flags, config: TrainConfig) -> None:
+    """Load the data, and do what the flags ask."""
     dataset = load(config.dataset, data_dir=flags.data_dir)
 
     from experiments import training  # imports JAX, so only now that the flags are known to be good
@@ -110,6 +142,7 @@ def main() -> None:
         log_every=flags.log_every,
         eval_every=flags.eval_every,
         resume=flags.resume,
+        n_devices=flags.devices,
     )
 
 

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
+from cgan_jax import hosts
 from cgan_jax.callbacks import Callback, LossesTable, SampleGrids, SpanEnd, TensorBoard
 from cgan_jax.checkpoint import Checkpoints
 from cgan_jax.config import TrainConfig, leaves
@@ -23,6 +25,7 @@ from cgan_jax.images import grid, labelled_examples
 from cgan_jax.lock import sole_use
 from cgan_jax.measuring import BestCheckpoint, MeasuresTable
 from cgan_jax.run_folder import RunFolder
+from cgan_jax.sharding import data_mesh
 from cgan_jax.spans import steps_per_epoch
 from cgan_jax.state import GAN
 from cgan_jax.train import train
@@ -41,36 +44,49 @@ def run(
     log_every: int,
     eval_every: int,
     resume: bool,
+    n_devices: int | None = None,
 ) -> None:
     """Train in a run folder until the configuration's last epoch, or a signal to stop.
+
+    Where several processes train it, all call this alike, and the first has the folder.
 
     Raises:
         SystemExit: 128 + the signal's number, after a stop.
         RunError: the folder holds something else, is in use, or cannot be written.
     """
     keep_programs()
-    RunFolder.check(workdir, config, resume=resume)
+    n_devices = n_devices or (jax.device_count() if jax.process_count() > 1 else 1)
+    mesh = data_mesh(n_devices) if n_devices > 1 else None
     stop = StopSignals()
+    if not hosts.leads():
+        with stop.listening():
+            _follow(config, dataset, mesh)
+        return
+    RunFolder.check(workdir, config, resume=resume)
     with contextlib.ExitStack() as stack:
         stack.enter_context(sole_use(workdir))
-        folder = RunFolder.start(workdir, config, dataset.class_names, resume=resume)
+        folder = RunFolder.start(
+            workdir, config, dataset.class_names, resume=resume, n_devices=n_devices
+        )
         stack.enter_context(stop.listening())
         checkpoints = stack.enter_context(Checkpoints(folder.checkpoints))
         gan, state, step = GAN.from_config(config), None, 0
+        like = jax.eval_shape(gan.init, jax.random.key(0))
         per_epoch = steps_per_epoch(len(dataset), config.batch_size)
         last_step = config.epochs * per_epoch
         if checkpoints.latest() is not None:
-            state = checkpoints.restore(jax.eval_shape(gan.init, jax.random.key(0)))
+            state = checkpoints.restore(like)
             step = int(state.step)
         else:
             check_not_lost(folder, checkpoint_every * per_epoch)
+        hosts.share(state, like)
         if step >= last_step:
             print(f"{workdir} is finished: {step:,} steps. More --epochs would make it longer.")
             return
         print(
             f"{'Going on' if step else 'Training'} in {workdir}: "
             + (f"step {step:,} of {last_step:,}" if step else f"{config.epochs} epochs")
-            + f", {last_step - step:,} steps to take on {device()}. "
+            + f", {last_step - step:,} steps to take on {device(n_devices)}. "
             + "Ctrl-C stops and saves; the same command goes on."
         )
         draw_real_images(dataset, folder.path / "real.png")
@@ -91,12 +107,20 @@ def run(
             checkpoints=checkpoints,
             checkpoint_every=checkpoint_every,
             should_stop=stop,
+            mesh=mesh,
         )
     taken, reached = duration(time.perf_counter() - began), int(state.step)
     if reached < last_step and stop.caught:
         print(f"Stopped and saved after step {reached:,} of {last_step:,}. To go on: {command()}")
         raise SystemExit(128 + stop.caught)
     print(f"Finished: {reached - step:,} steps in {taken}. Pictures and losses are in {workdir}.")
+
+
+def _follow(config: TrainConfig, dataset: Dataset, mesh: Mesh | None) -> None:
+    """Take the steps that the first process takes."""
+    gan = GAN.from_config(config)
+    state = hosts.share(None, jax.eval_shape(gan.init, jax.random.key(0)))
+    train(gan, config, dataset, state=state, mesh=mesh)
 
 
 def describe(config: TrainConfig, dataset: Dataset, workdir: Path) -> None:
@@ -166,9 +190,11 @@ def draw_real_images(dataset: Dataset, path: Path) -> None:
             grid(examples, dataset.class_names).save(temporary)
 
 
-def device() -> str:
+def device(n_devices: int = 1) -> str:
     """What JAX computes on, as a person says it."""
     device = jax.devices()[0]
+    if n_devices > 1:
+        return f"{n_devices} devices ({device.device_kind})"
     return "the CPU" if device.platform == "cpu" else f"a GPU ({device.device_kind})"
 
 
