@@ -13,6 +13,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
@@ -22,13 +23,15 @@ from cgan_jax.metrics.classifier import apply_in_chunks
 
 WEIGHTS = Path(__file__).with_name("reference.safetensors")
 N_TRAINING = 55_000  # of the 60,000 training images, the first; the rest told how it came on
-SHA256 = "ccd5a05252ed980051b4fe5e0ab7a40931b0088b81650c105bfff6676995fec0"
+SHA256 = "990e900513f7ef01b369b41fe05b24d78c83e1e01e564a5c667ee730c319174c"
 
 
 class ReferenceNet(nn.Module):
     """Three convolutional stages (32, 64, twice 128 channels), the mean over places, logits.
 
-    242,410 parameters. Normalised by linen's BatchNorm, which keeps 0.9 of its statistics.
+    242,410 parameters. Normalised by linen's BatchNorm, which keeps 0.9 of its statistics. Out of
+    training an image's features are the mean of its own and of its mirror image's: that gains 0.3
+    percentage points on the 5,000 training images that it was not trained on.
     """
 
     n_classes: int = 10
@@ -44,10 +47,15 @@ class ReferenceNet(nn.Module):
         Returns:
             features `[B, 128]`, at least 0, and logits `[B, n_classes]`.
         """
-        x = _stage(images_BxHxWxC, 32, train, size=5, stride=2)
+        x = images_BxHxWxC
+        if not train:
+            x = jnp.concatenate([x, x[:, :, ::-1]])
+        x = _stage(x, 32, train, size=5, stride=2)
         x = _halved(_stage(x, 64, train))
         x = _stage(_stage(x, 128, train), 128, train)
         features_BxF = x.mean((1, 2))
+        if not train:
+            features_BxF = features_BxF.reshape(2, len(images_BxHxWxC), -1).mean(0)
         return features_BxF, nn.Dense(self.n_classes)(features_BxF)
 
 
