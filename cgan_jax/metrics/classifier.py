@@ -18,7 +18,7 @@ from cgan_jax import checks
 from cgan_jax.errors import DataError
 from cgan_jax.images import to_unit_range
 
-CHUNK = 500  # images at a time: one compiled shape, as the last chunk is filled up
+CHUNK = 250  # images at a time: one compiled shape, as the last chunk is filled up
 
 
 class Recipe(NamedTuple):
