@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from cgan_jax import checks
 from cgan_jax.data import load
+from cgan_jax.errors import ConfigError
 from experiments.command_line import parse, run
 from experiments.progress import duration
 
@@ -40,9 +41,15 @@ class Flags:
     """A directory with the data. By default they are looked for, and fetched if need be."""
 
     def check(self) -> None:
-        """Raises ConfigError for a number that is out of range."""
+        """Raises ConfigError for a number out of range, or a file that could not be written."""
         checks.field(self, "epochs", 1)
         checks.seed(self.seed)
+        free = self.out.parent.is_dir() and not self.out.exists()
+        if self.out.suffix != ".safetensors" or not free:
+            raise ConfigError(
+                f"out cannot be {self.out}\n"
+                "expected a new .safetensors file in a folder that is there\nName another."
+            )
 
 
 def main() -> None:

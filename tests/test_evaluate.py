@@ -152,6 +152,16 @@ def test_inception_weights_that_are_none_are_said(trained, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "flags", [["--epochs", "0"], ["--out", "a.pt"], ["--out", "no/a.safetensors"]]
+)
+def test_a_reference_that_could_not_be_written_is_not_trained(flags, tmp_path):
+    done = command("train_reference", *flags)
+    assert done.returncode == 2
+    assert flags[0].strip("-") in done.stderr
+    assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) <= 3
+
+
+@pytest.mark.parametrize(
     ("value", "text"),
     [(None, ""), (0.8, "0.800"), (7.0312, "7.03"), (123.45, "123.5"), (1e-4, "0.000100")],
 )
