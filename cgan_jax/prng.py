@@ -51,12 +51,17 @@ def _seed(seed: jax.Array) -> jax.Array:
 
 
 def _split(key: jax.Array, shape: Sequence[int]) -> jax.Array:
-    return jnp.stack(_numbered(key, shape), axis=-1)
+    return _as_key(_numbered(key, shape))
 
 
 def _fold_in(key: jax.Array, data: int | jax.Array) -> jax.Array:
     low = jnp.asarray(data).astype(np.uint32)
-    return jnp.stack(_threefry(key, jnp.zeros_like(low), low), axis=-1)
+    return _as_key(_threefry(key, jnp.zeros_like(low), low))
+
+
+def _as_key(words: tuple[jax.Array, jax.Array]) -> jax.Array:
+    # Were one cipher fused with the next, XLA 0.12 would not come to the end of compiling the two.
+    return lax.optimization_barrier(jnp.stack(words, axis=-1))
 
 
 def _random_bits(key: jax.Array, width: int, shape: Sequence[int]) -> jax.Array:

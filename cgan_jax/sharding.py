@@ -29,8 +29,8 @@ def data_mesh(n_devices: int | None = None) -> Mesh:
     if not 1 <= n_devices <= len(devices):
         raise ConfigError(
             f"devices must be in 1..{len(devices)}, not {n_devices}: here are {len(devices)} of "
-            f"kind {devices[0].device_kind}\nGive fewer. (XLA_FLAGS with "
-            "--xla_force_host_platform_device_count=8 makes 8 of a CPU, for trials.)"
+            f"kind {devices[0].device_kind}\nGive fewer. (For trials, JAX_NUM_CPU_DEVICES=8 in the "
+            "environment makes 8 of a CPU.)"
         )
     if jax.process_count() > 1 and n_devices < len(devices):
         raise ConfigError(

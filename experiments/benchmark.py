@@ -24,7 +24,7 @@ OURS = "cgan_jax, spans of steps"
 PEER = "PyTorch, eager, in memory"  # the report's own loop, which the ratios refer to
 PRODUCTS, ADAM = "a step's products alone", "a step's Adam alone"
 
-Part = Literal["training", "machine", "startup", "sampling", "data"]
+Part = Literal["training", "machine", "startup", "sampling", "data", "sizes"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ class Flags:
     parts: tuple[Part, ...] = ("training", "machine", "startup", "sampling", "data")
     """training: steps a second, in turns; machine: the limit that a step's arithmetic and memory
     set, in the same turns; startup: seconds to the first step, and memory; sampling: images a
-    second; data: seconds to load them."""
+    second; data: seconds to load them; sizes: steps a second of larger batches and networks, which
+    takes minutes more."""
     rounds: int = 5
     """How many turns each contestant gets."""
     steps: int = 150
@@ -96,6 +97,16 @@ def measure(flags: Flags) -> dict[str, Any]:
             figures[part] = show(found())
     if "data" in flags.parts:
         figures["data"] = show(parts.data())
+    if "sizes" in flags.parts:
+        print(f"{'widths':>7} {'batch':>6} {'steps/s':>8} {'images/s':>9} {'share of limit':>15}")
+        figures["sizes"] = []
+        for size in parts.sizes():
+            width, batch, rate, share = size.values()
+            print(
+                f"{width:>6}x {batch:>6} {rate:>8.2f} {rate * batch:>9.0f} {share:>15.2f}",
+                flush=True,
+            )
+            figures["sizes"].append(size)
     return figures
 
 

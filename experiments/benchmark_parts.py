@@ -8,7 +8,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import random
 
-from cgan_jax.config import PRESETS
+from cgan_jax.config import PRESETS, TrainConfig
 from cgan_jax.data import load
 from cgan_jax.sampling import TrainedGenerator
 from cgan_jax.spans import Spans
@@ -26,12 +27,13 @@ from cgan_jax.steps import Batch, run_keys, train_step
 
 REPORT = PRESETS["report"]
 BATCH = REPORT.batch_size
+BATCHES, WIDTHS = (64, 256, 1024, 4096), (1, 2, 4)
 
 
-def spans() -> Callable[[int], float]:
+def spans(config: TrainConfig = REPORT) -> Callable[[int], float]:
     """Times our loop over a span of steps: nothing is read back until its end."""
-    gan, keys = GAN.from_config(), run_keys(0)
-    ours, init = Spans(gan, load(), BATCH, keys), jax.jit(gan.init)
+    gan, keys = GAN.from_config(config), run_keys(0)
+    ours, init = Spans(gan, load(), config.batch_size, keys), jax.jit(gan.init)
 
     def measure(steps: int) -> float:
         state, _, _ = ours.take(init(keys.init), 0, steps)  # compiles once, warms up each time
@@ -82,9 +84,9 @@ def torch_contestants(peer: str, *, compiled: bool) -> dict[str, Callable[[int],
     } | ({"PyTorch, fused Adam, compiled": contestant("fused+compile")} if compiled else {})
 
 
-def products() -> Callable[[int], float]:
+def products(config: TrainConfig = REPORT) -> Callable[[int], float]:
     """Times the matrix products of a step, at their shapes, in a loop of their own."""
-    layers = _layers()
+    layers = _layers(config)
     shapes = [((m, i), (i, o), (m, o), (m, o), (i, o), (m, i)) for m, i, o, *_ in layers]
 
     def body(turn: jax.Array, carry: Any) -> Any:
@@ -97,7 +99,7 @@ def products() -> Callable[[int], float]:
     return _timed_loop(body, [tuple(map(jnp.ones, layer)) for layer in shapes])
 
 
-def adam() -> Callable[[int], float]:
+def adam(config: TrainConfig = REPORT) -> Callable[[int], float]:
     """Times a step's two Adams as one, of one vector: it reads four arrays and writes three."""
 
     def body(_: jax.Array, carry: Any) -> Any:
@@ -105,27 +107,45 @@ def adam() -> Callable[[int], float]:
         m, v = 0.5 * m + 0.5 * g, 0.999 * v + 0.001 * g * g
         return p - 2e-4 * m / (jnp.sqrt(v) + 1e-8), g, m, v
 
-    return _timed_loop(body, (jnp.ones(n_weights()),) * 4)
+    return _timed_loop(body, (jnp.ones(n_weights(config)),) * 4)
 
 
-def flops() -> int:
+def flops(config: TrainConfig = REPORT) -> int:
     """Of a step's products."""
-    return sum(2 * m * i * o * (1 + kernel + inputs) for m, i, o, kernel, inputs in _layers())
+    return sum(2 * m * i * o * (1 + kernel + inputs) for m, i, o, kernel, inputs in _layers(config))
 
 
-def n_weights() -> int:
+def n_weights(config: TrainConfig = REPORT) -> int:
     """Of both networks' layers."""
-    return sum(i * o + o for _, i, o, kernel, _ in _layers() if kernel)
+    return sum(i * o + o for _, i, o, kernel, _ in _layers(config) if kernel)
 
 
-def _layers() -> list[tuple[int, int, int, bool, bool]]:
+def _layers(config: TrainConfig) -> list[tuple[int, int, int, bool, bool]]:
     """Rows, in, out; whether the kernel's and the input's gradient are taken."""
-    model = REPORT.model
+    model, batch = config.model, config.batch_size
     gen = (model.latent_dim + 10, *model.generator_widths, 784)
     disc = (784 + 10, *model.discriminator_widths, 1)
-    layers = [(BATCH, i, o, True, i != gen[0]) for i, o in itertools.pairwise(gen)]
-    layers += [(BATCH, i, o, False, True) for i, o in itertools.pairwise(disc)]  # in G's loss
-    return layers + [(2 * BATCH, i, o, True, i != disc[0]) for i, o in itertools.pairwise(disc)]
+    layers = [(batch, i, o, True, i != gen[0]) for i, o in itertools.pairwise(gen)]
+    layers += [(batch, i, o, False, True) for i, o in itertools.pairwise(disc)]  # in G's loss
+    return layers + [(2 * batch, i, o, True, i != disc[0]) for i, o in itertools.pairwise(disc)]
+
+
+def sizes() -> Iterator[dict[str, float]]:
+    """Training and its limit, for batches and networks of several sizes."""
+    for times, batch in itertools.product(WIDTHS, BATCHES):
+        model = replace(
+            REPORT.model,
+            generator_widths=tuple(times * width for width in REPORT.model.generator_widths),
+            discriminator_widths=tuple(times * w for w in REPORT.model.discriminator_widths),
+        )
+        config = replace(REPORT, batch_size=batch, model=model)
+        steps = max(1, round(1e11 / flops(config)))  # a second or two
+        ours, limits = spans(config), (products(config), adam(config))
+        # In turns, and each the best of three: what disturbs it can only make it slower.
+        turns = [[ours(steps), *(limit(steps) for limit in limits)] for _ in range(3)]
+        rate, *parts = map(max, zip(*turns, strict=True))
+        limit = 1 / sum(1 / part for part in parts)
+        yield {"width": times, "batch": batch, "steps/s": rate, "share": rate / limit}
 
 
 def _timed_loop(body: Callable[[jax.Array, Any], Any], carry: Any) -> Callable[[int], float]:

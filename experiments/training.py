@@ -61,6 +61,8 @@ def run(
     if not hosts.leads():
         with stop.listening():
             _follow(config, dataset, mesh)
+        if stop.caught:
+            raise SystemExit(128 + stop.caught)
         return
     RunFolder.check(workdir, config, resume=resume)
     with contextlib.ExitStack() as stack:

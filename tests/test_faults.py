@@ -48,11 +48,11 @@ def test_without_checksums_a_flipped_bit_is_counted_as_silently_wrong(tmp_path, 
     monkeypatch.setattr("cgan_jax.checkpoint._describe", describe)
     saved = damages.save_steps(tmp_path / "saved" / "checkpoints")
     chosen = [d for d in damages.flips(saved, rng, 300) if "/state/ocdbt.process_0/d/" in d.what]
-    tries = list(damages.try_damages(saved, chosen[:40], tmp_path))
+    tries = list(damages.try_damages(saved, chosen[:10], tmp_path))
     row = faults.Row("bits", tries)
     wrong = [one for one in tries if one.outcome == "silently wrong"]
     assert wrong
-    assert str(row).startswith(f"| bits | 40 | {40 - len(not_survived(tries))} | {len(wrong)} |")
+    assert str(row).startswith(f"| bits | 10 | {10 - len(not_survived(tries))} | {len(wrong)} |")
 
 
 def sabotaged(kind, folder):

@@ -313,7 +313,7 @@ def test_one_trace_for_all_spans(state, take, monkeypatch):
     run_steps = jax.jit(
         counted, static_argnames=["gan", "batch_size", "last_batch"], donate_argnames="state"
     )
-    monkeypatch.setattr("cgan_jax.spans.compiled_train_steps", lambda fixed: run_steps)
+    monkeypatch.setattr("cgan_jax.spans.compiled_train_steps", lambda *_: run_steps)
     for at_most in (5, 1, 2):
         state, _ = take(state, 6, at_most=at_most)
     assert [trace["last_batch"] for trace in traces] == [False, True]
