@@ -422,7 +422,7 @@ RUN_FOLDERS = [
         ("that is a directory", "config.json", "JSON", {"config.json": None}),
         ("that is a list", "config.json", "a table", {"config.json": b"[]"}),
         ("that is null", "config.json", "a table", {"config.json": b"null"}),
-        ("without format", "format", "1", config_json(format=...)),
+        ("without format", "format", "a table", config_json(format=...)),
         ("without classes", "class_names", "a list of names", config_json(class_names=[])),
         ("with odd classes", "class_names", "a list of names", config_json(class_names="ab")),
         ("without configuration", "config", "a table", config_json(config=...)),
