@@ -11,6 +11,7 @@ from jax import random
 from cgan_jax import checks
 from cgan_jax.files import replacing, writing
 from cgan_jax.images import grid
+from cgan_jax.measures_table import AT, measures_at
 from cgan_jax.plots import plot_losses
 from cgan_jax.run_folder import RunFolder, append_losses, read_losses
 from cgan_jax.sampling import generate
@@ -134,7 +135,7 @@ class SampleGrids(Callback):
 
 
 class TensorBoard(Callback):
-    """Losses, speed and sample grids as TensorBoard events, in `events/`.
+    """Losses, speed, sample grids and measures as TensorBoard events, in `events/`.
 
     Args:
         run: the run folder.
@@ -167,10 +168,13 @@ class TensorBoard(Callback):
         rate = len(epoch.losses) / self._seconds
         self._seconds = 0.0
         grid_file = self._run.sample_grid(epoch.epoch)
+        measures = measures_at(self._run, epoch.step) or {}
         with writing(self._folder):
             self._events.scalar("speed/steps_per_second", rate, epoch.step)
             if grid_file.exists():
                 self._events.picture("samples", grid_file, epoch.step)
+            for name in measures.keys() - set(AT):
+                self._events.scalar(f"measures/{name}", measures[name], epoch.step)
 
     def on_train_end(self, step: int, state: GANState) -> None:
         with writing(self._folder):

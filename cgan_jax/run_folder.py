@@ -50,8 +50,17 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def best(self) -> Path:
+        """The folder of the best checkpoint, if one is kept; see best.py."""
+        return self.path / "best"
+
+    @property
     def losses(self) -> Path:
         return self.path / "losses.csv"
+
+    @property
+    def measures(self) -> Path:
+        return self.path / "measures.csv"
 
     def sample_grid(self, epoch: int) -> Path:
         """The picture made after so many epochs."""
@@ -191,8 +200,11 @@ class RunFolder:
             raise RunError(f"the run folder {path} cannot be written: {error}") from error
         return run
 
-    def restore(self) -> tuple["GAN", "GANState"]:
+    def restore(self, *, best: bool = False) -> tuple["GAN", "GANState"]:
         """The run's GAN and the state of its newest intact checkpoint. Changes nothing.
+
+        Args:
+            best: restore the checkpoint in `best/` in place of the newest.
 
         Raises:
             RunError: no checkpoint can be read.
@@ -203,7 +215,8 @@ class RunFolder:
         from cgan_jax.state import GAN
 
         gan = GAN.from_config(self.config)
-        with Checkpoints(self.checkpoints, read_only=True) as checkpoints:
+        folder = self.best if best else self.checkpoints
+        with Checkpoints(folder, read_only=True) as checkpoints:
             return gan, checkpoints.restore(jax.eval_shape(gan.init, jax.random.key(0)))
 
     def _write_config(self) -> None:

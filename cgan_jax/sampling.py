@@ -164,14 +164,18 @@ def _generate_chunk(
     return to_uint8(images)
 
 
-def load_generator(run_dir: str | PathLike[str]) -> TrainedGenerator:
+def load_generator(run_dir: str | PathLike[str], *, best: bool = False) -> TrainedGenerator:
     """The generator of a run folder, from its newest intact checkpoint.
+
+    Args:
+        run_dir: the folder.
+        best: take the checkpoint in `best/`, which `--eval-every` keeps, in place of the newest.
 
     Raises:
         RunError: the folder is no run, or holds no checkpoint that can be read.
     """
     run = RunFolder.open(run_dir)
-    gan, state = run.restore()
+    gan, state = run.restore(best=best)
     variables = {"params": state.gen.params, "batch_stats": state.gen.batch_stats}
     return TrainedGenerator(gan.generator, variables, run.class_names, int(state.step))
 

@@ -59,6 +59,9 @@ class Flags:
     """Epochs between two checkpoints. A stopped run is saved anyway."""
     log_every: int = 0
     """Print the losses of every so many batches, as the report does; 0 for a line an epoch."""
+    eval_every: int = 0
+    """Epochs between two looks at the quality (measures.csv), by which the best checkpoint is kept;
+    0 for none. `python -m experiments.evaluate` measures more, and on the test split."""
     devices: int | None = None
     """How many devices share each batch. By default one; of several processes, all."""
     distributed: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -77,7 +80,12 @@ class Flags:
 
     def check(self) -> None:
         """Raises ConfigError for what `config` does not look at."""
-        for name, least in (("sample_every", 1), ("checkpoint_every", 1), ("log_every", 0)):
+        for name, least in (
+            ("sample_every", 1),
+            ("checkpoint_every", 1),
+            ("log_every", 0),
+            ("eval_every", 0),
+        ):
             checks.field(self, name, least)
         if self.devices is not None:
             checks.field(self, "devices", 1)
@@ -132,6 +140,7 @@ def train(flags: Flags, config: TrainConfig) -> None:
         sample_every=flags.sample_every,
         checkpoint_every=flags.checkpoint_every,
         log_every=flags.log_every,
+        eval_every=flags.eval_every,
         resume=flags.resume,
         n_devices=flags.devices,
     )

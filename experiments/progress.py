@@ -10,6 +10,8 @@ import time
 from tqdm import tqdm
 
 from cgan_jax.callbacks import Callback, EpochEnd, SpanEnd
+from cgan_jax.measures_table import AT, measures_at
+from cgan_jax.run_folder import RunFolder
 from cgan_jax.state import GANState
 
 
@@ -19,10 +21,11 @@ class Progress(Callback):
     Args:
         epochs: how many the run has in all.
         log_every: in batches; 0 for no such lines.
+        run: the run folder, whose new measures, if there are any, are told with the epoch.
     """
 
-    def __init__(self, epochs: int, log_every: int = 0) -> None:
-        self._epochs, self._log_every = epochs, log_every
+    def __init__(self, epochs: int, log_every: int = 0, run: RunFolder | None = None) -> None:
+        self._epochs, self._log_every, self._run = epochs, log_every, run
 
     def on_train_start(self, step: int, last_step: int, steps_per_epoch: int) -> None:
         self._steps_per_epoch = steps_per_epoch
@@ -68,6 +71,9 @@ class Progress(Callback):
             f"{self._time_left(epoch.step)} left"
         )
         self._epoch_seconds = 0.0
+        if self._run and (row := measures_at(self._run, epoch.step)):
+            found = (f"{name} {value:.4g}" for name, value in row.items() if name not in AT)
+            tqdm.write(f"Epoch {epoch.epoch}/{self._epochs}: {', '.join(found)}")
 
     def on_train_end(self, step: int, state: GANState) -> None:
         self._bar.close()

@@ -23,6 +23,7 @@ from cgan_jax.errors import RunError
 from cgan_jax.files import replacing
 from cgan_jax.images import grid, labelled_examples
 from cgan_jax.lock import sole_use
+from cgan_jax.measuring import BestCheckpoint, MeasuresTable
 from cgan_jax.run_folder import RunFolder
 from cgan_jax.sharding import data_mesh
 from cgan_jax.spans import steps_per_epoch
@@ -41,6 +42,7 @@ def run(
     sample_every: int,
     checkpoint_every: int,
     log_every: int,
+    eval_every: int,
     resume: bool,
     n_devices: int | None = None,
 ) -> None:
@@ -90,6 +92,7 @@ def run(
             + "Ctrl-C stops and saves; the same command goes on."
         )
         draw_real_images(dataset, folder.path / "real.png")
+        looks = _looks(gan, folder, dataset, eval_every) if eval_every else []
         began = time.perf_counter()
         state = train(
             gan,
@@ -99,8 +102,9 @@ def run(
             callbacks=[
                 LossesTable(folder, plot_every=sample_every),
                 SampleGrids(gan, folder, every=sample_every),
+                *looks,
                 TensorBoard(folder),
-                Progress(config.epochs, log_every),
+                Progress(config.epochs, log_every, folder),
             ],
             checkpoints=checkpoints,
             checkpoint_every=checkpoint_every,
@@ -158,6 +162,15 @@ class _Timer(Callback):
     def steps_per_second(self) -> float:
         spans = self._spans[2:] or self._spans
         return sum(len(span.losses) for span in spans) / sum(span.seconds for span in spans)
+
+
+def _looks(gan: GAN, folder: RunFolder, dataset: Dataset, every: int) -> list[Callback]:
+    """What measures the quality as training goes on."""
+    from cgan_jax.metrics.quick import CHOSEN_BY, N_IMAGES, QuickMeasures
+
+    measure = QuickMeasures(dataset)
+    table = MeasuresTable(gan, folder, measure, every, n_images=N_IMAGES)
+    return [table, BestCheckpoint(folder, by=CHOSEN_BY)]
 
 
 def check_not_lost(folder: RunFolder, save_every: int) -> None:

@@ -1,4 +1,4 @@
-"""Twenty mistakes that ports of this GAN make; each, made on purpose, fails a fast test.
+"""Twenty mistakes that ports of this GAN make, and five in measures: each fails a fast test.
 
 Each is applied to a copy of the code, and the named test is run there. A mistake that no longer
 applies (the code has moved on) fails too: mend the table. The whole of it, in some minutes:
@@ -191,6 +191,42 @@ MISTAKES = [
         "random.permutation(key, len(data.labels))",
         "test_steps.py::test_an_epoch_shows_every_image_once_in_an_order_of_its_own",
     ),
+    Mistake(
+        "covariance of the wrong set",
+        "metrics/frechet.py",
+        "real_cov, fake_cov = _covariance(real), _covariance(fake)",
+        "real_cov, fake_cov = _covariance(real), _covariance(real)",
+        "metrics/test_closed_forms.py::test_scaling_counts_by_standard_deviations",
+    ),
+    Mistake(
+        "matrix in place of its root",
+        "metrics/frechet.py",
+        "vectors * np.sqrt(np.clip(values, 0, None))",
+        "vectors * np.clip(values, 0, None)",
+        "metrics/test_features.py::test_frechet_distance_with_axes_of_their_own",
+    ),
+    Mistake(
+        "k off by one",
+        "metrics/manifold.py",
+        "np.partition(distances, k, axis=1)[:, k]",
+        "np.partition(distances, k, axis=1)[:, k - 1]",
+        "metrics/test_features.py::test_manifold_measures_are_their_definitions",
+    ),
+    Mistake(
+        "training images in place of test images",
+        "metrics/evaluation.py",
+        "_examined(reference, test.images[chosen], test.labels[chosen], told",
+        "_examined(reference, training.images[chosen], training.labels[chosen], told",
+        "metrics/test_evaluation.py::"
+        "test_test_images_are_compared_with_training_images_and_not_with_themselves",
+    ),
+    Mistake(
+        "uint8 wraps around",
+        "metrics/diversity.py",
+        "reshape(-1, images[0].size).astype(np.float64)",
+        "reshape(-1, images[0].size)",
+        "metrics/test_images.py::test_copies_are_at_distance_zero_and_black_is_not_next_to_white",
+    ),
 ]
 
 
@@ -212,7 +248,7 @@ def test_the_mistake_is_caught(mistake, tmp_path):
 
 
 def test_each_mistake_is_in_the_table_once():
-    assert len({mistake.name for mistake in MISTAKES}) == len(MISTAKES) == 20
+    assert len({mistake.name for mistake in MISTAKES}) == len(MISTAKES) == 25
     for mistake in MISTAKES:
         code = (ROOT / "cgan_jax" / mistake.file).read_text(encoding="utf-8")
         assert code.count(mistake.old) == 1, mistake.name

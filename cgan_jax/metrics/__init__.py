@@ -5,8 +5,8 @@ classifier that comes with this package.
 """
 
 from cgan_jax.metrics.classification import ConfusionMatrix, confusion_matrix
-from cgan_jax.metrics.diversity import nearest_pixel_distances, within_class_diversity
-from cgan_jax.metrics.frechet import frechet_distance
+from cgan_jax.metrics.diversity import nearest_neighbours, within_class_diversity
+from cgan_jax.metrics.frechet import frechet_distance, intra_frechet_distances
 from cgan_jax.metrics.kernel import kernel_distance
 from cgan_jax.metrics.manifold import Manifold, manifold_measures
 
@@ -15,8 +15,9 @@ __all__ = [
     "Manifold",
     "confusion_matrix",
     "frechet_distance",
+    "intra_frechet_distances",
     "kernel_distance",
     "manifold_measures",
-    "nearest_pixel_distances",
+    "nearest_neighbours",
     "within_class_diversity",
 ]

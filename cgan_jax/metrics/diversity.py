@@ -1,5 +1,7 @@
 """Whether images differ from each other, and from those that were trained on."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from cgan_jax.errors import DataError
@@ -7,8 +9,20 @@ from cgan_jax.errors import DataError
 CHUNK = 500  # images at a time; against 60,000 of 784 pixels a block takes 120 MB
 
 
-def nearest_pixel_distances(images: np.ndarray, training: np.ndarray) -> np.ndarray:
-    """Each image's root mean square distance to the nearest training image, in grey levels.
+class Neighbours(NamedTuple):
+    """The training image nearest to each image.
+
+    Attributes:
+        indices: of the training images, int64 `[N]`.
+        distances: root mean square differences of pixels, float32 `[N]`, in grey levels 0..255.
+    """
+
+    indices: np.ndarray
+    distances: np.ndarray
+
+
+def nearest_neighbours(images: np.ndarray, training: np.ndarray) -> Neighbours:
+    """Each image's nearest training image, by pixels.
 
     Fakes that copy the training set lie nearer to it than real images that were not trained on:
     compare the medians.
@@ -17,22 +31,20 @@ def nearest_pixel_distances(images: np.ndarray, training: np.ndarray) -> np.ndar
         images: uint8 `[N, H, W, C]`.
         training: uint8 `[M, H, W, C]`.
 
-    Returns:
-        float32 `[N]`, in 0..255.
-
     Raises:
         DataError: other shapes or dtypes.
     """
     _check_images(images, training)
     train = training.reshape(len(training), -1).astype(np.float32)
     squares = (train**2).sum(1)
-    nearest = np.empty(len(images), np.float32)
+    indices, distances = np.empty(len(images), np.int64), np.empty(len(images), np.float32)
     for start in range(0, len(images), CHUNK):
-        x = images[start : start + CHUNK].reshape(-1, train.shape[1]).astype(np.float32)
-        indices = (squares - 2 * x @ train.T).argmin(1)
+        rows = slice(start, start + CHUNK)
+        x = images[rows].reshape(-1, train.shape[1]).astype(np.float32)
+        indices[rows] = (squares - 2 * x @ train.T).argmin(1)
         # Once more from the differences, since the product form loses digits near zero.
-        nearest[start : start + CHUNK] = np.sqrt(((x - train[indices]) ** 2).mean(1))
-    return nearest
+        distances[rows] = np.sqrt(((x - train[indices[rows]]) ** 2).mean(1))
+    return Neighbours(indices, distances)
 
 
 def within_class_diversity(images: np.ndarray, labels: np.ndarray, n_classes: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from cgan_jax.errors import DataError
 from cgan_jax.metrics.features import checked_pair
 
 
@@ -32,6 +33,43 @@ def frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
     trace_of_root = np.sqrt(np.clip(values, 0, None)).sum()
     distance = gap @ gap + np.trace(real_cov) + np.trace(fake_cov) - 2 * trace_of_root
     return max(0.0, float(distance))
+
+
+def intra_frechet_distances(
+    real: np.ndarray,
+    real_labels: np.ndarray,
+    fake: np.ndarray,
+    fake_labels: np.ndarray,
+    n_classes: int,
+) -> np.ndarray:
+    """The Frechet distance within each class (Miyato and Koyama 2018: intra FID).
+
+    A generator that shows one class for another, or collapses within one, is found out here though
+    the whole may look well. Each class has fewer rows, so these are larger than the whole's.
+
+    Args:
+        real: features `[N, F]`.
+        real_labels: integers `[N]`.
+        fake: features `[M, F]`.
+        fake_labels: the classes asked for, integers `[M]`.
+        n_classes: how many classes there are.
+
+    Returns:
+        float64 `[n_classes]`.
+
+    Raises:
+        DataError: as `frechet_distance`; also not a label for each row, or fewer than two of a
+            class.
+    """
+    for features, labels in ((real, real_labels), (fake, fake_labels)):
+        if np.shape(labels) != (len(features),):
+            raise DataError(f"labels must be [{len(features)}], not {list(np.shape(labels))}")
+    return np.array(
+        [
+            frechet_distance(real[real_labels == label], fake[fake_labels == label])
+            for label in range(n_classes)
+        ]
+    )
 
 
 def _covariance(features: np.ndarray) -> np.ndarray:

@@ -79,6 +79,8 @@ def _radii(points: np.ndarray, k: int) -> np.ndarray:
 
 
 def _squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """In float64, where `|x|^2 - 2 x.y + |y|^2` keeps enough digits."""
-    squares = (x**2).sum(1)[:, None] + (y**2).sum(1)
-    return np.clip(squares - 2 * x @ y.T, 0, None)
+    """In float64, where `|x|^2 - 2 x.y + |y|^2` keeps enough digits. In place: blocks are large."""
+    distances = x @ (-2 * y.T)
+    distances += (x**2).sum(1)[:, None]
+    distances += (y**2).sum(1)
+    return np.maximum(distances, 0, out=distances)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cgan_jax.errors import DataError
-from cgan_jax.metrics import confusion_matrix, nearest_pixel_distances, within_class_diversity
+from cgan_jax.metrics import confusion_matrix, nearest_neighbours, within_class_diversity
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (30, 4, 4, 1), np.uint8)
@@ -31,14 +31,14 @@ def test_nearest_distances_are_those_of_the_nearest(monkeypatch):
     images = RNG.integers(0, 256, (11, 4, 4, 1), np.uint8)
     gaps = images[:, None].astype(float) - IMAGES[None].astype(float)
     expected = np.sqrt((gaps**2).mean((2, 3, 4))).min(1)
-    np.testing.assert_allclose(nearest_pixel_distances(images, IMAGES), expected, rtol=1e-5)
+    np.testing.assert_allclose(nearest_neighbours(images, IMAGES).distances, expected, rtol=1e-5)
 
 
 def test_copies_are_at_distance_zero_and_black_is_not_next_to_white():
     """In uint8 arithmetic 0 - 255 would be 1."""
-    np.testing.assert_array_equal(nearest_pixel_distances(IMAGES, IMAGES), 0)
+    np.testing.assert_array_equal(nearest_neighbours(IMAGES, IMAGES).distances, 0)
     black, white = np.zeros((1, 4, 4, 1), np.uint8), np.full((1, 4, 4, 1), 255, np.uint8)
-    assert nearest_pixel_distances(black, white) == 255
+    assert nearest_neighbours(black, white).distances == 255
     both = np.concatenate([black, white])
     assert within_class_diversity(both, np.zeros(2, int), 1) == 255
 
@@ -55,8 +55,8 @@ def test_diversity_is_within_classes():
 def test_other_arrays_are_refused():
     for bad in (IMAGES.astype(float), IMAGES[0], IMAGES[:0]):
         with pytest.raises(DataError, match=r"images must be uint8 \[N, H, W, C\]"):
-            nearest_pixel_distances(bad, IMAGES)
+            nearest_neighbours(bad, IMAGES)
     with pytest.raises(DataError, match="one shape"):
-        nearest_pixel_distances(IMAGES, IMAGES[:, :3])
+        nearest_neighbours(IMAGES, IMAGES[:, :3])
     with pytest.raises(DataError, match="labels must be"):
         within_class_diversity(IMAGES, np.zeros(3, int), 2)

@@ -1,0 +1,117 @@
+"""Measures of sets whose figures are known beforehand, and what each tells of what goes wrong."""
+
+import numpy as np
+import pytest
+
+from cgan_jax.errors import DataError
+from cgan_jax.metrics import (
+    frechet_distance,
+    intra_frechet_distances,
+    kernel_distance,
+    manifold_measures,
+)
+from cgan_jax.metrics.pixels import PixelFeatures
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_coverage_of_fakes_from_the_real_distribution_is_1_minus_2_to_the_minus_k(k):
+    """Naeem et al. 2020, section 3.3, for equal numbers; their density is 1 then."""
+    real, fake = RNG.standard_normal((2, 3000, 4))
+    found = manifold_measures(real, fake, k=k)
+    assert found.coverage == pytest.approx(1 - 2.0**-k, abs=0.025)
+    assert found.density == pytest.approx(1, abs=0.06)
+
+
+def test_identical_sets():
+    x = RNG.standard_normal((300, 4))
+    assert frechet_distance(x, x) == pytest.approx(0, abs=1e-9)
+    found = manifold_measures(x, x)
+    assert (found.precision, found.recall, found.coverage) == (1, 1, 1)
+    assert kernel_distance(x, x, subsets=1, size=300)[0] < 0  # without the diagonal's share
+
+
+@pytest.mark.parametrize("shift", [0.5, 3])
+def test_a_shifted_mean_counts_squared(shift):
+    x = RNG.standard_normal((300, 4))
+    assert frechet_distance(x, x + shift) == pytest.approx(4 * shift**2, rel=1e-9)
+
+
+def test_scaling_counts_by_standard_deviations():
+    """Roots that were left out, or squared, would give other figures."""
+    x = RNG.standard_normal((300, 4))
+    expected = np.trace(np.cov(x, rowvar=False))  # (3 - 1)^2 / 4 of the sum of four variances
+    assert frechet_distance(x - x.mean(0), 2 * (x - x.mean(0))) == pytest.approx(expected)
+
+
+def test_a_shifted_normal_has_the_kernel_distance_of_its_moments():
+    """One feature, degree 3: E k(x, y) by the moments of N(0, 1) and N(m, 1), m = 1.
+
+    E(1 + xy)^3 = 1 + 3 E(x) E(y) + 3 E(x^2) E(y^2) + E(x^3) E(y^3).
+    """
+    zero, one = (0, 1, 0), (1, 2, 4)
+    kernel = lambda a, b: 1 + 3 * a[0] * b[0] + 3 * a[1] * b[1] + a[2] * b[2]  # noqa: E731
+    expected = kernel(zero, zero) + kernel(one, one) - 2 * kernel(zero, one)
+    x, y = RNG.standard_normal((20_000, 1)), RNG.standard_normal((20_000, 1)) + 1
+    mean, deviation = kernel_distance(x, y, subsets=60, size=1000)
+    assert mean == pytest.approx(expected, abs=4 * deviation / np.sqrt(60) + 0.5)
+
+
+def modes(n, dropped=()):
+    """Eight far-off clusters, some of which may be left out."""
+    kept = np.array([mode for mode in range(8) if mode not in dropped])
+    labels = kept[np.arange(n) % len(kept)]
+    return 10 * np.eye(8)[labels] + RNG.standard_normal((n, 8)) * 0.3, labels
+
+
+def test_dropped_modes_cost_recall_and_coverage_but_not_precision():
+    real, _ = modes(1600)
+    whole = manifold_measures(real, modes(1600)[0])
+    dropped = manifold_measures(real, modes(1600, dropped=(1, 2, 3, 4))[0])
+    assert dropped.precision > whole.precision - 0.03
+    assert dropped.recall < 0.55 < 0.9 < whole.recall
+    assert dropped.coverage < 0.55 < 0.9 < whole.coverage
+
+
+def test_the_distance_within_classes_sees_exchanged_classes_where_the_whole_does_not():
+    real, labels = modes(800)
+    fake, asked = modes(800)
+    honest = intra_frechet_distances(real, labels, fake, asked, 8)
+    exchanged = np.where(asked < 2, 1 - asked, asked)
+    found = intra_frechet_distances(real, labels, fake, exchanged, 8)
+    assert (honest < 0.1).all()
+    np.testing.assert_allclose(found[:2], 200, rtol=0.05)  # 10^2 in either direction
+    np.testing.assert_array_equal(found[2:], honest[2:])
+
+
+def test_each_class_is_compared_with_itself():
+    """And with the covariance of its own set."""
+    real, labels = modes(80)
+    fake, asked = modes(160)
+    found = intra_frechet_distances(real, labels, fake, asked, 8)
+    by_hand = [frechet_distance(real[labels == c], fake[asked == c]) for c in range(8)]
+    np.testing.assert_allclose(found, by_hand)
+    with pytest.raises(DataError, match=r"labels must be \[80\], not \[79\]"):
+        intra_frechet_distances(real, labels[:79], fake, asked, 8)
+
+
+def test_pixel_features_keep_distances_within_the_main_directions():
+    """All components together are a rotation; 0 and 255 are a whole unit apart, in uint8 too."""
+    images = RNG.integers(0, 256, (50, 3, 3, 1), np.uint8)
+    features = PixelFeatures.of(images, n=9)
+    found = features(images)
+    gaps = np.linalg.norm(found[1:] - found[:-1], axis=1)
+    pixels = images.reshape(50, -1) / 255
+    np.testing.assert_allclose(gaps, np.linalg.norm(pixels[1:] - pixels[:-1], axis=1))
+    assert (np.diff(found.var(0)) <= 1e-12).all()  # the largest first
+    black, white = features(np.stack([np.zeros((3, 3, 1), "u1"), np.full((3, 3, 1), 255, "u1")]))
+    assert np.linalg.norm(black - white) == pytest.approx(3)
+
+
+def test_pixel_features_of_other_arrays_are_refused():
+    images = RNG.integers(0, 256, (50, 3, 3, 1), np.uint8)
+    with pytest.raises(DataError, match="9 pixels have no 64"):
+        PixelFeatures.of(images)
+    with pytest.raises(DataError, match="must be uint8"):
+        PixelFeatures.of(images / 255, n=4)

@@ -1,0 +1,65 @@
+"""The reference classifier that comes with the package: its weights, and what it can do."""
+
+import numpy as np
+import pytest
+
+from cgan_jax.errors import DataError
+from cgan_jax.metrics import cas, reference
+from cgan_jax.metrics.classification import confusion_matrix
+from cgan_jax.metrics.reference import N_TRAINING, SHA256, WEIGHTS, load_reference
+
+
+def test_it_knows_test_images_it_was_not_trained_on(fashion_mnist_test):
+    """A thousand of them; all of them in a slow test."""
+    images, labels = fashion_mnist_test.images[:1000], fashion_mnist_test.labels[:1000]
+    features, seen = load_reference()(images)
+    assert (features.shape, features.dtype) == ((1000, 128), np.float32)
+    assert (features >= 0).all() and (features.std(0) > 0).mean() > 0.9
+    assert (seen == labels).mean() > 0.9
+
+
+@pytest.mark.slow
+def test_it_reaches_what_was_asked_of_it(fashion_mnist, fashion_mnist_test):
+    """At least 92.5%, and on the training images that it was not trained on as well."""
+    _, seen = load_reference()(fashion_mnist_test.images)
+    assert confusion_matrix(fashion_mnist_test.labels, seen, 10).accuracy >= 0.925
+    _, seen = load_reference()(fashion_mnist.images[N_TRAINING:])
+    assert (seen == fashion_mnist.labels[N_TRAINING:]).mean() >= 0.92
+
+
+def test_an_images_features_are_its_own(fashion_mnist_test):
+    images = fashion_mnist_test.images[:30]
+    whole, _ = load_reference()(images)
+    alone, _ = load_reference()(images[7:8])
+    np.testing.assert_array_equal(alone[0], whole[7])
+
+
+def test_its_weights_are_small_and_damage_is_said(tmp_path, monkeypatch):
+    assert WEIGHTS.stat().st_size < 2_000_000
+    damaged = bytearray(WEIGHTS.read_bytes())
+    damaged[-1] ^= 1
+    (tmp_path / "reference.safetensors").write_bytes(damaged)
+    for file in ("reference.safetensors", "missing"):
+        monkeypatch.setattr(reference, "WEIGHTS", tmp_path / file)
+        load_reference.cache_clear()
+        with pytest.raises(DataError, match=rf"{file} are .*\nexpected SHA-256 {SHA256}"):
+            load_reference()
+    monkeypatch.undo()
+    load_reference.cache_clear()
+
+
+def test_images_of_another_size_are_refused():
+    with pytest.raises(DataError, match=r"cannot take images \[32, 32, 3\]"):
+        load_reference()(np.zeros((2, 32, 32, 3), np.uint8))
+
+
+@pytest.mark.slow
+def test_the_score_of_real_images_is_what_is_known_of_it(fashion_mnist, fashion_mnist_test):
+    """To what another machine's arithmetic may change."""
+    found = cas.classification_accuracy_score(
+        fashion_mnist.images,
+        fashion_mnist.labels,
+        fashion_mnist_test.images,
+        fashion_mnist_test.labels,
+    )
+    assert found.accuracy == pytest.approx(cas.REAL_ACCURACY, abs=0.01)
