@@ -85,9 +85,32 @@ def train_members(
         RunError: a callback or a checkpoint could not write; what was saved before stays.
     """
     checks.whole("checkpoint_every", checkpoint_every, 1, to_do="Leave it out for the default, 5.")
-    first = members[0].config
-    for member in members:
-        others = [d for d in differences(first, member.config) if not d.startswith(VARIED)]
+    configs = [member.config for member in members]
+    spans = member_spans(configs, dataset)
+    together = _Together(members, callbacks, diverged, on_divergence)
+    return take_steps(
+        spans,
+        together.restore(spans),
+        configs[0].epochs,
+        steps_per_epoch(len(dataset), configs[0].batch_size),
+        callbacks=[together],
+        checkpoints=together if members[0].checkpoints else None,
+        checkpoint_every=checkpoint_every,
+        should_stop=should_stop,
+        check=together.check,
+    )
+
+
+def member_spans(configs: Sequence[TrainConfig], dataset: Dataset) -> Spans:
+    """The steps of several runs at once; states and losses are stacked along a first axis.
+
+    Raises:
+        ConfigError: the configurations differ in more than a program can hold, or the data do not
+            fit.
+    """
+    first = configs[0]
+    for config in configs:
+        others = [d for d in differences(first, config) if not d.startswith(VARIED)]
         if others:
             raise ConfigError(
                 f"members of one program differ in {'; '.join(others)}\n"
@@ -96,27 +119,14 @@ def train_members(
     first.check_data(len(dataset))
     gan = GAN.from_config(first)
     check_fit(gan, dataset)
-    seeds = jnp.array([member.config.seed for member in members], np.uint32)
-    spans = Spans(
+    return Spans(
         gan,
         dataset,
         first.batch_size,
-        jax.vmap(run_keys)(seeds),
+        jax.vmap(run_keys)(jnp.array([config.seed for config in configs], np.uint32)),
         _programs(gan),
-        settings=_settings(members),
+        settings=_settings([config.optimizer for config in configs]),
         optimizer=first.optimizer,
-    )
-    together = _Together(members, callbacks, diverged, on_divergence)
-    return take_steps(
-        spans,
-        together.restore(spans),
-        first.epochs,
-        steps_per_epoch(len(dataset), first.batch_size),
-        callbacks=[together],
-        checkpoints=together if members[0].checkpoints else None,
-        checkpoint_every=checkpoint_every,
-        should_stop=should_stop,
-        check=together.check,
     )
 
 
@@ -223,11 +233,11 @@ class _Together(Callback):
         return mean
 
 
-def _settings(members: Sequence[Member]) -> dict[str, jax.Array]:
+def _settings(optimizers: Sequence[OptimizerConfig]) -> dict[str, jax.Array]:
     """Adam's settings in which the members differ, float32 `[members]`."""
-    optimizers = [asdict(member.config.optimizer) for member in members]
-    varied = [name for name in optimizers[0] if len({each[name] for each in optimizers}) > 1]
-    return {name: jnp.array([each[name] for each in optimizers]) for name in varied}
+    given = [asdict(optimizer) for optimizer in optimizers]
+    varied = [name for name in given[0] if len({each[name] for each in given}) > 1]
+    return {name: jnp.array([each[name] for each in given]) for name in varied}
 
 
 @lru_cache

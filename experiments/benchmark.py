@@ -22,6 +22,7 @@ from experiments.command_line import parse, run
 MODULE = "experiments.benchmark"
 OURS = "cgan_jax, spans of steps"
 PEER = "PyTorch, eager, in memory"  # the report's own loop, which the ratios refer to
+N_SEEDS = 4
 PRODUCTS, ADAM = "a step's products alone", "a step's Adam alone"
 
 Part = Literal["training", "machine", "startup", "sampling", "data", "sizes"]
@@ -76,7 +77,11 @@ def measure(flags: Flags) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     contestants: dict[str, Callable[[int], float]] = {}
     if "training" in flags.parts:
-        contestants = {OURS: parts.spans(), "cgan_jax, single steps from NumPy": parts.single()}
+        contestants = {
+            OURS: parts.spans(),
+            f"cgan_jax, {N_SEEDS} seeds at once, all steps": parts.seeds_at_once(N_SEEDS),
+            "cgan_jax, single steps from NumPy": parts.single(),
+        }
         if find_spec("torch"):
             contestants |= parts.torch_contestants(PEER, compiled=flags.compiled)
         else:

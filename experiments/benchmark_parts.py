@@ -24,6 +24,7 @@ from cgan_jax.sampling import TrainedGenerator
 from cgan_jax.spans import Spans
 from cgan_jax.state import GAN
 from cgan_jax.steps import Batch, run_keys, train_step
+from cgan_jax.sweep import member_spans
 
 REPORT = PRESETS["report"]
 BATCH = REPORT.batch_size
@@ -40,6 +41,20 @@ def spans(config: TrainConfig = REPORT) -> Callable[[int], float]:
         began = time.perf_counter()
         _, span, _ = ours.take(state, steps, steps)
         return span.n_steps / (time.perf_counter() - began)
+
+    return measure
+
+
+def seeds_at_once(n_seeds: int) -> Callable[[int], float]:
+    """Times several runs in one program: the steps of all of them."""
+    together = member_spans([replace(REPORT, seed=seed) for seed in range(n_seeds)], load())
+
+    def measure(steps: int) -> float:
+        each = max(1, steps // n_seeds)
+        state, _, _ = together.take(together.fresh_state(), 0, each)
+        began = time.perf_counter()
+        _, span, _ = together.take(state, each, each)
+        return n_seeds * span.n_steps / (time.perf_counter() - began)
 
     return measure
 

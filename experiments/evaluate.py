@@ -56,7 +56,7 @@ class Flags:
     """Measure the best checkpoint, which --eval-every keeps, in place of the newest."""
     inception_weights: Path | None = None
     """A TorchScript file of Inception, for the FID: inception-2015-12-05.pt, as StyleGAN's. Needs
-    the extra `torch`, and an hour or so. Nothing is ever downloaded."""
+    the extra `torch`, and takes long. Nothing is ever downloaded."""
     out: Path = Path("runs/comparison")
     """Where the comparison of several runs goes."""
     data_dir: Path | None = None
