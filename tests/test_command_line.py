@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,22 +17,16 @@ from cgan_jax.config import PRESETS, from_dict
 from cgan_jax.lock import sole_use
 from cgan_jax.run_folder import read_losses
 from cgan_jax.sampling import load_generator
+from tests import helpers
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-m", "experiments.fashion_cgan"]
 # Few and large batches: an epoch of 60,000 images in 16 steps, the last of which is smaller.
 QUICK = ["--batch-size", "3900", "--sample-every", "1", "--checkpoint-every", "1"]
 
 
 def command(*flags, **options):
-    return subprocess.run(
-        [*COMMAND, *map(str, flags)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        **options,
-    )
+    return helpers.command("fashion_cgan", *flags, **options)
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +125,11 @@ def test_a_signal_saves_and_the_same_command_ends_in_the_same_bits(trained, tmp_
     whole, _ = trained
     flags = ["--workdir", str(tmp_path / "run"), "--epochs", "1", *QUICK]
     stopped = subprocess.Popen(
-        [*COMMAND, *flags], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*COMMAND, *flags],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     table = tmp_path / "run" / "losses.csv"
     wait_for(lambda: table.exists() and len(table.read_text().splitlines()) > 3, stopped)
@@ -267,6 +264,10 @@ def test_help_and_wrong_flags_do_not_import_jax():
     for flags in (["--help"], ["--lr", "nan"]):
         script = code.format(flags=flags)
         done = subprocess.run(
-            [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60
+            [sys.executable, "-c", script],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
         assert done.stdout.splitlines()[-1] == "none", done.stderr

@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,8 +14,8 @@ import pytest
 from cgan_jax.errors import ConfigError
 from cgan_jax.run_folder import RunFolder, read_losses
 from cgan_jax.sharding import data_mesh, split_rows
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parents[1]
 # 60,000 images in 9 batches of 6,400 and a last one of 2,400: on 8 devices 800 and 300 each.
 FLAGS = ["--batch-size", "6400", "--sample-every", "9", "--checkpoint-every", "1"]
 

@@ -3,9 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,19 +13,7 @@ from cgan_jax.metrics.reference import SHA256
 from cgan_jax.run_folder import RunFolder
 from experiments.evaluate import digits, run_folders
 from tests.golden.make_run_folder import FOLDER as OF_ANOTHER_DATA_SET
-
-ROOT = Path(__file__).parents[1]
-
-
-def command(module, *flags, **options):
-    return subprocess.run(
-        [sys.executable, "-m", f"experiments.{module}", *map(str, flags)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        **options,
-    )
+from tests.helpers import command
 
 
 @pytest.fixture(scope="module")

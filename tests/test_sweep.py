@@ -13,6 +13,7 @@ from cgan_jax.run_folder import RunFolder, read_losses
 from cgan_jax.state import GAN
 from cgan_jax.sweep import Member, train_members
 from cgan_jax.train import train
+from tests.helpers import StopAfter
 
 
 def varied(config, lrs=(2e-4, 1e-3, 2e-4), b1s=(0.5, 0.5, 0.9)):
@@ -76,19 +77,6 @@ def test_each_member_is_its_own_single_run(tiny_config, tiny_dataset):
         rtol=1e-6,
     )
     assert not np.allclose(together[0].losses[-1], together[1].losses[-1])
-
-
-class StopAfter(Callback):
-    """Asks for a stop once so many steps are done."""
-
-    def __init__(self, steps):
-        self.left = steps
-
-    def on_span_end(self, span):
-        self.left -= len(span.losses)
-
-    def __call__(self):
-        return self.left <= 0
 
 
 def run(configs, dataset, folder, stop_after=10**9, **more):

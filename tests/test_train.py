@@ -17,6 +17,7 @@ from cgan_jax.run_folder import RunFolder
 from cgan_jax.spans import next_span, steps_per_epoch
 from cgan_jax.state import GAN
 from cgan_jax.train import train
+from tests.helpers import StopAfter
 
 
 @pytest.fixture(scope="module")
@@ -45,19 +46,6 @@ def test_an_epoch_that_divides_evenly_has_no_smaller_batch():
     assert [next_span(step, 12, 4, at_most=9).last_batch for step in range(3)] == [False] * 3
     assert next_span(0, 12, 4, at_most=9).n_steps == 3
     assert steps_per_epoch(12, 4) == 3
-
-
-class StopAfter(Callback):
-    """Asks for a stop once so many steps are done, as a signal would."""
-
-    def __init__(self, steps):
-        self.left = steps
-
-    def on_span_end(self, span):
-        self.left -= len(span.losses)
-
-    def __call__(self):
-        return self.left <= 0
 
 
 def run_to_the_end(config, dataset, gan, folder, stops=()):

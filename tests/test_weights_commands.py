@@ -1,9 +1,5 @@
 """`experiments.import_torch` and `export_torch`: weights in and out, here without PyTorch."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
@@ -17,18 +13,7 @@ from cgan_jax.interop import (
 )
 from cgan_jax.sampling import load_generator
 from cgan_jax.state import GAN
-
-ROOT = Path(__file__).parents[1]
-
-
-def command(name, *flags):
-    return subprocess.run(
-        [sys.executable, "-m", f"experiments.{name}", *map(str, flags)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+from tests.helpers import command
 
 
 @pytest.fixture(scope="module")
