@@ -16,6 +16,7 @@ from .run_folder import RunFolder as RunFolder
 from .sampling import TrainedGenerator as TrainedGenerator
 from .sampling import generate_latent_points as generate_latent_points
 from .sampling import load_generator as load_generator
+from .sharding import data_mesh as data_mesh
 from .spans import Spans as Spans
 from .state import GAN as GAN
 from .state import GANState as GANState
@@ -27,3 +28,5 @@ from .steps import run_keys as run_keys
 from .steps import shuffle as shuffle
 from .steps import train_step as train_step
 from .steps import train_steps as train_steps
+from .sweep import Member as Member
+from .sweep import train_members as train_members
