@@ -19,6 +19,10 @@ from cgan_jax.state import GANState
 _FAILED = -1
 
 
+class _LeaderFailedError(RunError):
+    """The first process has failed, and has told so."""
+
+
 def join(coordinator: str | None, n_processes: int | None, process_id: int | None) -> None:
     """Meet the other processes. To be called before JAX computes anything.
 
@@ -56,7 +60,7 @@ def agree(number: int) -> int:
         return number
     agreed = int(multihost_utils.broadcast_one_to_all(np.int32(number)))
     if agreed == _FAILED:
-        raise RunError("the first process has failed; what it says tells why.")
+        raise _LeaderFailedError("the first process has failed; what it says tells why.")
     return agreed
 
 
@@ -79,9 +83,11 @@ def telling_of_failure() -> Iterator[None]:
     """
     try:
         yield
+    except _LeaderFailedError:
+        raise
     except CGANError:
-        if leads():
-            multihost_utils.broadcast_one_to_all(np.int32(_FAILED))
+        # What fails in one mostly fails in all at the same place, so all of them take part.
+        multihost_utils.broadcast_one_to_all(np.int32(_FAILED))
         raise
     except jax.errors.JaxRuntimeError as error:
         raise RunError(

@@ -40,6 +40,15 @@ def data_mesh(n_devices: int | None = None) -> Mesh:
     return jax.make_mesh((n_devices,), (AXIS,), (AxisType.Auto,), devices=devices[:n_devices])
 
 
+def check_shares(batch_size: int, mesh: Mesh) -> None:
+    """Raises ConfigError where the devices would not have equal shares of a batch."""
+    if batch_size % mesh.size:
+        raise ConfigError(
+            f"a batch of {batch_size} cannot be split equally over {mesh.size} devices\n"
+            "Give a batch size that is a multiple of theirs, or another number of devices."
+        )
+
+
 def everywhere(mesh: Mesh) -> NamedSharding:
     """The same array on each device."""
     return NamedSharding(mesh, PartitionSpec())

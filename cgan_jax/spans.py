@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cgan_jax.data import Dataset
-from cgan_jax.sharding import everywhere
+from cgan_jax.sharding import check_shares, everywhere
 from cgan_jax.state import GAN, GANState
 from cgan_jax.steps import Batch, RunKeys, shuffle, train_steps
 
@@ -76,6 +76,9 @@ class Spans:
         programs: what the device does; by default, the steps of a single run.
         mesh: devices to split the batches over; by default, JAX's first device does all.
         more: further arguments of `programs.steps`.
+
+    Raises:
+        ConfigError: the batches cannot be split equally.
     """
 
     def __init__(
@@ -88,6 +91,8 @@ class Spans:
         mesh: Mesh | None = None,
         **more: Any,
     ) -> None:
+        if mesh:
+            check_shares(batch_size, mesh)
         self._programs = programs or single_run(gan, mesh)
         self._mesh = mesh
         self._keys, self._batch_size = keys, batch_size

@@ -25,7 +25,7 @@ from cgan_jax.images import grid, labelled_examples
 from cgan_jax.lock import sole_use
 from cgan_jax.measuring import BestCheckpoint, MeasuresTable
 from cgan_jax.run_folder import RunFolder
-from cgan_jax.sharding import data_mesh
+from cgan_jax.sharding import check_shares, data_mesh
 from cgan_jax.spans import steps_per_epoch
 from cgan_jax.state import GAN
 from cgan_jax.train import train
@@ -55,8 +55,11 @@ def run(
         RunError: the folder holds something else, is in use, or cannot be written.
     """
     keep_programs()
-    n_devices = n_devices or (jax.device_count() if jax.process_count() > 1 else 1)
-    mesh = data_mesh(n_devices) if n_devices > 1 else None
+    together = jax.process_count() > 1
+    n_devices = n_devices or (jax.device_count() if together else 1)
+    mesh = data_mesh(n_devices) if n_devices > 1 or together else None
+    if mesh:
+        check_shares(config.batch_size, mesh)
     stop = StopSignals()
     if not hosts.leads():
         with stop.listening():

@@ -39,11 +39,11 @@ def finish(*processes, code=0):
     return said
 
 
-def start_two(folder, **more):
+def start_two(folder, *more_flags, **more):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    flags = ["--coordinator", address, "--processes", "2", "--process-id"]
+    flags = [*more_flags, "--coordinator", address, "--processes", "2", "--process-id"]
     return [start(folder, *flags, str(i), **more) for i in range(2)]
 
 
@@ -113,9 +113,23 @@ def test_the_others_hear_of_the_firsts_failure(fashion_mnist, tmp_path):
     assert "error: the first process has failed" in second
 
 
+@pytest.mark.slow
+def test_what_fails_in_all_processes_ends_them_all(fashion_mnist, tmp_path):
+    for _, errors in finish(*start_two(tmp_path / "run", "--devices", "1"), code=2):
+        assert "error: of several hosts all 2 devices take part, not 1" in errors
+
+
 def test_more_devices_than_there_are_are_refused():
     with pytest.raises(ConfigError, match=r"devices must be in 1\.\.1, not 3"):
         data_mesh(3)
+
+
+@pytest.mark.slow
+def test_a_batch_that_cannot_be_split_is_refused_and_nothing_is_written(fashion_mnist, tmp_path):
+    ((_, errors),) = finish(start(tmp_path / "run", "--devices", "3", devices=3), code=2)
+    assert "error: a batch of 6400 cannot be split equally over 3 devices" in errors
+    assert len(errors.split("error:")[1].splitlines()) == 2
+    assert not (tmp_path / "run").exists()
 
 
 def test_rows_are_split_in_a_mesh_alone():
