@@ -82,6 +82,10 @@ class Checkpoints:
         """The newest saved step, or None."""
         return self._manager.latest_step()
 
+    def steps(self) -> list[int]:
+        """All saved steps, oldest first."""
+        return sorted(self._manager.all_steps())
+
     def save(self, step: int, state: Any) -> None:
         """Save a tree of arrays under a step number. Returns before it is all written.
 

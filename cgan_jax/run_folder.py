@@ -200,14 +200,15 @@ class RunFolder:
             raise RunError(f"the run folder {path} cannot be written: {error}") from error
         return run
 
-    def restore(self, *, best: bool = False) -> tuple["GAN", "GANState"]:
+    def restore(self, *, step: int | None = None, best: bool = False) -> tuple["GAN", "GANState"]:
         """The run's GAN and the state of its newest intact checkpoint. Changes nothing.
 
         Args:
+            step: restore the checkpoint of this step in place of the newest.
             best: restore the checkpoint in `best/` in place of the newest.
 
         Raises:
-            RunError: no checkpoint can be read.
+            RunError: no checkpoint can be read, or not that one.
         """
         import jax  # here, so that a command line can look into a folder without JAX
 
@@ -217,7 +218,20 @@ class RunFolder:
         gan = GAN.from_config(self.config)
         folder = self.best if best else self.checkpoints
         with Checkpoints(folder, read_only=True) as checkpoints:
-            return gan, checkpoints.restore(jax.eval_shape(gan.init, jax.random.key(0)))
+            steps = checkpoints.steps()
+            if step is not None and step not in steps:
+                raise RunError(
+                    f"{folder} has no checkpoint of step {step}\n"
+                    f"expected one of {one_line(', '.join(map(str, steps)))}\nGive one of these."
+                )
+            like = jax.eval_shape(gan.init, jax.random.key(0))
+            state = checkpoints.restore(like, at_most=step)
+        if step is not None and int(state.step) != step:
+            raise RunError(
+                f"the checkpoint of step {step} in {folder} is damaged\nexpected what was saved\n"
+                f"Give another step, as {int(state.step)}."
+            )
+        return gan, state
 
     def _write_config(self) -> None:
         saved: dict[str, Any] = {

@@ -1,0 +1,93 @@
+"""`python -m experiments.sample` on the committed run: what it writes, and what it refuses."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cgan_jax.errors import ConfigError, RunError
+from cgan_jax.images import grid
+from cgan_jax.sampling import load_generator
+from experiments.sample import Flags, square, write
+from tests.golden.make_run_folder import FOLDER
+from tests.helpers import command
+
+
+@pytest.fixture(scope="module")
+def generator():
+    return load_generator(FOLDER)
+
+
+def test_a_class_by_name_as_a_grid(tmp_path, generator):
+    out = tmp_path / "new" / "right.png"
+    done = command("sample", FOLDER, "--label", "Right", "--n", 5, "--seed", 3, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert f"5 pictures after 12 steps are in {out}." in done.stdout
+    expected = grid(*square(generator.generate(["right"] * 5, seed=3), "right"))
+    with Image.open(out) as picture:
+        np.testing.assert_array_equal(np.asarray(picture), np.asarray(expected))
+
+
+def test_arrays_and_single_files(tmp_path, generator):
+    labels = np.array([2, 0, 2, 0], np.int32)
+    images = generator.generate(labels)
+    names = generator.class_names
+    write(images, labels, np.array([2, 0]), names, tmp_path / "some.npz")
+    with np.load(tmp_path / "some.npz") as arrays:
+        np.testing.assert_array_equal(arrays["images"], images)
+        np.testing.assert_array_equal(arrays["labels"], labels)
+        assert arrays["class_names"].tolist() == ["left", "right", "round trip"]
+    write(images, labels, np.array([2, 0]), names, tmp_path / "files")
+    files = sorted(path.name for path in (tmp_path / "files").iterdir())
+    assert files == [
+        "left_00000.png",
+        "left_00001.png",
+        "round_trip_00000.png",
+        "round_trip_00001.png",
+    ]
+    with Image.open(tmp_path / "files" / "round_trip_00001.png") as picture:
+        np.testing.assert_array_equal(np.asarray(picture), images[2, ..., 0])
+
+
+def test_pictures_of_one_class_make_a_square():
+    rows, names = square(np.zeros((7, 4, 4, 1), np.uint8), "left")
+    assert rows.shape == (3, 3, 4, 4, 1)
+    assert names == ["left", "", ""]
+    assert (rows[2, 1:] == 255).all() and (rows[2, 0] == 0).all()
+
+
+def test_truncation_keeps_latent_numbers_in_bounds(generator):
+    """In the limit all pictures of a class are those of the latent point 0."""
+    pictures = generator.generate([1] * 8, truncation=1e-6)
+    assert (pictures == pictures[0]).all()
+    assert np.ptp(generator.generate([1] * 8).astype(int), axis=0).max() > 0
+    wide = generator.generate([1] * 8, truncation=50.0)
+    assert not np.array_equal(wide, pictures)
+    for bad in (0, -1.0, float("nan"), "0.5", True):
+        with pytest.raises(ConfigError, match="truncation must be a number above 0"):
+            generator.generate([1], truncation=bad)
+
+
+def test_a_step_that_is_not_there_is_named():
+    assert load_generator(FOLDER, step=12).step == 12
+    with pytest.raises(RunError, match=r"no checkpoint of step 7\nexpected one of 12"):
+        load_generator(FOLDER, step=7)
+
+
+def test_flags_that_cannot_be_are_refused(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    for flags, words in (
+        ({"n": 0}, "n must be"),
+        ({"step": -1}, "step must be"),
+        ({"step": 1, "best": True}, "step does not go with --best"),
+        ({"label": ()}, "there is no label"),
+        ({"out": tmp_path}, "holds other files"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            Flags(FOLDER, **flags).check()
+
+
+def test_a_misspelt_class_gets_the_nearest_names(tmp_path):
+    done = command("sample", FOLDER, "--label", "lefft", "--out", tmp_path / "x.png")
+    assert done.returncode == 2
+    assert "'lefft' is no class; did you mean 'left'" in done.stderr
+    assert not (tmp_path / "x.png").exists()
