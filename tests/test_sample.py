@@ -4,9 +4,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cgan_jax.checkpoint import Checkpoints
 from cgan_jax.errors import ConfigError, RunError
 from cgan_jax.images import grid
+from cgan_jax.run_folder import RunFolder
 from cgan_jax.sampling import load_generator
+from cgan_jax.state import GAN
+from cgan_jax.train import train
 from experiments.sample import Flags, square, write
 from tests.golden.make_run_folder import FOLDER
 from tests.helpers import command
@@ -67,10 +71,17 @@ def test_truncation_keeps_latent_numbers_in_bounds(generator):
             generator.generate([1], truncation=bad)
 
 
-def test_a_step_that_is_not_there_is_named():
-    assert load_generator(FOLDER, step=12).step == 12
-    with pytest.raises(RunError, match=r"no checkpoint of step 7\nexpected one of 12"):
-        load_generator(FOLDER, step=7)
+def test_a_step_may_be_chosen(tiny_config, tiny_dataset, tmp_path):
+    run = RunFolder.start(tmp_path / "run", tiny_config, tiny_dataset.class_names)
+    gan = GAN.from_config(tiny_config)
+    with Checkpoints(run.checkpoints) as checkpoints:
+        train(gan, tiny_config, tiny_dataset, checkpoints=checkpoints, checkpoint_every=1)
+    assert [load_generator(run.path, step=step).step for step in (6, None, 12)] == [6, 18, 12]
+    with pytest.raises(RunError, match=r"no checkpoint of step 7\nexpected one of 6, 12, 18"):
+        load_generator(run.path, step=7)
+    (run.checkpoints / "12" / "manifest" / "metadata").write_text("{}")
+    with pytest.raises(RunError, match=r"step 12 .* is damaged\n.*\nGive another step, as 6"):
+        load_generator(run.path, step=12)
 
 
 def test_flags_that_cannot_be_are_refused(tmp_path):
