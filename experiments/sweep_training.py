@@ -49,12 +49,13 @@ def run(
     keep_programs()
     members = {name: config for program in programs for name, config in program.items()}
     SweepFolder.check(workdir, members)
+    first = next(iter(members.values()))  # its epochs and its batch size are all members'
+    epochs, per_epoch = first.epochs, steps_per_epoch(len(dataset), first.batch_size)
     stop = StopSignals()
     with contextlib.ExitStack() as stack:
         stack.enter_context(sole_use(workdir))
         sweep = SweepFolder.start(workdir, members)
         stack.enter_context(stop.listening())
-        epochs = next(iter(members.values())).epochs
         print(
             f"Training {len(members)} runs in {workdir}, {len(programs[0])} at once, {epochs} "
             f"epochs each, on {device()}. Ctrl-C stops and saves; the same command goes on."
@@ -63,13 +64,17 @@ def run(
         for number, program in enumerate(programs, start=1):
             if len(programs) > 1:
                 print(f"Program {number} of {len(programs)}: {', '.join(program)}")
-            reached = _train(sweep, program, dataset, sample_every, checkpoint_every, stop)
-            if reached < epochs * steps_per_epoch(len(dataset), _batch_size(program)):
+            if all(name in sweep.diverged for name in program):
+                continue
+            reached = _train(
+                sweep, program, dataset, per_epoch, sample_every, checkpoint_every, stop
+            )
+            if reached < epochs * per_epoch:
                 assert stop.caught
                 print(f"Stopped and saved after step {reached:,}. To go on: {command()}")
                 raise SystemExit(128 + stop.caught)
     print(f"Finished in {duration(time.perf_counter() - began)}.\n")
-    print(report(sweep, members, steps_per_epoch(len(dataset), _batch_size(members))))
+    print(report(sweep, members, per_epoch))
     print(f"\nEach run is in a folder of its own in {workdir}, with sweep.csv and sweep.png.")
 
 
@@ -77,12 +82,12 @@ def _train(
     sweep: SweepFolder,
     program: dict[str, TrainConfig],
     dataset: Dataset,
+    per_epoch: int,
     sample_every: int,
     checkpoint_every: int,
     stop: StopSignals,
 ) -> int:
     """One program's members, until their end or a stop: the step that was reached."""
-    per_epoch = steps_per_epoch(len(dataset), _batch_size(program))
     with contextlib.ExitStack() as stack:
         members = []
         for name, config in program.items():
@@ -98,8 +103,6 @@ def _train(
                 TensorBoard(folder),
             ]
             members.append(Member(name, config, callbacks, checkpoints))
-        if all(member.name in sweep.diverged for member in members):
-            return members[0].config.epochs * per_epoch
         state = train_members(
             members,
             dataset,
@@ -110,7 +113,3 @@ def _train(
             on_divergence=sweep.note_divergence,
         )
     return int(state.step)
-
-
-def _batch_size(members: dict[str, TrainConfig]) -> int:
-    return next(iter(members.values())).batch_size
