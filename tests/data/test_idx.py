@@ -17,9 +17,10 @@ SHAPE = (5, 3, 2)
 ARRAY = np.arange(30, dtype=np.uint8).reshape(SHAPE)
 RAW = b"\0\0\x08\x03" + struct.pack(">3I", *SHAPE) + ARRAY.tobytes()
 ZIPPED = gzip.compress(RAW)
+IN_PARTS = gzip.compress(RAW[:9]) + gzip.compress(RAW[9:])
 
 
-@pytest.mark.parametrize("data", [RAW, ZIPPED, gzip.compress(RAW[:9]) + gzip.compress(RAW[9:])])
+@pytest.mark.parametrize("data", [RAW, ZIPPED, IN_PARTS], ids=["raw", "zipped", "in parts"])
 def test_reads_raw_and_gzipped_files_whatever_their_names(tmp_path, data):
     path = tmp_path / "file"
     path.write_bytes(data)
