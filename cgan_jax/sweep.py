@@ -1,4 +1,4 @@
-"""Several runs at once, in one program by vmap: they differ in seed, learning rate or beta1.
+"""Several runs at once, in one program: they differ in seed, learning rate or beta1.
 
 Each member is a run like any other, with callbacks and checkpoints of its own. The command line
 and the run folders are in experiments/sweep.py.
@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from cgan_jax import checks
 from cgan_jax.adam import adam
@@ -23,7 +24,7 @@ from cgan_jax.config import OptimizerConfig, TrainConfig, differences
 from cgan_jax.data import Dataset
 from cgan_jax.errors import ConfigError, DivergenceError
 from cgan_jax.spans import QUICK, Programs, Span, Spans, jit_steps, steps_per_epoch
-from cgan_jax.state import GAN, GANState
+from cgan_jax.state import GAN, GANState, NetState
 from cgan_jax.steps import Batch, Losses, run_keys, shuffle, train_steps
 from cgan_jax.train import all_finite, check_fit, take_steps
 
@@ -265,19 +266,29 @@ def _train_steps(
     """`train_steps` of each member, with its own settings of Adam in place of `optimizer`'s."""
 
     def one(
-        settings: dict[str, jax.Array], state: GANState, shuffled: Batch, key: jax.Array
+        settings: dict[str, jax.Array],
+        gen: NetState,
+        disc: NetState,
+        shuffled: Batch,
+        key: jax.Array,
     ) -> tuple[GANState, Losses]:
         own = gan
         if settings:
             transform = adam(**asdict(optimizer) | settings)
             own = replace(gan, gen_optimizer=transform, disc_optimizer=transform)
+        before = GANState(state.step, gen, disc)
         return train_steps(
-            own, state, shuffled, key, n_steps, batch_size=batch_size, last_batch=last_batch
+            own, before, shuffled, key, n_steps, batch_size=batch_size, last_batch=last_batch
         )
 
-    each = jax.vmap(one, in_axes=(0, _AXES, 0, 0), out_axes=(_AXES, 0))
-    found: tuple[GANState, Losses] = each(settings, state, shuffled, key)
-    return found
+    members = (settings, state.gen, state.disc, shuffled, key)
+    if jax.default_backend() == "cpu":
+        # One after another within the program: a CPU has no use for larger products.
+        trained, losses = lax.map(lambda member: one(*member), members)
+        trained = GANState(trained.step[0], trained.gen, trained.disc)
+    else:
+        trained, losses = jax.vmap(one, out_axes=(_AXES, 0))(*members)
+    return trained, losses
 
 
 @jax.jit
