@@ -205,4 +205,6 @@ def _words(value: Any) -> str:
 
 
 def _digits(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}"
+    if value is None:
+        return ""
+    return f"{value:.1f}" if abs(value) >= 100 else f"{value:#.3g}"
