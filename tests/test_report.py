@@ -59,7 +59,13 @@ def test_a_page_shows_what_the_folder_holds(run):
     assert "Trained for 18 steps, epoch 3 of 3." in " ".join(page.text.split())
     changed = [row for row in page.all("tr") if row.get("class") == "changed"]
     assert len(changed) == len(differences(PRESETS["report"], CONFIG))
-    for words in ("pixel_fd 0.250", "gan_test", "0.830", "taken for the class", "python -m the.run"):
+    for words in (
+        "pixel_fd 0.250",
+        "gan_test",
+        "0.830",
+        "taken for the class",
+        "python -m the.run",
+    ):
         assert words in page.text
     held = {image["src"].partition("base64,")[2] for image in page.all("img")}
     for file in run.path.rglob("*.png"):
