@@ -27,12 +27,15 @@ def to_uint8(images: jax.Array) -> jax.Array:
     return jnp.clip(jnp.round((images + 1) * 127.5), 0, 255).astype(jnp.uint8)
 
 
-def grid(images: np.ndarray, column_names: Sequence[str]) -> Image.Image:
+def grid(
+    images: np.ndarray, column_names: Sequence[str], *, ink: tuple[int, int, int] = (0, 0, 0)
+) -> Image.Image:
     """Tile images, with a name above each column.
 
     Args:
         images: uint8 `[rows, columns, H, W, C]` with one (grey) or three (RGB) channels.
         column_names: one a column.
+        ink: the names' colour, RGB in 0..255.
 
     Returns:
         an RGB picture on white; small images are enlarged by whole pixels.
@@ -66,7 +69,7 @@ def grid(images: np.ndarray, column_names: Sequence[str]) -> Image.Image:
     font = ImageFont.load_default(FONT_SIZE)
     for column, name in enumerate(column_names):
         x = MARGIN + column * step_x
-        draw.text((x + (step_x - GAP) / 2, MARGIN), name, "black", font, anchor="mt")
+        draw.text((x + (step_x - GAP) / 2, MARGIN), name, ink, font, anchor="mt")
         for row in range(rows):
             tile = Image.fromarray(np.ascontiguousarray(rgb[row, column]))
             picture.paste(tile, (x, top + row * step_y))

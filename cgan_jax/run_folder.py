@@ -71,6 +71,12 @@ class RunFolder:
         """The picture made after so many epochs."""
         return self.path / "samples" / f"epoch_{epoch:04d}.png"
 
+    def sample_grids(self) -> dict[int, Path]:
+        """The pictures that are there, by epoch, in order."""
+        found = (self.path / "samples").glob("epoch_*.png")
+        numbers = {path.stem.removeprefix("epoch_"): path for path in found}
+        return dict(sorted((int(n), path) for n, path in numbers.items() if n.isdecimal()))
+
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "RunFolder":
         """The run that a folder holds.
