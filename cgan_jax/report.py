@@ -90,7 +90,7 @@ def _contents(run: RunFolder) -> dict[str, Any]:
     """What the template fills in."""
     report = dict(leaves(PRESETS["report"]))
     try:
-        grids = _sample_grids(run)
+        grids = run.sample_grids()
         samples = _examples(run, grids[max(grids)]) if grids else {}
         real = _examples(run, run.path / "real.png")
         steps, epoch = _reached(run)
@@ -131,13 +131,6 @@ def _reached(run: RunFolder) -> tuple[int, int]:
         return len(rows), int(rows[-1].partition(",")[0]) + 1 if rows else 0
     except ValueError as error:
         raise ValueError(f"{run.losses.name}: {error}") from error
-
-
-def _sample_grids(run: RunFolder) -> dict[int, Path]:
-    """The pictures of samples by epoch."""
-    paths = run.sample_grid(0).parent.glob("epoch_*.png")
-    numbers = {path.stem.removeprefix("epoch_"): path for path in paths}
-    return {int(number): path for number, path in numbers.items() if number.isdecimal()}
 
 
 def _examples(run: RunFolder, grid_file: Path) -> dict[int, Picture]:

@@ -199,7 +199,7 @@ def telling(gr: Any) -> Iterator[None]:
     try:
         yield
     except CGANError as error:
-        raise gr.Error(str(error)) from error
+        raise gr.Error(str(error), print_exception=False) from error
 
 
 if __name__ == "__main__":

@@ -520,6 +520,8 @@ COMMANDS = [
     ("export_torch", f"{{at}} --format {'x' * 5000}", "invalid choice 'xxx", "", HELP, {}),
     ("benchmark", "--rounds 0", "rounds", "in 1..1000", "default, 5", {}),
     ("parity", "--float64-steps 939", "float64_steps", "in 1..938", "default, 200", {}),
+    ("demo", "{at}", "is not a run folder", "config.json", "Name a run's folder", {}),
+    ("demo", "{at} --port 70000", "port", "in 1..65535", "default, 7860", {}),
     ("report", "", "no run", "at least one", "Name one", {}),
     ("report", "{at}", "is not a run folder", "config.json", "Name a run's folder", {}),
     ("report_log", "--run {at}", "no finished run of 200", "epochs 0 to 199", "such a run",
