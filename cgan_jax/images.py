@@ -60,10 +60,9 @@ def grid(
             "expected as many texts of one line\nGive a list with a name for each column."
         )
 
-    scale = max(1, -(-TILE // width))
+    scale, step_y, step_x, top = _layout(height, width)
     enlarged = images.repeat(scale, 2).repeat(scale, 3)
     rgb = np.broadcast_to(enlarged, (*enlarged.shape[:-1], 3))
-    step_y, step_x, top = height * scale + GAP, width * scale + GAP, MARGIN + FONT_SIZE + GAP
     size = (columns * step_x - GAP + 2 * MARGIN, top + rows * step_y - GAP + MARGIN)
     picture = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(picture)
@@ -75,6 +74,40 @@ def grid(
             tile = Image.fromarray(np.ascontiguousarray(rgb[row, column]))
             picture.paste(tile, (x, top + row * step_y))
     return picture
+
+
+def tiles(picture: Image.Image, columns: int, height: int, width: int) -> np.ndarray:
+    """The images of a grid: the inverse of `grid`.
+
+    Args:
+        picture: what `grid` made.
+        columns: how many it has.
+        height: of an image, in its own pixels.
+        width: likewise.
+
+    Returns:
+        uint8 `[rows, columns, height, width, 3]`; the channels of grey images are equal.
+
+    Raises:
+        ConfigError: the picture has another size than such a grid.
+    """
+    scale, step_y, step_x, top = _layout(height, width)
+    rows, rest = divmod(picture.height - top + GAP - MARGIN, step_y)
+    if rest or rows < 1 or picture.width != columns * step_x - GAP + 2 * MARGIN:
+        raise ConfigError(
+            f"a picture of {picture.width}x{picture.height} pixels is no grid of "
+            f"{columns} columns of {width}x{height} images\n"
+            "expected one that cgan_jax.images.grid made\nGive the numbers that it was made with."
+        )
+    y = top + step_y * np.arange(rows)[:, None] + scale * np.arange(height)
+    x = MARGIN + step_x * np.arange(columns)[:, None] + scale * np.arange(width)
+    return np.asarray(picture.convert("RGB"))[y[:, None, :, None], x[None, :, None, :]]
+
+
+def _layout(height: int, width: int) -> tuple[int, int, int, int]:
+    """A grid's whole-number enlargement, its tiles' distances down and across, its top margin."""
+    scale = max(1, -(-TILE // width))
+    return scale, height * scale + GAP, width * scale + GAP, MARGIN + FONT_SIZE + GAP
 
 
 def labelled_examples(

@@ -62,6 +62,11 @@ class RunFolder:
     def measures(self) -> Path:
         return self.path / "measures.csv"
 
+    @property
+    def command(self) -> Path:
+        """The command that trained it last, to be given again; a library's run has none."""
+        return self.path / "command.txt"
+
     def sample_grid(self, epoch: int) -> Path:
         """The picture made after so many epochs."""
         return self.path / "samples" / f"epoch_{epoch:04d}.png"
