@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -21,8 +21,6 @@ from cgan_jax.run_folder import RunFolder
 from experiments.command_line import fail, parse, run
 
 if TYPE_CHECKING:
-    import flax.linen as nn
-
     from cgan_jax.interop import ExportedGenerator
     from cgan_jax.sampling import TrainedGenerator
 
@@ -120,14 +118,13 @@ def main() -> None:
     with replacing(flags.out) as file:
         exported = write_generator(file, flags.format, generator, folder.config.model)
         difference = largest_difference(generator, exported)
-        report(flags.out, file, generator.step, difference, flags.tolerance)
+        check_difference(flags.out, difference, flags.tolerance)
+    say(flags.out, generator.step, difference)
     if flags.discriminator is not None:
-        gan, state = folder.restore(step=generator.step, best=flags.best)
         with replacing(flags.discriminator) as file:
-            difference = write_discriminator(
-                file, gan.discriminator, {"params": state.disc.params}, folder.config.model
-            )
-            report(flags.discriminator, file, generator.step, difference, flags.tolerance)
+            difference = write_discriminator(file, generator, folder, flags.best)
+            check_difference(flags.discriminator, difference, flags.tolerance)
+        say(flags.discriminator, generator.step, difference)
 
 
 def write_generator(
@@ -154,25 +151,33 @@ def write_generator(
 
 
 def write_discriminator(
-    file: Path, module: "nn.Module", variables: dict[str, Any], model: ModelConfig
+    file: Path, generator: "TrainedGenerator", folder: RunFolder, best: bool
 ) -> float:
-    """Write a discriminator's state dict and read it back: the largest difference of scores."""
+    """Write the state dict of this generator's discriminator, and read it back.
+
+    Returns:
+        the largest difference of scores.
+    """
     import jax
     import numpy as np
 
     from cgan_jax import interop
 
-    interop.save_state_dict(file, interop.discriminator_to_torch(variables, model))
+    gan, state = folder.restore(step=generator.step, best=best)
+    ours, model = {"params": state.disc.params}, folder.config.model
+    table = interop.metadata(generator)
+    del table["latent_dim"], table["generator"]  # the rest holds for both
+    interop.save_state_dict(file, interop.discriminator_to_torch(ours, model), table)
     back = interop.discriminator_from_torch(interop.load_state_dict(file), model)
     shape = (64, model.img_size, model.img_size, model.channels)
     images = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
     labels = np.arange(64) % model.n_classes
-    score = jax.jit(partial(module.apply, train=False))
-    return float(abs(score(variables, images, labels) - score(back, images, labels)).max())
+    score = jax.jit(partial(gan.discriminator.apply, train=False))
+    return float(abs(score(ours, images, labels) - score(back, images, labels)).max())
 
 
-def report(out: Path, file: Path, step: int, difference: float, tolerance: float) -> None:
-    """Say what was written, or that it is not good; the file still has its temporary name."""
+def check_difference(out: Path, difference: float, tolerance: float) -> None:
+    """End the command with code 1 if what was read back is too far from JAX, or not a number."""
     if not difference <= tolerance:
         fail(
             f"{out} was not written: read back, it differs from JAX by {difference:.1e}\n"
@@ -180,8 +185,11 @@ def report(out: Path, file: Path, step: int, difference: float, tolerance: float
             "If that can be rounding, give a larger --tolerance; otherwise report it.",
             code=1,
         )
+
+
+def say(out: Path, step: int, difference: float) -> None:
     print(
-        f"{out}: {file.stat().st_size / 1e3:,.0f} kB, after {step:,} steps. "
+        f"{out}: {out.stat().st_size / 1e3:,.0f} kB, after {step:,} steps. "
         f"Read back, it differs from JAX by at most {difference:.1e}."
     )
 

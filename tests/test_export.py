@@ -90,4 +90,7 @@ def test_pytorch_loads_the_state_dicts(tmp_path, run_export):
         images = twin.eval()(torch.tensor(np.array(latent)), torch.tensor(np.array(labels)))
     expected = generator(latent, labels).transpose(0, 3, 1, 2)
     np.testing.assert_allclose(images.numpy(), expected, atol=1e-5)
-    assert interop.load_metadata(out) == interop.metadata(load_generator(FOLDER))
+    table = interop.metadata(load_generator(FOLDER))
+    assert interop.load_metadata(out) == table
+    assert interop.load_metadata(discriminator).items() <= table.items()
+    assert interop.load_metadata(discriminator)["step"] == 12
