@@ -67,11 +67,17 @@ def run(
         if stop.caught:
             raise SystemExit(128 + stop.caught)
         return
-    RunFolder.check(workdir, config, resume=resume)
+    data = dataset.identity()
+    RunFolder.check(workdir, config, resume=resume, data=data)
     with contextlib.ExitStack() as stack:
         stack.enter_context(sole_use(workdir))
         folder = RunFolder.start(
-            workdir, config, dataset.class_names, resume=resume, n_devices=n_devices
+            workdir,
+            config,
+            dataset.class_names,
+            resume=resume,
+            n_devices=n_devices,
+            data=data,
         )
         stack.enter_context(stop.listening())
         checkpoints = stack.enter_context(Checkpoints(folder.checkpoints))
