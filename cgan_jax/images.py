@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from cgan_jax.checks import shown
 from cgan_jax.errors import ConfigError
 
-TILE = 80  # pixels of a tile's side at least: what the longest class name needs
+TILE = 80  # pixels of a tile's side at least; for long names up to twice that
 GAP, MARGIN, FONT_SIZE = 4, 12, 13
 
 
@@ -35,7 +35,8 @@ def grid(images: np.ndarray, column_names: Sequence[str]) -> Image.Image:
         column_names: one a column.
 
     Returns:
-        an RGB picture on white; small images are enlarged by whole pixels.
+        an RGB picture on white; small images are enlarged by whole pixels, for long names too;
+        the longest names are shortened.
 
     Raises:
         ConfigError: the array or the names do not fit this.
@@ -57,21 +58,30 @@ def grid(images: np.ndarray, column_names: Sequence[str]) -> Image.Image:
             "expected as many texts of one line\nGive a list with a name for each column."
         )
 
-    scale = max(1, -(-TILE // width))
+    font = ImageFont.load_default(FONT_SIZE)
+    longest = max(font.getlength(name) for name in column_names)
+    scale = max(1, -(-int(min(max(TILE, longest), 2 * TILE)) // width))
     enlarged = images.repeat(scale, 2).repeat(scale, 3)
     rgb = np.broadcast_to(enlarged, (*enlarged.shape[:-1], 3))
     step_y, step_x, top = height * scale + GAP, width * scale + GAP, MARGIN + FONT_SIZE + GAP
     size = (columns * step_x - GAP + 2 * MARGIN, top + rows * step_y - GAP + MARGIN)
     picture = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(picture)
-    font = ImageFont.load_default(FONT_SIZE)
     for column, name in enumerate(column_names):
         x = MARGIN + column * step_x
-        draw.text((x + (step_x - GAP) / 2, MARGIN), name, "black", font, anchor="mt")
+        title = _shortened(name, font, width * scale)
+        draw.text((x + (step_x - GAP) / 2, MARGIN), title, "black", font, anchor="mt")
         for row in range(rows):
             tile = Image.fromarray(np.ascontiguousarray(rgb[row, column]))
             picture.paste(tile, (x, top + row * step_y))
     return picture
+
+
+def _shortened(name: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    if font.getlength(name) <= width:
+        return name
+    cut = next(n for n in range(len(name), -1, -1) if font.getlength(f"{name[:n]}…") <= width)
+    return f"{name[:cut].rstrip()}…"
 
 
 def labelled_examples(

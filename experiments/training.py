@@ -41,9 +41,9 @@ def run(
     *,
     sample_every: int,
     checkpoint_every: int,
-    log_every: int,
-    eval_every: int,
-    resume: bool,
+    log_every: int = 0,
+    eval_every: int = 0,
+    resume: bool = True,
     n_devices: int | None = None,
 ) -> None:
     """Train in a run folder until the configuration's last epoch, or a signal to stop.
@@ -175,9 +175,9 @@ class _Timer(Callback):
 
 def _looks(gan: GAN, folder: RunFolder, dataset: Dataset, every: int) -> list[Callback]:
     """What measures the quality as training goes on."""
-    from cgan_jax.metrics.quick import CHOSEN_BY, N_IMAGES, QuickMeasures
+    from cgan_jax.metrics.quick import CHOSEN_BY, N_IMAGES, quick_measures
 
-    measure = QuickMeasures(dataset)
+    measure = quick_measures(dataset)
     table = MeasuresTable(gan, folder, measure, every, n_images=N_IMAGES)
     return [table, BestCheckpoint(folder, by=CHOSEN_BY)]
 

@@ -138,6 +138,6 @@ def _own_size(sides: Counter[int], folder: Path) -> int:
         raise DataError(
             f"the pictures in {folder} are of {len(sides)} sizes, their shorter sides from "
             f"{min(sides)} to {max(sides)} pixels\nexpected one size, or to be told which\n"
-            f"Give one with --img-size (img_size=); most of them have {common}, 32 trains fast."
+            f"Give one with --img-size (img_size=); {common} is the most common, 32 trains fast."
         )
     return pictures.own_size(next(iter(sides)), str(folder))
