@@ -36,11 +36,12 @@ class Flags:
 
 def main() -> None:
     flags = parse(Flags, MODULE)
-    dataset = digits()
     model = ModelConfig(
         latent_dim=32, generator_widths=(128, 256, 512), discriminator_widths=(256, 256)
     )
-    config = TrainConfig(epochs=flags.epochs, batch_size=64, model=model).for_data(dataset)
+    config = TrainConfig(epochs=flags.epochs, batch_size=64, model=model)
+    dataset = digits()
+    config = config.for_data(dataset)  # the number of classes, the size of the images
 
     from experiments import training  # imports JAX, so only now that the flags are good
 

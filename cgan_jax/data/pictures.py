@@ -78,7 +78,10 @@ def squared(image: Image.Image, img_size: int, channels: int) -> tuple[np.ndarra
     if image.mode != mode:
         image = image.convert(mode)
     if changed:
-        image = ImageOps.fit(image, (img_size, img_size), Image.Resampling.LANCZOS)
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        image = image.crop((left, top, left + side, top + side))
+        image = image.resize((img_size, img_size), Image.Resampling.LANCZOS)
     return np.asarray(image).reshape(img_size, img_size, channels), changed
 
 

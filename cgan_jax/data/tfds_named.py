@@ -178,13 +178,7 @@ def _read(
         )
     side = img_size or pictures.own_size(min(height, width), name)
     channels = channels or min(depth, 3)
-    source = builder.as_data_source(
-        split,
-        decoders=tfds.decode.PartialDecoding(
-            {image_key: True, label_key: True},
-            decoders={image_key: tfds.decode.SkipDecoding()},
-        ),
-    )
+    source = builder.as_data_source(split, decoders={image_key: tfds.decode.SkipDecoding()})
     labels = np.empty(n, np.int64)
 
     def squares() -> Iterator[tuple[np.ndarray, bool]]:
