@@ -3,7 +3,7 @@
     python -m experiments.digits_cgan        # under a minute on 2 cores
 
 The data are scikit-learn's 1,797 handwritten digits of 8x8 pixels, which come with it (extra
-`examples`). Pictures and .npz files need no code: see train.py.
+`examples`). Folders of pictures and .npz files need no code: see train.py.
 """
 
 from dataclasses import dataclass
@@ -34,24 +34,7 @@ class Flags:
     """The run's folder: checkpoints, losses, pictures."""
 
 
-def main() -> None:
-    flags = parse(Flags, MODULE)
-    model = ModelConfig(
-        latent_dim=32, generator_widths=(128, 256, 512), discriminator_widths=(256, 256)
-    )
-    config = TrainConfig(epochs=flags.epochs, batch_size=64, model=model)
-    dataset = digits()
-    config = config.for_data(dataset)  # the number of classes, the size of the images
-
-    from experiments import training  # imports JAX, so only now that the flags are good
-
-    training.run(
-        config, dataset, flags.workdir, sample_every=20, checkpoint_every=50, eval_every=20
-    )
-
-
 def digits() -> Dataset:
-    """1,797 grey images of 8x8 pixels in 10 classes."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
@@ -62,6 +45,19 @@ def digits() -> Dataset:
     found = load_digits()
     images = (found.images * (255 / 16)).round().astype(np.uint8)  # from 0..16
     return Dataset.from_arrays(images, found.target, list("0123456789"), name="digits")
+
+
+def main() -> None:
+    flags = parse(Flags, MODULE)
+    gen, disc = (128, 256, 512), (256, 256)
+    model = ModelConfig(latent_dim=32, generator_widths=gen, discriminator_widths=disc)
+    config = TrainConfig(epochs=flags.epochs, model=model)
+    dataset = digits()
+    config = config.for_data(dataset)  # its name, number of classes, size of images
+
+    from experiments import training  # imports JAX, so only now that the flags are good
+
+    training.run(config, dataset, flags.workdir, sample_every=20, checkpoint_every=50)
 
 
 if __name__ == "__main__":

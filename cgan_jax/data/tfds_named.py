@@ -98,39 +98,47 @@ def _prepare(name: str, root: Path) -> Path:
     """Download and prepare a data set below TFDS's directory, as array_record."""
     import tensorflow_datasets as tfds
 
-    if name.partition("/")[0] not in tfds.list_builders(with_community_datasets=False):
+    base, _, config = name.partition("/")
+    if base not in tfds.list_builders(with_community_datasets=False):
         raise _unknown(name)
     try:
+        if config and config not in tfds.builder_cls(base).builder_configs:
+            raise _unknown(name)
         builder = tfds.builder(name, data_dir=root)
+        place = Path(builder.data_path)
+        if not place.exists():
+            _download(builder)
+    except ConfigError:
+        raise
+    # TFDS lets the errors of its many parts through.
     except Exception as error:
-        raise _unknown(name) from error
-    place = Path(builder.data_path)
-    if not place.exists():
-        files = type(builder).url_infos or {}
-        try:
-            if files:
-                tfds_download.probe(next(iter(files)))
-            size = sum(int(info.size) for info in files.values())
-            _log.info("downloading %s (%.0f MB), and preparing it in %s", name, size / 1e6, root)
-            with (
-                tempfile.TemporaryDirectory(prefix="cgan_jax-") as downloads,
-                tfds_files.quiet(),
-                without_tensorflow(type(builder)),
-            ):
-                builder.download_and_prepare(
-                    download_dir=downloads,
-                    download_config=tfds.download.DownloadConfig(try_download_gcs=False),
-                    file_format="array_record",
-                )
-        # TFDS lets the errors of its many parts through.
-        except Exception as error:
-            raise DataError(
-                f"{name} is not prepared in {root}, and could not be: {one_line(error)}\n"
-                "expected array_record files there, or a network and a builder that needs no "
-                "TensorFlow\nConnect and try again; or prepare it elsewhere with "
-                "file_format='array_record', and name that with --data-dir (data_dir=)."
-            ) from error
+        raise DataError(
+            f"{name} is not prepared in {root}, and could not be: {one_line(error)}\n"
+            "expected array_record files there, or a network and a builder that needs no "
+            "TensorFlow\nConnect and try again; or prepare it elsewhere with "
+            "file_format='array_record', and name that with --data-dir (data_dir=)."
+        ) from error
     return place
+
+
+def _download(builder: Any) -> None:
+    from tensorflow_datasets.download import DownloadConfig
+
+    files = type(builder).url_infos or {}
+    if files:
+        tfds_download.probe(next(iter(files)))  # TFDS would try a dead host for minutes
+    size = sum(int(info.size) for info in files.values()) / 1e6
+    _log.info("downloading %s (%.0f MB) into %s", builder.name, size, builder.data_path)
+    with (
+        tempfile.TemporaryDirectory(prefix="cgan_jax-") as downloads,
+        tfds_files.quiet(),
+        without_tensorflow(type(builder)),
+    ):
+        builder.download_and_prepare(
+            download_dir=downloads,
+            download_config=DownloadConfig(try_download_gcs=False),
+            file_format="array_record",
+        )
 
 
 def _unknown(name: Any) -> ConfigError:
