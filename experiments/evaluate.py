@@ -134,7 +134,8 @@ def run_folders(paths: Sequence[Path], *, best: bool) -> list[RunFolder]:
             raise RunError(
                 f"{folder.path} holds a run on {folder.config.dataset}\n"
                 f"expected one on {DATASET}, which the reference classifier knows\n"
-                "Name another, or use the functions of cgan_jax.metrics with your own features."
+                "Train others with --eval-every, which measures pixels; or give the functions of "
+                "cgan_jax.metrics your own classifier's features."
             )
         place = folder.best if best else folder.checkpoints
         if not place.is_dir():

@@ -130,12 +130,14 @@ def write(
     else:
         from PIL import Image
 
+        words = [re.sub(r"\W+", "_", name).strip("_").lower() for name in class_names]
+        if len(set(words)) < len(words):  # as of the classes "a" and "A"
+            words = [f"{i}_{word}".strip("_") for i, word in enumerate(words)]
         with writing(out):
             out.mkdir(parents=True, exist_ok=True)
             for i, (image, label) in enumerate(zip(images, labels, strict=True)):
-                word = re.sub(r"\W+", "_", class_names[label]).strip("_").lower()
                 picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-                picture.save(out / f"{word}_{i // len(classes):05d}.png")
+                picture.save(out / f"{words[label]}_{i // len(classes):05d}.png")
 
 
 def square(images: np.ndarray, name: str) -> tuple[np.ndarray, list[str]]:

@@ -42,9 +42,9 @@ def run(
     *,
     sample_every: int,
     checkpoint_every: int,
-    log_every: int,
-    eval_every: int,
-    resume: bool,
+    log_every: int = 0,
+    eval_every: int = 0,
+    resume: bool = True,
     n_devices: int | None = None,
 ) -> None:
     """Train in a run folder until the configuration's last epoch, or a signal to stop.
@@ -68,11 +68,17 @@ def run(
         if stop.caught:
             raise SystemExit(128 + stop.caught)
         return
-    RunFolder.check(workdir, config, resume=resume)
+    data = dataset.identity()
+    RunFolder.check(workdir, config, resume=resume, data=data)
     with contextlib.ExitStack() as stack:
         stack.enter_context(sole_use(workdir))
         folder = RunFolder.start(
-            workdir, config, dataset.class_names, resume=resume, n_devices=n_devices
+            workdir,
+            config,
+            dataset.class_names,
+            resume=resume,
+            n_devices=n_devices,
+            data=data,
         )
         stack.enter_context(stop.listening())
         checkpoints = stack.enter_context(Checkpoints(folder.checkpoints))
@@ -173,9 +179,9 @@ class _Timer(Callback):
 
 def _looks(gan: GAN, folder: RunFolder, dataset: Dataset, every: int) -> list[Callback]:
     """What measures the quality as training goes on."""
-    from cgan_jax.metrics.quick import CHOSEN_BY, N_IMAGES, QuickMeasures
+    from cgan_jax.metrics.quick import CHOSEN_BY, N_IMAGES, quick_measures
 
-    measure = QuickMeasures(dataset)
+    measure = quick_measures(dataset)
     table = MeasuresTable(gan, folder, measure, every, n_images=N_IMAGES)
     return [table, BestCheckpoint(folder, by=CHOSEN_BY)]
 

@@ -66,6 +66,18 @@ def test_tiles_of_another_picture_are_refused():
             tiles(picture, columns, side, side)
 
 
+def test_long_names_get_wider_tiles_and_the_longest_are_shortened():
+    images = np.zeros((1, 2, 28, 28, 1), np.uint8)
+    usual, wide, widest = (
+        np.asarray(grid(images, [name, "Bag"]))
+        for name in ("Ankle boot", "n02085620-Chihuahua", 9 * "a long name of a class ")
+    )
+    assert usual.shape[1] < wide.shape[1] < widest.shape[1] == 2 * 168 + GAP + 2 * MARGIN
+    for picture in (wide, widest):  # between the names is a gap
+        tile = (picture.shape[1] - 2 * MARGIN - GAP) // 2
+        assert (picture[: MARGIN + 13, MARGIN + tile : MARGIN + tile + GAP] == 255).all()
+
+
 def test_labelled_examples_are_the_first_of_each_class():
     images = np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1)
     examples = labelled_examples(images, np.array([1, 0, 1, 0, 1, 2]), n_classes=3, rows=2)
