@@ -11,9 +11,9 @@ from cgan_jax.config import TrainConfig
 from cgan_jax.data import Dataset, load
 from experiments import tiny
 
-# What compares with PyTorch, of the extra `torch`, runs ONNX graphs, of the extra `onnx`, or compares
-# with the measures of others or drives a browser, of the extra `dev`, is imported at a file's top.
-# CI has all of them.
+# These compare with PyTorch, of the extra `torch`, run ONNX graphs, of the extra `onnx`, or compare
+# with the measures of others or drive a browser, of the extra `dev`, which they import at their
+# top. CI has all of them.
 collect_ignore_glob = [] if find_spec("torch") else ["test_torch_*.py", "*_live.py"]
 collect_ignore_glob += [] if find_spec("onnxruntime") else ["*_onnx.py"]
 collect_ignore_glob += [] if find_spec("prdc") else ["*_oracles.py"]
