@@ -126,8 +126,7 @@ class SampleGrids(Callback):
         if epoch.epoch % self._every == 0 or epoch.epoch in (1, self._run.config.epochs):
             names = self._run.class_names
             labels = np.tile(np.arange(len(names), dtype=np.int32), self._rows)
-            gen = epoch.state.gen
-            variables = {"params": gen.params, "batch_stats": gen.batch_stats}
+            variables = epoch.state.gen.variables
             images = generate(self._gan.generator, variables, labels, self._key)
             picture = grid(images.reshape(self._rows, len(names), *images.shape[1:]), names)
             with replacing(self._run.sample_grid(epoch.epoch)) as temporary:

@@ -44,7 +44,6 @@ def main() -> None:
             raise RunError(f"{file} is there already\nexpected no such file\nName another --out.")
 
     (_, state), model = folder.restore(), folder.config.model
-    gen = {"params": state.gen.params, "batch_stats": state.gen.batch_stats}
     steps = int(state.step)
     try:
         flags.out.mkdir(parents=True, exist_ok=True)
@@ -53,7 +52,7 @@ def main() -> None:
             f"{flags.out} cannot be made: {error.strerror}\n"
             "expected a folder that you may write to\nName another --out."
         ) from error
-    save_state_dict(files[0], generator_to_torch(gen, model, steps=steps))
+    save_state_dict(files[0], generator_to_torch(state.gen.variables, model, steps=steps))
     save_state_dict(files[1], discriminator_to_torch({"params": state.disc.params}, model))
     print(f"Wrote {files[0]} and {files[1]}, trained for {steps:,} steps.")
 
