@@ -8,6 +8,7 @@ from .data import Dataset as Dataset
 from .data import load as load
 from .errors import CGANError as CGANError
 from .images import grid as grid
+from .loop import train as train
 from .losses import LOSSES as LOSSES
 from .losses import AdversarialLoss as AdversarialLoss
 from .models import Discriminator as Discriminator

@@ -1,6 +1,6 @@
 """What happens beside training: the losses' table and plot, sample grids, TensorBoard events.
 
-The loop that calls them is train.py's. A progress bar is the command line's own (experiments/).
+The loop that calls them is loop.py's. A progress bar is the command line's own (experiments/).
 """
 
 from dataclasses import dataclass

@@ -10,11 +10,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cgan_jax import checks
 from cgan_jax.checks import as_whole, leave_out, shown
 from cgan_jax.errors import ConfigError
+
+if TYPE_CHECKING:
+    from cgan_jax.data import Dataset
 
 LOSS_NAMES = ("least_squares", "non_saturating", "hinge")
 MOST = 2**31 - 1  # steps of a run, which count themselves in an int32; and weights of a network
@@ -140,6 +143,23 @@ class TrainConfig:
                     f"{name} must be a {kind.__name__}, not {shown(getattr(self, name))}\n"
                     "Leave it out for the report's."
                 )
+
+    def for_data(self, dataset: "Dataset") -> "TrainConfig":
+        """This configuration with the name, the classes and the image size of some data.
+
+        Raises:
+            ConfigError: their images are not square, or too large for a network.
+        """
+        _, height, width, channels = dataset.images.shape
+        if height != width:
+            raise ConfigError(
+                f"{dataset.name}: the images are {height}x{width}\nexpected square ones\n"
+                "Crop or pad them."
+            )
+        n_classes = len(dataset.class_names)
+        sizes = {"n_classes": n_classes, "img_size": height, "channels": channels}
+        model = dataclasses.replace(self.model, **sizes)
+        return dataclasses.replace(self, dataset=dataset.name, model=model)
 
     def check_data(self, n_images: int) -> None:
         """Check the batch size and the epochs against the number of training images.

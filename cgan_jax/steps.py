@@ -148,7 +148,7 @@ def train_steps(
 
     An epoch takes the shuffled data as they come, in `ceil(N / batch_size)` batches. The last one
     holds what is left; since its size may differ, it needs a call of its own.
-    `cgan_jax.train.next_span` cuts a run into such calls.
+    `cgan_jax.spans.next_span` cuts a run into such calls.
 
     Jit it with `gan`, `batch_size` and `last_batch` static. `n_steps` may be traced, so that one
     compiled program serves spans of every length, or static, for a trip count that is known to XLA.

@@ -23,10 +23,10 @@ from cgan_jax.checkpoint import Checkpoints
 from cgan_jax.config import OptimizerConfig, TrainConfig, differences
 from cgan_jax.data import Dataset
 from cgan_jax.errors import ConfigError, DivergenceError
+from cgan_jax.loop import all_finite, check_fit, take_steps
 from cgan_jax.spans import QUICK, Programs, Span, Spans, jit_steps, steps_per_epoch
 from cgan_jax.state import GAN, GANState, NetState
 from cgan_jax.steps import Batch, Losses, run_keys, shuffle, train_steps
-from cgan_jax.train import all_finite, check_fit, take_steps
 
 VARIED = ("seed", "optimizer.lr", "optimizer.b1")
 _log = logging.getLogger("cgan_jax")

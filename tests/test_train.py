@@ -13,10 +13,10 @@ from cgan_jax.checkpoint import Checkpoints
 from cgan_jax.config import TrainConfig
 from cgan_jax.data import Dataset
 from cgan_jax.errors import ConfigError, DivergenceError
+from cgan_jax.loop import train
 from cgan_jax.run_folder import RunFolder
 from cgan_jax.spans import next_span, steps_per_epoch
 from cgan_jax.state import GAN
-from cgan_jax.train import train
 from tests.helpers import StopAfter
 
 
