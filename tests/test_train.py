@@ -49,19 +49,18 @@ def test_an_epoch_that_divides_evenly_has_no_smaller_batch():
 
 
 def run_to_the_end(config, dataset, gan, folder, stops=()):
-    """Train in a folder, stopping and going on after each of the given numbers of steps."""
+    """Train in a folder, stopping and going on after each of the given numbers of steps.
+
+    `train` finds by itself where to go on.
+    """
     for stop_after in (*stops, 10**9):
         run = RunFolder.start(folder, config, dataset.class_names)
         stop = StopAfter(stop_after)
         with Checkpoints(run.checkpoints) as checkpoints:
-            state = None
-            if checkpoints.latest() is not None:
-                state = checkpoints.restore(jax.eval_shape(gan.init, random.key(0)))
             state = train(
                 gan,
                 config,
                 dataset,
-                state=state,
                 callbacks=[
                     LossesTable(run),
                     SampleGrids(gan, run, every=2, rows=2),
