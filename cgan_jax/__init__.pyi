@@ -1,3 +1,10 @@
+from . import callbacks as callbacks
+from . import config as config
+from . import data as data
+from . import errors as errors
+from . import interop as interop
+from . import losses as losses
+from . import metrics as metrics
 from .callbacks import Callback as Callback
 from .checkpoint import Checkpoints as Checkpoints
 from .config import PRESETS as PRESETS

@@ -55,6 +55,7 @@ class Checkpoints:
         self._read_only = read_only
         self._saving = 0  # the step of the last save, which may still be under way
         options = ocp.CheckpointManagerOptions(
+            save_interval_steps=0 if read_only else 1,
             max_to_keep=None if read_only else keep,
             read_only=read_only,
             create=False,
