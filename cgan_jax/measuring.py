@@ -65,8 +65,7 @@ class MeasuresTable(Callback):
     def on_epoch_end(self, epoch: EpochEnd) -> None:
         if epoch.epoch % self._every:
             return
-        gen = epoch.state.gen
-        variables = {"params": gen.params, "batch_stats": gen.batch_stats}
+        variables = epoch.state.gen.variables
         images = generate(self._gan.generator, variables, self._labels, self._key)
         found = self._measure(images, self._labels)
         row = {"epoch": epoch.epoch, "step": epoch.step} | dict(found)

@@ -21,6 +21,7 @@ from cgan_jax import checks, latent_space
 from cgan_jax.checks import as_whole, one_line, shown, whole
 from cgan_jax.errors import ConfigError
 from cgan_jax.run_folder import RunFolder
+from cgan_jax.state import GAN, generator_like
 
 Labels = int | str | Sequence[int | str] | np.ndarray
 
@@ -185,22 +186,31 @@ class TrainedGenerator:
 
 
 def load_generator(
-    run_dir: str | PathLike[str], *, step: int | None = None, best: bool = False
+    run_dir: str | PathLike[str],
+    *,
+    generator: nn.Module | None = None,
+    step: int | None = None,
+    best: bool = False,
 ) -> TrainedGenerator:
-    """The generator of a run folder, from its newest intact checkpoint.
+    """The generator of a run folder, from its newest intact checkpoint, on any machine.
+
+    Whatever discriminator, loss and optimizers it was trained with: only its own arrays are read.
 
     Args:
         run_dir: the folder.
+        generator: the network, where it is one of your own; by default the configuration's.
         step: take the checkpoint of this step in place of the newest.
         best: take the checkpoint in `best/`, which `--eval-every` keeps, in place of the newest.
 
     Raises:
         RunError: the folder is no run, or holds no checkpoint that can be read.
+        ConfigError: `generator` is none.
     """
     run = RunFolder.open(run_dir)
-    gan, state = run.restore(step=step, best=best)
-    variables = {"params": state.gen.params, "batch_stats": state.gen.batch_stats}
-    return TrainedGenerator(gan.generator, variables, run.class_names, int(state.step))
+    network = GAN.from_config(run.config).generator if generator is None else generator
+    only = ("step", "gen.params", "gen.batch_stats")
+    state = run.read(generator_like(network), step=step, best=best, only=only)
+    return TrainedGenerator(network, state.gen.variables, run.class_names, int(state.step))
 
 
 def _truncation(truncation: Any) -> float | None:

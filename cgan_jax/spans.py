@@ -1,6 +1,6 @@
 """A run's steps on the device, span by span: within an epoch, all of one batch size.
 
-What a step does is in steps.py; what happens between spans is in train.py.
+What a step does is in steps.py; what happens between spans is in loop.py.
 """
 
 import contextlib

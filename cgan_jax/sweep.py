@@ -22,10 +22,10 @@ from cgan_jax.checkpoint import Checkpoints
 from cgan_jax.config import OptimizerConfig, TrainConfig, differences
 from cgan_jax.data import Dataset
 from cgan_jax.errors import ConfigError, DivergenceError
+from cgan_jax.loop import check_fit, finite, take_steps
 from cgan_jax.spans import Programs, Span, Spans, jit_steps, single_run, steps_per_epoch
 from cgan_jax.state import GAN, GANState
 from cgan_jax.steps import Batch, Losses, RunKeys, run_keys, train_steps
-from cgan_jax.train import check_fit, finite, take_steps
 
 VARIED = ("seed", "optimizer.lr", "optimizer.b1")
 States = tuple[GANState, ...]  # of all members, in order

@@ -1,6 +1,6 @@
 """A whole training run from the command line: any data set and configuration, one run folder.
 
-The flags of each experiment are in its own file; the loop itself is cgan_jax.train.
+The flags of each experiment are in its own file; the loop itself is cgan_jax.loop.
 """
 
 import contextlib
@@ -23,12 +23,12 @@ from cgan_jax.errors import RunError
 from cgan_jax.files import replacing
 from cgan_jax.images import grid, labelled_examples
 from cgan_jax.lock import sole_use
+from cgan_jax.loop import train
 from cgan_jax.measuring import BestCheckpoint, MeasuresTable
 from cgan_jax.run_folder import RunFolder
 from cgan_jax.sharding import check_shares, data_mesh
 from cgan_jax.spans import steps_per_epoch
 from cgan_jax.state import GAN
-from cgan_jax.train import train
 from experiments.command_line import StopSignals
 from experiments.compile_cache import keep_programs
 from experiments.progress import Progress, duration

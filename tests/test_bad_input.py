@@ -34,10 +34,10 @@ from cgan_jax.data import SPECS, Dataset, idx, load, load_folder, load_npz, load
 from cgan_jax.data.spec import FASHION_MNIST, SplitSpec
 from cgan_jax.errors import CGANError, ConfigError, DataError, RunError
 from cgan_jax.interop import config_from_torch, load_state_dict, save_state_dict
+from cgan_jax.loop import train
 from cgan_jax.run_folder import RunFolder
 from cgan_jax.sampling import TrainedGenerator, label_ids
 from cgan_jax.state import GAN
-from cgan_jax.train import train
 from experiments.command_line import run
 
 Call = Callable[[Path], object]

@@ -9,10 +9,10 @@ import pytest
 from cgan_jax.callbacks import Callback, LossesTable
 from cgan_jax.checkpoint import Checkpoints
 from cgan_jax.errors import ConfigError, DivergenceError
+from cgan_jax.loop import train
 from cgan_jax.run_folder import RunFolder, read_losses
 from cgan_jax.state import GAN
 from cgan_jax.sweep import Member, train_members
-from cgan_jax.train import train
 from tests.helpers import StopAfter
 
 

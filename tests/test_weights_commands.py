@@ -22,11 +22,9 @@ from tests.helpers import command
 def weights(tiny_config, tmp_path_factory):
     """A pair of files as PyTorch would write them, the state they hold, and their folder."""
     state = jax.jit(GAN.from_config(tiny_config).init)(jax.random.key(3))
-    gen = {"params": state.gen.params, "batch_stats": state.gen.batch_stats}
     folder = tmp_path_factory.mktemp("weights")
-    save_state_dict(
-        folder / "generator.safetensors", generator_to_torch(gen, tiny_config.model, steps=40)
-    )
+    gen = generator_to_torch(state.gen.variables, tiny_config.model, steps=40)
+    save_state_dict(folder / "generator.safetensors", gen)
     save_state_dict(
         folder / "discriminator.safetensors",
         discriminator_to_torch({"params": state.disc.params}, tiny_config.model),

@@ -18,7 +18,7 @@ from cgan_jax.checkpoint import Checkpoints
 from cgan_jax.config import TrainConfig
 from cgan_jax.data import Dataset
 from cgan_jax.errors import ConfigError, DivergenceError
-from cgan_jax.hosts import agree, leads
+from cgan_jax.hosts import agree, leads, share
 from cgan_jax.spans import Span, Spans, steps_per_epoch
 from cgan_jax.state import GAN, GANState
 from cgan_jax.steps import run_keys
@@ -44,7 +44,8 @@ def train(
         gan: what to train; `GAN.from_config(config)`, or your own.
         config: epochs, batch size and seed are read from here.
         dataset: the training images.
-        state: where to go on; by default a fresh state from the seed.
+        state: where to go on; by default the newest state in `checkpoints`, or a fresh one from the
+            seed.
         callbacks: told of the start, of each span of steps, of each epoch and of the end.
         checkpoints: where to save, every `checkpoint_every` epochs and at the end.
         checkpoint_every: in epochs.
@@ -64,6 +65,8 @@ def train(
     checks.whole("checkpoint_every", checkpoint_every, 1, to_do="Leave it out for the default, 5.")
     config.check_data(len(dataset))
     check_fit(gan, dataset)
+    if state is None:
+        state = _newest(gan, checkpoints)
     spans = Spans(gan, dataset, config.batch_size, run_keys(config.seed), mesh=mesh)
     reached: GANState = take_steps(
         spans,
@@ -78,6 +81,13 @@ def train(
         check=_check_finite,
     )
     return reached
+
+
+def _newest(gan: GAN, checkpoints: Checkpoints | None) -> GANState | None:
+    """What the checkpoints hold, if they do: in all processes what they hold in the first."""
+    like = jax.eval_shape(gan.init, jax.random.key(0))
+    saved = checkpoints is not None and checkpoints.latest() is not None
+    return share(checkpoints.restore(like) if checkpoints and saved else None, like)
 
 
 class Store(Protocol):
