@@ -69,8 +69,9 @@ def progress_pictures(run: RunFolder, rows: int) -> list[Image.Image]:
             f"{run.path} has no sample grids\nexpected samples/epoch_0001.png and the like\n"
             "Train it for an epoch, or name another run's folder."
         )
-    last = max(files)
+    captions = {epoch: f"epoch {epoch} of {max(files)}" for epoch in files}
     font = ImageFont.load_default(CAPTION_SIZE)
+    caption_width = max(round(font.getlength(text)) + 2 * MARGIN for text in captions.values())
     side = run.config.model.img_size
     end = MARGIN + FONT_SIZE + rows * (GAP + side * max(1, -(-TILE // side)))  # as in grid()
     pictures: list[Image.Image] = []
@@ -84,11 +85,11 @@ def progress_pictures(run: RunFolder, rows: int) -> list[Image.Image]:
                 "expected a PNG picture that you may read\nPut it back, or delete it."
             ) from error
         shown = drawn.crop((0, 0, drawn.width, min(end, drawn.height - MARGIN)))
-        size = (shown.width, CAPTION_SIZE + shown.height + MARGIN)
+        size = (max(shown.width, caption_width), CAPTION_SIZE + shown.height + MARGIN)
         picture = Image.new("RGB", pictures[0].size if pictures else size, "white")
         picture.paste(shown, (0, CAPTION_SIZE))
         place = (MARGIN, MARGIN // 2)
-        ImageDraw.Draw(picture).text(place, f"epoch {epoch} of {last}", "black", font, "lt")
+        ImageDraw.Draw(picture).text(place, captions[epoch], "black", font, "lt")
         pictures.append(picture)
     return pictures
 
