@@ -261,7 +261,7 @@ OWN = [
          "Name the folder whose", {"set/train/cat/a.png": png(4, 4)}),
     Case("a link in a circle", DataError, folder, "set", "", "Name another", {"set": "set"}),
     Case("a cut picture", DataError, folder, "b.png cannot be read", "a whole picture", "Mend it",
-         {"set/a/a.png": png(4, 4), "set/a/b.png": png(4, 4)[:-20]}),
+         {"set/a/a.png": png(4, 4), "set/a/b.png": png(4, 4)[:50]}),
     Case("a text for a picture", DataError, folder, "a.jpg cannot be read", "a whole picture",
          "Mend it", {"set/a/a.jpg": b"<html>"}),
     Case("a deep picture", DataError, folder, "its mode is I;16", "8 bits a channel", "Mend it",
@@ -283,7 +283,7 @@ OWN = [
     Case("no labels in an npz", DataError, own_npz, "no array 'labels'; it holds images",
          "images, labels", "np.savez", npz(labels=...)),
     Case("pickled images", DataError, own_npz, "images in", "numbers or texts", "Save images",
-         npz(images=np.array([PIXELS[0], None]))),
+         npz(images=np.array([1, None, 2, 3]))),
     Case("floats in an npz", DataError, own_npz, "images in", "uint8", "(images * 255).round()",
          npz(images=PIXELS / 255)),
     Case("channels first", DataError, own_npz, "[4, 3, 8, 8]", "[N, H, W, C]",
@@ -294,7 +294,7 @@ OWN = [
          npz(labels=np.array([-1, 0, 1, 1]))),
     Case("more labels than names", DataError, own_npz, "labels run from 0 to 2", "0 to 1",
          "from 0", npz(labels=np.array([0, 1, 2, 2]))),
-    Case("more images than memory", DataError, own_npz, "take 64000000.0 GB", "this machine's",
+    Case("more images than memory", DataError, own_npz, "are 64000000.0 GB", "this machine's",
          "smaller --img-size", huge_npz()),
     Case("cut npz", DataError, own_npz, "cannot be read", "an .npz file", "Mend it",
          {"set.npz": npz()["set.npz"][:-30]}),
@@ -577,12 +577,6 @@ CASES = [*CONFIGURATIONS, *DATA, *OWN, *ARRAYS, *LABELS_AND_SEEDS, *EVERY, *WEIG
 # Command lines: the module and its flags, in which {at} is the folder
 
 TRAIN, HELP = "fashion_cgan", "--help"
-TWO_BY_TWO = {"n_classes": 2, "img_size": 2}
-OTHER_RUN = config_json(config={"dataset": "set", "seed": 3})["config.json"]
-SAME_BUT_DATA = config_json(
-    config={"dataset": "set", "batch_size": 4, "model": TWO_BY_TWO},
-    data={"name": "set", "n_images": 9, "sha256": "0"},
-)["config.json"]
 COMMANDS = [
     (TRAIN, "--epochs 0", "epochs", "at least 1", "default, 200", {}),
     (TRAIN, "--epochs ten", "--epochs", "int", HELP, {}),
@@ -620,18 +614,11 @@ COMMANDS = [
     (TRAIN, "--coordinator here:1 --processes 2", "coordinator", "together", "Give all three", {}),
     ("train", "", "DATA", "required", HELP, {}),
     ("train", "{at}/set --img-size 0", "img_size", "at least 1", "Leave it out", {}),
-    ("train", "{at}/set --channels 2", "--channels", "{None,1,3}", HELP, {}),
+    ("train", "{at}/set --channels 2", "--channels", "('1', '3', 'None')", HELP, {}),
     ("train", "{at}/nowhere", "nowhere", "a sub-folder", "Name another", {}),
     ("train", "{at}/set --data-dir {at}", "data_dir", "the name of a data set", "Leave it out",
          {"set/a/a.png": png(4, 4)}),
-    ("train", "{at}/set", "batch_size", "at most the 1 training images", "smaller",
-         {"set/a/a.png": png(4, 4)}),
     ("train", "{at}/set --lr 0", "lr", "above 0", "default, 0.0002", {}),
-    ("train", "{at}/set.npz --batch-size 4 --workdir {at}/run", "other configuration",
-         "Give the settings", "another folder", {**npz(), "run/config.json": OTHER_RUN}),
-    ("train", "{at}/set.npz --batch-size 4 --workdir {at}/run",
-         "holds a run of other data (9 images of set, SHA-256 0 -> 4 images of set",
-         "that it began with", "another folder", {**npz(), "run/config.json": SAME_BUT_DATA}),
     ("evaluate", "{at}", "holds a run on photos", "the reference classifier", "--eval-every",
          config_json(config={"dataset": "photos"})),
     ("digits_cgan", "--epochs 0", "epochs", "at least 1", "default, 200", {}),

@@ -1,6 +1,7 @@
 """A folder with one sub-folder a class as a source, of whatever picture files Pillow reads."""
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -43,7 +44,7 @@ def load_folder(
     """
     pictures.check_wishes(img_size, channels)
     folder = checks.directory(path, "the data's folder")
-    name = folder.resolve().name
+    name = os.path.basename(os.path.abspath(folder)) or "pictures"
     classes = _classes(folder)
     files = [file for found in classes.values() for file in found]
     with pictures.strictly(), ThreadPoolExecutor() as pool:

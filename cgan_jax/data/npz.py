@@ -57,6 +57,7 @@ def load_npz(
     except Exception as error:
         raise _broken(file, error) from error
     _check_headers(file, headers)
+    pictures.check_memory(str(file), headers["images"].shape)
     n, height, width, *depth = headers["images"].shape
     side = img_size or pictures.own_size(min(height, width), str(file))
     channels = channels or min([*depth, 1][0], 3)

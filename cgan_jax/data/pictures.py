@@ -5,6 +5,7 @@ Where the pictures come from stands in folder.py, npz.py and tfds_named.py.
 
 import contextlib
 import logging
+import math
 import os
 import warnings
 from collections.abc import Iterable, Iterator
@@ -104,25 +105,30 @@ def strictly() -> Iterator[None]:
         yield
 
 
+def check_memory(name: str, shape: tuple[int, ...]) -> None:
+    """Raises DataError where uint8 of this shape take more than half of this machine's memory."""
+    size, memory = math.prod(shape), _memory()
+    if 2 * size > memory:
+        raise DataError(
+            f"{name}: {' x '.join(map(str, shape))} bytes are {size / 1e9:.1f} GB, and training "
+            f"needs twice that\nexpected less than this machine's {memory / 1e9:.1f} GB\n"
+            "Give a smaller --img-size (img_size=), or fewer pictures."
+        )
+
+
 def stack(
     pictures: Iterable[tuple[np.ndarray, bool]], n: int, img_size: int, channels: int, name: str
 ) -> np.ndarray:
     """What `squared` made of each of n pictures as one array; tells how many it changed.
 
     Raises:
-        DataError: it would take more than half of this machine's memory; training needs it twice.
+        DataError: there are too many for this machine's memory.
     """
-    size = n * img_size**2 * channels
+    shape = n, img_size, img_size, channels
+    check_memory(name, shape)
     what = f"{n:,} pictures of {img_size}x{img_size} in {'grey' if channels == 1 else 'colour'}"
-    memory = _memory()
-    if 2 * size > memory:
-        raise DataError(
-            f"{name}: {what} take {size / 1e9:.1f} GB, twice that in training\n"
-            f"expected less than this machine's {memory / 1e9:.1f} GB\n"
-            "Give a smaller --img-size (img_size=), or fewer pictures."
-        )
-    _log.info("%s: reading %s (%.1f MB)", name, what, size / 1e6)
-    images, n_changed = np.empty((n, img_size, img_size, channels), np.uint8), 0
+    _log.info("%s: reading %s (%.1f MB)", name, what, math.prod(shape) / 1e6)
+    images, n_changed = np.empty(shape, np.uint8), 0
     for i, (image, changed) in enumerate(pictures):
         images[i] = image
         n_changed += changed

@@ -122,7 +122,7 @@ def _prepare(name: str, root: Path) -> Path:
 
 
 def _download(builder: Any) -> None:
-    from tensorflow_datasets.download import DownloadConfig
+    import tensorflow_datasets as tfds
 
     files = type(builder).url_infos or {}
     if files:
@@ -136,7 +136,7 @@ def _download(builder: Any) -> None:
     ):
         builder.download_and_prepare(
             download_dir=downloads,
-            download_config=DownloadConfig(try_download_gcs=False),
+            download_config=tfds.download.DownloadConfig(try_download_gcs=False),
             file_format="array_record",
         )
 

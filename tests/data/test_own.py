@@ -261,5 +261,5 @@ def test_more_than_the_memory_holds_is_refused_before_it_is_read(monkeypatch):
         raise AssertionError("something was read")
         yield
 
-    with pytest.raises(pictures.DataError, match=r"set: 10 pictures of 8x8 in grey take 0.0 GB"):
+    with pytest.raises(pictures.DataError, match=r"set: 10 x 8 x 8 x 1 bytes are 0.0 GB"):
         pictures.stack(never(), 10, 8, 1, "set")
