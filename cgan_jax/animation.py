@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cgan_jax.checks import one_line
 from cgan_jax.errors import RunError
-from cgan_jax.images import MARGIN, TILE, grid
+from cgan_jax.images import FONT_SIZE, GAP, MARGIN, TILE, grid
 from cgan_jax.run_folder import RunFolder
 
 STEP_MS, HOLD_MS = 50, 800  # how long a frame is shown, and one to be looked at
@@ -50,8 +50,12 @@ def morph_pictures(
     return pictures
 
 
-def progress_pictures(run: RunFolder) -> list[Image.Image]:
+def progress_pictures(run: RunFolder, rows: int) -> list[Image.Image]:
     """A run's sample grids in the order of its epochs, the epoch's number above each.
+
+    Args:
+        run: its folder.
+        rows: how many of a grid's rows to show, from the top, at most; a latent point each.
 
     Returns:
         RGB pictures of one size.
@@ -67,19 +71,22 @@ def progress_pictures(run: RunFolder) -> list[Image.Image]:
         )
     last = max(files)
     font = ImageFont.load_default(CAPTION_SIZE)
+    side = run.config.model.img_size
+    end = MARGIN + FONT_SIZE + rows * (GAP + side * max(1, -(-TILE // side)))  # as in grid()
     pictures: list[Image.Image] = []
     for epoch, file in files.items():
         try:
             with Image.open(file) as opened:
                 drawn = opened.convert("RGB")
-        except (OSError, Image.DecompressionBombError) as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise RunError(
                 f"{file} cannot be read: {one_line(error)}\n"
                 "expected a PNG picture that you may read\nPut it back, or delete it."
             ) from error
-        size = pictures[0].size if pictures else (drawn.width, drawn.height + CAPTION_SIZE)
-        picture = Image.new("RGB", size, "white")
-        picture.paste(drawn, (0, CAPTION_SIZE))
+        shown = drawn.crop((0, 0, drawn.width, min(end, drawn.height - MARGIN)))
+        size = (shown.width, CAPTION_SIZE + shown.height + MARGIN)
+        picture = Image.new("RGB", pictures[0].size if pictures else size, "white")
+        picture.paste(shown, (0, CAPTION_SIZE))
         place = (MARGIN, MARGIN // 2)
         ImageDraw.Draw(picture).text(place, f"epoch {epoch} of {last}", "black", font, "lt")
         pictures.append(picture)

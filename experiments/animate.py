@@ -78,7 +78,7 @@ class Flags:
                 f"expected a name that ends in {' or '.join(kinds)}\nGive another --out."
             )
         given = [f for f in fields(self) if getattr(self, f.name) != f.default]
-        idle = [f.name for f in given if f.name not in ("run", "out")]
+        idle = [f.name for f in given if f.name not in ("run", "n", "out")]
         if of_training and idle:
             name = {"end": "to", "end_seed": "to-seed"}.get(idle[0], idle[0])
             raise ConfigError(
@@ -94,18 +94,18 @@ def main() -> None:
     if flags.start:
         animate_morph(folder, flags)
     else:
-        animate_training(folder, flags.out)
+        animate_training(folder, flags.n, flags.out)
 
 
-def animate_training(folder: RunFolder, out: Path) -> None:
-    """Write a run's sample grids, one after the other.
+def animate_training(folder: RunFolder, n: int, out: Path) -> None:
+    """Write the first n rows of a run's sample grids, one epoch after the other.
 
     Raises:
         RunError: there is none, or a file cannot be read or written.
     """
     from cgan_jax.animation import progress_pictures, save_progress
 
-    pictures = progress_pictures(folder)
+    pictures = progress_pictures(folder, n)
     with replacing(out) as file:
         save_progress(pictures, file)
     print(f"{len(pictures)} pictures up to epoch {max(folder.sample_grids())} are in {out}.")
