@@ -61,9 +61,9 @@ def test_tiles_of_a_grid_are_its_images(height, width, channels):
 def test_tiles_of_another_picture_are_refused():
     picture = Image.new("RGB", (900, 917))
     assert tiles(picture, 10, 28, 28).shape == (10, 10, 28, 28, 3)
-    for columns, side in ((9, 28), (10, 27)):
-        with pytest.raises(ConfigError, match="900x917 pixels is no grid"):
-            tiles(picture, columns, side, side)
+    for columns, size in ((9, (900, 917)), (10, (900, 918)), (10, (900, 37)), (10, (64, 64))):
+        with pytest.raises(ConfigError, match=f"{size[0]}x{size[1]} pixels is no grid"):
+            tiles(Image.new("RGB", size), columns, 28, 28)
 
 
 def test_long_names_get_wider_tiles_and_the_longest_are_shortened():
