@@ -68,9 +68,10 @@ def train(
     if state is None:
         state = _newest(gan, checkpoints)
     spans = Spans(gan, dataset, config.batch_size, run_keys(config.seed), mesh=mesh)
-    return take_steps(
+    reached: GANState = take_steps(
         spans,
         state,
+        int(state.step) if state else 0,
         config.epochs,
         steps_per_epoch(len(dataset), config.batch_size),
         callbacks=callbacks,
@@ -79,6 +80,7 @@ def train(
         should_stop=should_stop,
         check=_check_finite,
     )
+    return reached
 
 
 def _newest(gan: GAN, checkpoints: Checkpoints | None) -> GANState | None:
@@ -93,12 +95,13 @@ class Store(Protocol):
 
     def latest(self) -> int | None: ...
 
-    def save(self, step: int, state: GANState) -> None: ...
+    def save(self, step: int, state: Any) -> None: ...
 
 
 def take_steps(
     spans: Spans,
-    state: GANState | None,
+    state: Any,
+    step: int,
     epochs: int,
     per_epoch: int,
     *,
@@ -106,15 +109,16 @@ def take_steps(
     checkpoints: Store | None,
     checkpoint_every: int,
     should_stop: Callable[[], bool],
-    check: Callable[[np.ndarray, GANState, int, Span], None],
-) -> GANState:
-    """The loop of `train`, of one run or of several at once.
+    check: Callable[[np.ndarray, Any, int, Span], None],
+) -> Any:
+    """The loop of `train`, of one run or of several at once, whose state is a tuple of states.
 
     Args:
+        state: where to go on, after `step` steps; None for a fresh one.
         check: is given the losses after each span, the state, the step where it began, and the
             span; raises an error where training must not go on.
     """
-    step, last_step = int(state.step) if state else 0, epochs * per_epoch
+    last_step = epochs * per_epoch
     at_most = 1 if jax.default_backend() == "cpu" else per_epoch
     if step < last_step:
         spans.compile(step, at_most)
@@ -161,7 +165,7 @@ def _check_finite(losses: np.ndarray, state: GANState, step: int, span: Span) ->
     if not np.isfinite(losses).all():
         bad = step + int(np.flatnonzero(~np.isfinite(losses).all(axis=1))[0])
         what = f"the losses became NaN or infinite in step {bad}"
-    elif not _finite((state.gen, state.disc)):
+    elif not finite((state.gen, state.disc)):
         last = step + span.n_steps - 1
         what = f"the parameters became NaN or infinite in steps {step} to {last}"
     if what:
@@ -171,18 +175,16 @@ def _check_finite(losses: np.ndarray, state: GANState, step: int, span: Span) ->
         )
 
 
-def all_finite(nets: Any) -> jax.Array:
-    """Whether no number of a tree is NaN or infinite: a boolean scalar."""
-    return jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(nets)]).all()
-
-
-def _finite(nets: Any) -> bool:
+def finite(nets: Any) -> bool:
+    """Whether no number of a tree is NaN or infinite."""
     if jax.default_backend() == "cpu":  # where to look costs less than to compile
         return all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(nets))
     return bool(_finite_on_device(nets))
 
 
-_finite_on_device = jax.jit(all_finite)
+@jax.jit
+def _finite_on_device(nets: Any) -> jax.Array:
+    return jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(nets)]).all()
 
 
 def _span_length(steps_per_second: float, now: int) -> int:
