@@ -60,7 +60,8 @@ def train(
     Raises:
         ConfigError: the data do not fit the configuration.
         DivergenceError: a loss or a parameter became NaN or infinite; what was saved before stays.
-        RunError: a callback or a checkpoint could not write; what was saved before stays.
+        RunError: no checkpoint that is there is intact; or a callback or a checkpoint could not
+            write; what was saved before stays.
     """
     checks.whole("checkpoint_every", checkpoint_every, 1, to_do="Leave it out for the default, 5.")
     config.check_data(len(dataset))

@@ -133,10 +133,9 @@ def spent_nothing(names):
 
 def wrote_a_run_for_later(names):
     [file] = Path("runs/tracked/wandb").glob("offline-run-*/*.wandb")
-    assert file.stat().st_size > 1000
-    assert names["tracked"].summary["g_loss"] > 0
-    assert names["tracked"].summary["samples"]["_type"] == "image-file"
-    assert names["tracked"].config["optimizer"]["lr"] == 2e-4
+    written = file.read_bytes()
+    assert all(word in written for word in (b"d_loss", b"g_loss", b"batch_size"))
+    assert len(list(file.parent.glob("files/media/images/samples_*.png"))) == 2
 
 
 def took_a_hundred_steps(names):
