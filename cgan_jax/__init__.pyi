@@ -1,3 +1,10 @@
+from . import callbacks as callbacks
+from . import config as config
+from . import data as data
+from . import errors as errors
+from . import interop as interop
+from . import losses as losses
+from . import metrics as metrics
 from .callbacks import Callback as Callback
 from .checkpoint import Checkpoints as Checkpoints
 from .config import PRESETS as PRESETS
@@ -11,6 +18,7 @@ from .data import load_npz as load_npz
 from .data import load_tfds as load_tfds
 from .errors import CGANError as CGANError
 from .images import grid as grid
+from .loop import train as train
 from .losses import LOSSES as LOSSES
 from .losses import AdversarialLoss as AdversarialLoss
 from .models import Discriminator as Discriminator

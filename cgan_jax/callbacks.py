@@ -1,6 +1,6 @@
 """What happens beside training: the losses' table and plot, sample grids, TensorBoard events.
 
-The loop that calls them is train.py's. A progress bar is the command line's own (experiments/).
+The loop that calls them is loop.py's. A progress bar is the command line's own (experiments/).
 """
 
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from jax import random
 from cgan_jax import checks
 from cgan_jax.files import replacing, writing
 from cgan_jax.images import grid
+from cgan_jax.latent_space import generate
 from cgan_jax.measures_table import AT, measures_at
 from cgan_jax.plots import plot_losses
 from cgan_jax.run_folder import RunFolder, append_losses, read_losses
-from cgan_jax.sampling import generate
 from cgan_jax.state import GAN, GANState
 
 
@@ -54,13 +54,16 @@ class EpochEnd:
 
 
 class Callback:
-    """Override what you need. Called in the order in which `train` was given them."""
+    """Something to do in the course of training: override what you need.
+
+    `train` calls its callbacks in the order in which it was given them.
+    """
 
     def on_train_start(self, step: int, last_step: int, steps_per_epoch: int) -> None:
-        """Training goes on after `step` steps, until `last_step`."""
+        """Training goes on after `step` steps, 0 in a fresh run, until `last_step` are done."""
 
     def on_span_end(self, span: SpanEnd) -> None:
-        """Some steps are done."""
+        """Some steps are done, all of one epoch: on a CPU about twice a second."""
 
     def on_epoch_end(self, epoch: EpochEnd) -> None:
         """An epoch is done; a checkpoint of it, if one is due, is saved after this."""
@@ -126,8 +129,7 @@ class SampleGrids(Callback):
         if epoch.epoch % self._every == 0 or epoch.epoch in (1, self._run.config.epochs):
             names = self._run.class_names
             labels = np.tile(np.arange(len(names), dtype=np.int32), self._rows)
-            gen = epoch.state.gen
-            variables = {"params": gen.params, "batch_stats": gen.batch_stats}
+            variables = epoch.state.gen.variables
             images = generate(self._gan.generator, variables, labels, self._key)
             picture = grid(images.reshape(self._rows, len(names), *images.shape[1:]), names)
             with replacing(self._run.sample_grid(epoch.epoch)) as temporary:

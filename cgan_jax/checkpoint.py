@@ -4,11 +4,13 @@ Orbax alone loads a flipped bit silently and casts a wrong dtype silently. So ea
 a manifest with the path, dtype, shape and CRC-32 of each array, and restore believes only that.
 """
 
+import contextlib
 import json
 import logging
+import os
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -45,23 +47,27 @@ class Checkpoints:
         RunError: the directory is not there, or cannot be written.
     """
 
-    def __init__(self, directory: Path, *, keep: int = 3, read_only: bool = False) -> None:
+    def __init__(
+        self, directory: str | os.PathLike[str], *, keep: int = 3, read_only: bool = False
+    ) -> None:
         keep = checks.whole("keep", keep, 1, to_do="Leave it out for the default, 3.")
-        self._directory = directory.absolute()
+        self._directory = Path(directory).absolute()
         self._read_only = read_only
         self._saving = 0  # the step of the last save, which may still be under way
         options = ocp.CheckpointManagerOptions(
+            save_interval_steps=0 if read_only else 1,
             max_to_keep=None if read_only else keep,
             read_only=read_only,
             create=False,
             multiprocessing_options=_alone(),
         )
-        if read_only and not directory.is_dir():
+        if read_only and not self._directory.is_dir():
             raise self._none()
         with writing(self._directory):
             if not read_only:
                 self._directory.mkdir(parents=True, exist_ok=True)
-            self._manager = ocp.CheckpointManager(self._directory, options=options)
+            with _without_warnings():
+                self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def __enter__(self) -> Self:
         return self
@@ -111,7 +117,9 @@ class Checkpoints:
         except Exception as failure:
             raise self._unsaved(step, failure) from failure
 
-    def restore(self, like: State, *, at_most: int | None = None) -> State:
+    def restore(
+        self, like: State, *, at_most: int | None = None, only: tuple[str, ...] = ("",)
+    ) -> State:
         """The newest state that is intact.
 
         A damaged step is named in a warning and passed over. Once an older one has proven intact,
@@ -121,6 +129,8 @@ class Checkpoints:
         Args:
             like: a tree with the shapes and dtypes that are wanted, as from `jax.eval_shape`.
             at_most: the newest step to consider; by default, all.
+            only: read the arrays whose paths begin so, as `gen.params`, and leave the others alone;
+                `like` has these only.
 
         Returns:
             the same tree, of NumPy arrays.
@@ -138,7 +148,7 @@ class Checkpoints:
             if at_most is not None and step > at_most:
                 continue
             try:
-                arrays = self._read(step, wanted)
+                arrays = self._read(step, wanted, only)
             except _DamagedError as damage:
                 damaged[step] = str(damage)
                 continue
@@ -155,7 +165,9 @@ class Checkpoints:
             f"of step {newest}, {reason}.\nPut back a copy, or begin anew in another folder."
         )
 
-    def _read(self, step: int, wanted: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    def _read(
+        self, step: int, wanted: Mapping[str, Any], only: tuple[str, ...]
+    ) -> dict[str, np.ndarray]:
         try:
             items = self._manager.restore(
                 step, args=ocp.args.Composite(manifest=ocp.args.JsonRestore())
@@ -166,7 +178,9 @@ class Checkpoints:
             raise _DamagedError(f"its manifest cannot be read ({_first_line(error)})") from error
 
         found = {
-            path: (np.dtype(leaf["dtype"]), tuple(leaf["shape"])) for path, leaf in leaves.items()
+            path: (np.dtype(leaf["dtype"]), tuple(leaf["shape"]))
+            for path, leaf in leaves.items()
+            if path.startswith(only)
         }
         expected = {
             path: (np.dtype(leaf.dtype), tuple(leaf.shape)) for path, leaf in wanted.items()
@@ -176,7 +190,7 @@ class Checkpoints:
                 raise RunError(
                     f"the checkpoint of step {step} in {self._directory} does not fit: {path} is "
                     f"{_spell(found.get(path))}, expected {_spell(expected.get(path))}\n"
-                    "Use the configuration that the run was trained with."
+                    "Use the configuration, or your own networks, that the run was trained with."
                 )
 
         targets = {path: np.empty(shape, dtype) for path, (dtype, shape) in expected.items()}
@@ -225,6 +239,21 @@ class Checkpoints:
             (self._directory / str(step)).rename(target)
         self._manager.reload()
         return target
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Orbax warns that what is opened to be read is opened to be read."""
+    orbax = logging.getLogger("absl")
+
+    def worse(record: logging.LogRecord) -> bool:
+        return record.levelno > logging.WARNING
+
+    orbax.addFilter(worse)
+    try:
+        yield
+    finally:
+        orbax.removeFilter(worse)
 
 
 def _alone() -> MultiprocessingOptions:

@@ -27,6 +27,20 @@ MOST = 2**31 - 1  # steps of a run, which count themselves in an int32; and weig
 class ModelConfig:
     """Sizes and constants of the two networks. The defaults are the report's.
 
+    Attributes:
+        n_classes: how many classes there are.
+        latent_dim: size of a latent point.
+        label_dim: width of the label embeddings; None for `n_classes`, as in the report.
+        img_size: height and width of the images in pixels.
+        channels: 1 for grey images, 3 for colour.
+        generator_widths: of the generator's hidden layers; the first has no BatchNorm.
+        discriminator_widths: of the discriminator's; the first has no dropout.
+        negative_slope: slope of LeakyReLU below zero, in [0, 1].
+        dropout_rate: share of the discriminator's activations that are dropped, in [0, 1).
+        bn_epsilon: added to the variance in BatchNorm. 0.8 is the report's, and not a misprint
+            here; see `cgan_jax.Generator`.
+        bn_momentum: what the running statistics keep of themselves at each step: 1 - PyTorch's 0.1.
+
     Raises:
         ConfigError: a value is of the wrong type or out of range.
     """
@@ -34,19 +48,14 @@ class ModelConfig:
     n_classes: int = 10
     latent_dim: int = 100
     label_dim: int | None = None
-    """Width of the label embeddings; None for `n_classes`, as in the report."""
     img_size: int = 28
-    """Height and width of the images in pixels."""
     channels: int = 1
     generator_widths: tuple[int, ...] = (128, 256, 512, 1024)
     discriminator_widths: tuple[int, ...] = (512, 512, 512)
     negative_slope: float = 0.2
-    """Slope of LeakyReLU below zero."""
     dropout_rate: float = 0.4
     bn_epsilon: float = 0.8
-    """Added to the variance in BatchNorm. 0.8 is the report's, and not a misprint here."""
     bn_momentum: float = 0.9
-    """What the running statistics keep of themselves at each step: 1 - PyTorch's 0.1."""
 
     def __post_init__(self) -> None:
         for name in ("n_classes", "latent_dim", "img_size", "channels"):
@@ -90,6 +99,12 @@ class ModelConfig:
 class OptimizerConfig:
     """Adam's settings, for both networks. The defaults are the report's.
 
+    Attributes:
+        lr: the learning rate, above 0.
+        b1: decay of the gradient's mean, in [0, 1).
+        b2: decay of the gradient's square, in [0, 1).
+        eps: added to the root of the latter, above 0.
+
     Raises:
         ConfigError: a value is of the wrong type or out of range.
     """
@@ -108,7 +123,16 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that a training run's numbers depend on.
+    """Everything that a training run's numbers depend on. The defaults are the report's.
+
+    Attributes:
+        dataset: the data's name.
+        epochs: passes over the training images.
+        batch_size: images a step, at least 2.
+        seed: of all randomness, in [0, 2**32).
+        loss: a name in `cgan_jax.LOSSES`.
+        model: the networks' sizes.
+        optimizer: Adam's settings.
 
     Raises:
         ConfigError: a value is of the wrong type or out of range.
@@ -118,9 +142,7 @@ class TrainConfig:
     epochs: int = 200
     batch_size: int = 64
     seed: int = 0
-    """In [0, 2**32)."""
     loss: str = "least_squares"
-    """A name in `cgan_jax.losses.LOSSES`."""
     model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 

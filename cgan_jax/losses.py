@@ -58,3 +58,4 @@ LOSSES = {
     "non_saturating": AdversarialLoss(non_saturating_discriminator, non_saturating_generator),
     "hinge": AdversarialLoss(hinge_discriminator, hinge_generator),
 }
+"""The losses by the names that a `TrainConfig` has for them; `least_squares` is the report's."""

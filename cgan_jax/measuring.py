@@ -18,10 +18,10 @@ from cgan_jax.checkpoint import Checkpoints
 from cgan_jax.checks import one_line
 from cgan_jax.errors import RunError
 from cgan_jax.files import replacing, writing
+from cgan_jax.latent_space import generate
 from cgan_jax.measures_table import measures_at, read_measures, write_measures
 from cgan_jax.plots import plot_measures
 from cgan_jax.run_folder import RunFolder
-from cgan_jax.sampling import generate
 from cgan_jax.state import GAN
 
 Measure = Callable[[np.ndarray, np.ndarray], Mapping[str, float]]
@@ -65,8 +65,7 @@ class MeasuresTable(Callback):
     def on_epoch_end(self, epoch: EpochEnd) -> None:
         if epoch.epoch % self._every:
             return
-        gen = epoch.state.gen
-        variables = {"params": gen.params, "batch_stats": gen.batch_stats}
+        variables = epoch.state.gen.variables
         images = generate(self._gan.generator, variables, self._labels, self._key)
         found = self._measure(images, self._labels)
         row = {"epoch": epoch.epoch, "step": epoch.step} | dict(found)

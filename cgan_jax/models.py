@@ -86,6 +86,17 @@ class Generator(nn.Module):
     The collections are `params` and `batch_stats`; in training pass `mutable=["batch_stats"]`.
     `bn_epsilon=0.8` is the report's: a Keras momentum that reached PyTorch's epsilon argument
     (PyTorch-GAN issue 116). Its figures were made with it.
+
+    Args:
+        n_classes: how many classes there are.
+        latent_dim: size of a latent point.
+        label_dim: width of the label embedding.
+        img_size: height and width of the images in pixels.
+        channels: 1 for grey images, 3 for colour.
+        widths: of the hidden layers; the first has no BatchNorm.
+        negative_slope: of LeakyReLU below zero.
+        bn_epsilon: added to the variance in BatchNorm.
+        bn_momentum: what BatchNorm's running statistics keep of themselves at each step.
     """
 
     n_classes: int = 10
@@ -130,6 +141,13 @@ class Discriminator(nn.Module):
     further width -> Linear to one score. 932,965 parameters with the defaults.
 
     In training pass `rngs={"dropout": key}`.
+
+    Args:
+        n_classes: how many classes there are.
+        label_dim: width of the label embedding.
+        widths: of the hidden layers; the first has no dropout.
+        negative_slope: of LeakyReLU below zero.
+        dropout_rate: share of the activations that are dropped, in [0, 1).
     """
 
     n_classes: int = 10

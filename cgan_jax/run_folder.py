@@ -64,9 +64,20 @@ class RunFolder:
     def measures(self) -> Path:
         return self.path / "measures.csv"
 
+    @property
+    def command(self) -> Path:
+        """The command that trained it last, to be given again; a library's run has none."""
+        return self.path / "command.txt"
+
     def sample_grid(self, epoch: int) -> Path:
         """The picture made after so many epochs."""
         return self.path / "samples" / f"epoch_{epoch:04d}.png"
+
+    def sample_grids(self) -> dict[int, Path]:
+        """The pictures that are there, by epoch, in order."""
+        found = (self.path / "samples").glob("epoch_*.png")
+        numbers = {path.stem.removeprefix("epoch_"): path for path in found}
+        return dict(sorted((int(n), path) for n, path in numbers.items() if n.isdecimal()))
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "RunFolder":
@@ -232,21 +243,42 @@ class RunFolder:
         return run
 
     def restore(self, *, step: int | None = None, best: bool = False) -> tuple["GAN", "GANState"]:
-        """The run's GAN and the state of its newest intact checkpoint. Changes nothing.
+        """The GAN of the run's configuration and the state of its newest intact checkpoint.
+
+        See `read`; one's own GAN is `Checkpoints.restore`'s.
+        """
+        import jax  # here, so that a command line can look into a folder without JAX
+
+        from cgan_jax.state import GAN
+
+        gan = GAN.from_config(self.config)
+        like = jax.eval_shape(gan.init, jax.random.key(0))
+        return gan, self.read(like, step=step, best=best)
+
+    def read(
+        self,
+        like: "GANState",
+        *,
+        step: int | None = None,
+        best: bool = False,
+        only: tuple[str, ...] = ("",),
+    ) -> "GANState":
+        """The arrays of the newest intact checkpoint. Changes nothing.
 
         Args:
-            step: restore the checkpoint of this step in place of the newest.
-            best: restore the checkpoint in `best/` in place of the newest.
+            like: the state's shapes and dtypes, as from `jax.eval_shape`.
+            step: read the checkpoint of this step in place of the newest.
+            best: read the checkpoint in `best/` in place of the newest.
+            only: see `Checkpoints.restore`.
+
+        Returns:
+            the same, of NumPy arrays.
 
         Raises:
             RunError: no checkpoint can be read, or not that one.
         """
-        import jax  # here, so that a command line can look into a folder without JAX
-
         from cgan_jax.checkpoint import Checkpoints
-        from cgan_jax.state import GAN
 
-        gan = GAN.from_config(self.config)
         folder = self.best if best else self.checkpoints
         with Checkpoints(folder, read_only=True) as checkpoints:
             steps = checkpoints.steps()
@@ -255,14 +287,13 @@ class RunFolder:
                     f"{folder} has no checkpoint of step {step}\n"
                     f"expected one of {one_line(', '.join(map(str, steps)))}\nGive one of these."
                 )
-            like = jax.eval_shape(gan.init, jax.random.key(0))
-            state = checkpoints.restore(like, at_most=step)
+            state = checkpoints.restore(like, at_most=step, only=only)
         if step is not None and int(state.step) != step:
             raise RunError(
                 f"the checkpoint of step {step} in {folder} is damaged\nexpected what was saved\n"
                 f"Give another step, as {int(state.step)}."
             )
-        return gan, state
+        return state
 
     def _write_config(self) -> None:
         saved: dict[str, Any] = {

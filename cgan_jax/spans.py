@@ -1,6 +1,6 @@
 """A run's steps on the device, span by span: within an epoch, all of one batch size.
 
-What a step does is in steps.py; what happens between spans is in train.py.
+What a step does is in steps.py; what happens between spans is in loop.py.
 """
 
 import contextlib
@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -16,8 +16,8 @@ from jax.sharding import Mesh
 
 from cgan_jax.data import Dataset
 from cgan_jax.sharding import check_shares, everywhere
-from cgan_jax.state import GAN, GANState
-from cgan_jax.steps import Batch, RunKeys, shuffle, train_steps
+from cgan_jax.state import GAN
+from cgan_jax.steps import Batch, Losses, RunKeys, shuffle, train_steps
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,14 @@ def steps_per_epoch(n_images: int, batch_size: int) -> int:
     return -(-n_images // batch_size)
 
 
+class Steps(Protocol):
+    """`cgan_jax.steps.train_steps` under jit, or what does as much for several runs."""
+
+    def __call__(self, **arguments: Any) -> tuple[Any, Losses]: ...
+
+    def lower(self, **arguments: Any) -> jax.stages.Lowered: ...
+
+
 class Programs(NamedTuple):
     """What a run has the device do, under jit.
 
@@ -60,13 +68,15 @@ class Programs(NamedTuple):
         steps: see `cgan_jax.steps.train_steps`.
     """
 
-    init: jax.stages.Wrapped
-    shuffle: jax.stages.Wrapped
-    steps: jax.stages.Wrapped
+    init: Callable[..., Any]
+    shuffle: Callable[..., Any]
+    steps: Steps
 
 
 class Spans:
     """Takes the steps of one run. Holds the data set on the device, and a copy in order.
+
+    Of several runs, in cgan_jax/sweep.py, the keys are tuples, and so are the states.
 
     Args:
         gan: what is trained.
@@ -99,22 +109,24 @@ class Spans:
         self._fixed = {"gan": gan, "key": keys.steps, "batch_size": batch_size} | more
         self._data = Batch(*self.put((dataset.images, dataset.labels)))
         self._epoch = -1
-        self._shuffled: Batch
+        self._shuffled: Any
         self._compiling: threading.Thread | None = None
 
     def put(self, arrays: Any) -> Any:
         """Arrays on the device, or on each one of the mesh."""
         return jax.device_put(arrays, everywhere(self._mesh) if self._mesh else None)
 
-    def fresh_state(self) -> GANState:
+    def fresh_state(self) -> Any:
         """The state before the first step."""
-        state: GANState = self.put(self._programs.init(self._keys.init))
-        return state
+        return self.put(jax.tree.map(self._programs.init, self._keys.init))
 
     def compile(self, step: int, at_most: int) -> None:
         """Begin to compile what `take` will need for its first call; return before it is done."""
-        state = jax.eval_shape(self._programs.init, self._keys.init)
-        shuffled = jax.eval_shape(self._programs.shuffle, self._data, self._keys.order, 0)
+        init, shuffle = self._programs.init, self._programs.shuffle
+        state = jax.tree.map(lambda key: jax.eval_shape(init, key), self._keys.init)
+        shuffled = jax.tree.map(
+            lambda key: jax.eval_shape(shuffle, self._data, key, 0), self._keys.order
+        )
         arguments = self._arguments(state, shuffled, self._next(step, at_most))
         with self._on_mesh():
             program = self._programs.steps.lower(**arguments)
@@ -126,7 +138,7 @@ class Spans:
         self._compiling = threading.Thread(target=compile_it)
         self._compiling.start()
 
-    def take(self, state: GANState, step: int, at_most: int) -> tuple[GANState, Span, np.ndarray]:
+    def take(self, state: Any, step: int, at_most: int) -> tuple[Any, Span, np.ndarray]:
         """Go on from a state after `step` steps, which is donated, for at most so many.
 
         Returns:
@@ -135,7 +147,9 @@ class Spans:
         """
         span = self._next(step, at_most)
         if span.epoch != self._epoch:
-            self._shuffled = self._programs.shuffle(self._data, self._keys.order, span.epoch)
+            self._shuffled = jax.tree.map(
+                lambda key: self._programs.shuffle(self._data, key, span.epoch), self._keys.order
+            )
             self._epoch = span.epoch
         if self._compiling:
             self._compiling.join()
@@ -150,7 +164,7 @@ class Spans:
     def _next(self, step: int, at_most: int) -> Span:
         return next_span(step, len(self._data.labels), self._batch_size, at_most)
 
-    def _arguments(self, state: GANState, shuffled: Batch, span: Span) -> dict[str, Any]:
+    def _arguments(self, state: Any, shuffled: Any, span: Span) -> dict[str, Any]:
         now = {"n_steps": span.n_steps, "last_batch": span.last_batch}
         return {"state": state, "shuffled": shuffled} | now | self._fixed
 

@@ -43,6 +43,11 @@ class RunKeys(NamedTuple):
     """A run's three independent streams of randomness.
 
     They may be any keys of `jax.random`; those of `run_keys` are the fastest on a CPU.
+
+    Attributes:
+        init: of the networks' first weights.
+        order: of the order of the images in each epoch.
+        steps: of latent points, labels and dropout; step s has `fold_in(steps, s)`.
     """
 
     init: jax.Array
@@ -52,6 +57,9 @@ class RunKeys(NamedTuple):
 
 def run_keys(seed: int | jax.Array) -> RunKeys:
     """The streams of the run with this seed: `jax.random.split(jax.random.key(seed), 3)`.
+
+    Args:
+        seed: in [0, 2**32).
 
     Raises:
         ConfigError: the seed is no whole number in [0, 2**32).
@@ -129,6 +137,9 @@ def shuffle(data: Batch, key: jax.Array, epoch: int | jax.Array) -> Batch:
         data: N images and labels.
         key: of a run's orders.
         epoch: counted from 0.
+
+    Returns:
+        the same images and labels in another order.
     """
     order_N = random.permutation(random.fold_in(key, epoch), len(data.labels))
     return jax.tree.map(lambda array: array[order_N], data)
@@ -148,7 +159,7 @@ def train_steps(
 
     An epoch takes the shuffled data as they come, in `ceil(N / batch_size)` batches. The last one
     holds what is left; since its size may differ, it needs a call of its own.
-    `cgan_jax.train.next_span` cuts a run into such calls.
+    `cgan_jax.spans.next_span` cuts a run into such calls.
 
     Jit it with `gan`, `batch_size` and `last_batch` static. `n_steps` may be traced, so that one
     compiled program serves spans of every length, or static, for a trip count that is known to XLA.

@@ -192,9 +192,8 @@ def sampling() -> dict[str, float]:
     """Images a second, in one call for 10,000."""
     gan = GAN.from_config()
     gen = jax.jit(gan.init)(run_keys(0).init).gen
-    variables = {"params": gen.params, "batch_stats": gen.batch_stats}
     names = tuple(map(str, range(10)))
-    trained = TrainedGenerator(gan.generator, variables, names, 0)
+    trained = TrainedGenerator(gan.generator, gen.variables, names, 0)
     labels = np.arange(10_000, dtype=np.int32) % 10
     trained.generate(labels, seed=0)
     began = time.perf_counter()

@@ -25,6 +25,7 @@ from cgan_jax.errors import ConfigError, RunError
 from cgan_jax.files import replacing
 from cgan_jax.run_folder import RunFolder
 from experiments.command_line import parse, run
+from experiments.report import write_or_warn
 
 if TYPE_CHECKING:
     from cgan_jax.metrics.evaluation import Evaluation, Told
@@ -99,6 +100,7 @@ def main() -> None:
             about = {"run": folder.path.name, "seed": folder.config.seed, "best": flags.best}
             place = folder.path / flags.place()
             write(evaluation, folder.class_names, about, place)
+            write_or_warn(folder.path)
             places.append(str(place))
             tqdm.write(f"\n{folder.path}, {generator.step:,} steps\n{table(evaluation)}\n")
             for line in evaluation.warnings:

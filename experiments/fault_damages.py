@@ -76,8 +76,8 @@ def save_steps(folder: Path) -> Saved:
     import jax
 
     from cgan_jax.checkpoint import Checkpoints
+    from cgan_jax.loop import train
     from cgan_jax.state import GAN
-    from cgan_jax.train import train
 
     data, gan = tiny.dataset(), GAN.from_config(tiny.CONFIG)
     state, states = None, dict[int, Any]()

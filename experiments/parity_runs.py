@@ -243,8 +243,7 @@ def _compare_outputs(gan: GAN, twin: Twin, gen: Any, disc: Any) -> dict[str, flo
 
 
 def _variables(state: GANState) -> tuple[dict[str, Any], dict[str, Any]]:
-    gen = {"params": state.gen.params, "batch_stats": state.gen.batch_stats}
-    return gen, {"params": state.disc.params}
+    return state.gen.variables, {"params": state.disc.params}
 
 
 @partial(jax.jit, static_argnames="gan")

@@ -105,7 +105,7 @@ def _train(
                 TensorBoard(folder),
             ]
             members.append(Member(name, config, callbacks, checkpoints))
-        state = train_members(
+        states = train_members(
             members,
             dataset,
             callbacks=[Progress(members[0].config.epochs)],
@@ -114,4 +114,4 @@ def _train(
             diverged=sweep.diverged,
             on_divergence=sweep.note_divergence,
         )
-    return int(state.step)
+    return int(states[0].step)

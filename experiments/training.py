@@ -1,6 +1,6 @@
 """A whole training run from the command line: any data set and configuration, one run folder.
 
-The flags of each experiment are in its own file; the loop itself is cgan_jax.train.
+The flags of each experiment are in its own file; the loop itself is cgan_jax.loop.
 """
 
 import contextlib
@@ -23,15 +23,16 @@ from cgan_jax.errors import RunError
 from cgan_jax.files import replacing
 from cgan_jax.images import grid, labelled_examples
 from cgan_jax.lock import sole_use
+from cgan_jax.loop import train
 from cgan_jax.measuring import BestCheckpoint, MeasuresTable
 from cgan_jax.run_folder import RunFolder
 from cgan_jax.sharding import check_shares, data_mesh
 from cgan_jax.spans import steps_per_epoch
 from cgan_jax.state import GAN
-from cgan_jax.train import train
 from experiments.command_line import StopSignals
 from experiments.compile_cache import keep_programs
 from experiments.progress import Progress, duration
+from experiments.report import write_or_warn
 
 
 def run(
@@ -100,6 +101,8 @@ def run(
             + f", {last_step - step:,} steps to take on {device(n_devices)}. "
             + "Ctrl-C stops and saves; the same command goes on."
         )
+        with replacing(folder.command) as temporary:
+            temporary.write_text(command() + "\n", encoding="utf-8")
         draw_real_images(dataset, folder.path / "real.png")
         looks = _looks(gan, folder, dataset, eval_every) if eval_every else []
         began = time.perf_counter()
@@ -120,11 +123,12 @@ def run(
             should_stop=stop,
             mesh=mesh,
         )
-    taken, reached = duration(time.perf_counter() - began), int(state.step)
+        taken, reached = duration(time.perf_counter() - began), int(state.step)
+        write_or_warn(folder.path)
     if reached < last_step and stop.caught:
         print(f"Stopped and saved after step {reached:,} of {last_step:,}. To go on: {command()}")
         raise SystemExit(128 + stop.caught)
-    print(f"Finished: {reached - step:,} steps in {taken}. Pictures and losses are in {workdir}.")
+    print(f"Finished: {reached - step:,} steps in {taken}. To look at: {workdir / 'report.html'}")
 
 
 def _follow(config: TrainConfig, dataset: Dataset, mesh: Mesh | None) -> None:

@@ -34,10 +34,10 @@ from cgan_jax.data import SPECS, Dataset, idx, load, load_folder, load_npz, load
 from cgan_jax.data.spec import FASHION_MNIST, SplitSpec
 from cgan_jax.errors import CGANError, ConfigError, DataError, RunError
 from cgan_jax.interop import config_from_torch, load_state_dict, save_state_dict
+from cgan_jax.loop import train
 from cgan_jax.run_folder import RunFolder
 from cgan_jax.sampling import TrainedGenerator, label_ids
 from cgan_jax.state import GAN
-from cgan_jax.train import train
 from experiments.command_line import run
 
 Call = Callable[[Path], object]
@@ -646,13 +646,38 @@ COMMANDS = [
          "bn_epsilon", "above 0", "default, 0.8", PAIR),
     ("import_torch", "{at}/g.safetensors {at}/d.safetensors --workdir {at} --class-names a b c",
          "holds other files", "no run", "Name a new", PAIR),
-    ("export_torch", "{at}", "is not a run folder", "config.json", "Name a run's folder", {}),
-    ("export_torch", "{at} --out {at}/out", "generator.safetensors is there", "no such file",
-         "another --out", {**config_json(), "out/generator.safetensors": b""}),
-    ("export_torch", "{at} --format onnx", "onnx", "pt", HELP, {}),
-    ("export_torch", f"{{at}} --format {'x' * 5000}", "invalid choice 'xxx", "", HELP, {}),
+    ("animate", "{at}", "is not a run folder", "config.json", "Name a run's folder", {}),
+    ("animate", "{at}", "no sample grids", "epoch_0001.png", "for an epoch", config_json()),
+    ("animate", "{at} --to Bag", "--to", "--from with it", "leave out --to", {}),
+    ("animate", "{at} --from a --out x.mp4", "x.mp4", ".gif or .png or .npz", "another --out", {}),
+    ("animate", "{at} --from b", "'b' is no class", "class ids in 0..0", "Give some of a",
+         config_json()),
+    ("animate", "{at} --from a --to a a --n 0", "n must be", "at least 1", "default, 4", {}),
+    ("export", "{at} --format torch --out {at}/g.safetensors", "is not a run folder",
+         "config.json", "Name a run's folder", {}),
+    ("export", "{at} --format safetensors --out {at}/g.safetensors", "no checkpoints in",
+         "at least", "first save", config_json()),
+    ("export", "{at} --format onnx --out {at}/g.onnx", "g.onnx is there already", "no such file",
+         "--overwrite", {**config_json(), "g.onnx": b""}),
+    ("export", "{at} --format stablehlo --out {at}/g.zip --overwrite", "g.zip is there", "no such",
+         "Name another", {**config_json(), "g.zip": None}),
+    ("export", "{at} --format stablehlo --out {at}/config.json/g.zip", "config.json is no folder",
+         "expected one", "Name another", config_json()),
+    ("export", f"{{at}} --format onnx --out {{at}}/{'x' * 300}.onnx", "too long", "", "", {}),
+    ("export", "{at} --format onnx --out {at}/g.zip", "g.zip is no name", ".onnx", "another", {}),
+    ("export", "{at} --format onnx --out g.onnx --discriminator d.onnx", "discriminator",
+         "--format torch", "Leave it out", {}),
+    ("export", "{at} --format torch --out g.pt --discriminator g.pt", "out and discriminator", "",
+         "two names", {}),
+    ("export", "{at} --format torch --out g.pt --best --step 3", "step", "--best", "Leave out", {}),
+    ("export", "{at} --format pickle --out {at}/g.pt", "pickle", "onnx", HELP, {}),
+    ("export", f"{{at}} --format {'x' * 5000}", "invalid choice 'xxx", "", HELP, {}),
     ("benchmark", "--rounds 0", "rounds", "in 1..1000", "default, 5", {}),
     ("parity", "--float64-steps 939", "float64_steps", "in 1..938", "default, 200", {}),
+    ("demo", "{at}", "is not a run folder", "config.json", "Name a run's folder", {}),
+    ("demo", "{at} --port 70000", "port", "in 1..65535", "default, 7860", {}),
+    ("report", "", "no run", "at least one", "Name one", {}),
+    ("report", "{at}", "is not a run folder", "config.json", "Name a run's folder", {}),
     ("report_log", "--run {at}", "no finished run of 200", "epochs 0 to 199", "such a run",
          config_json()),
     ("report_log", "--run {at}", "no finished run of 200", "epochs 0 to 199", "such a run",

@@ -12,12 +12,12 @@ from jax import random
 from cgan_jax.callbacks import Callback, TensorBoard
 from cgan_jax.checkpoint import Checkpoints
 from cgan_jax.errors import RunError
+from cgan_jax.loop import train
 from cgan_jax.measures_table import measures_at, read_measures
 from cgan_jax.measuring import BestCheckpoint, MeasuresTable
 from cgan_jax.run_folder import RunFolder
 from cgan_jax.sampling import load_generator
 from cgan_jax.state import GAN
-from cgan_jax.train import train
 
 # Such that neither the first nor the last epoch of the tiny run is the best.
 TARGET = 128

@@ -85,8 +85,7 @@ def call_train_steps(setting, i):
 
 
 def call_generate(setting, i):
-    gen = setting.init(run_keys(i).init).gen
-    variables = {"params": gen.params, "batch_stats": gen.batch_stats}
+    variables = setting.init(run_keys(i).init).gen.variables
     made = TrainedGenerator(setting.gan.generator, variables, ("a", "b", "c"), 0)
     made.generate(["a", "c", "b"][: 1 + i], seed=i)
 

@@ -10,9 +10,9 @@ import pytest
 from cgan_jax.callbacks import LossesTable
 from cgan_jax.checkpoint import Checkpoints
 from cgan_jax.errors import RunError
+from cgan_jax.loop import train
 from cgan_jax.run_folder import RunFolder, read_losses
 from cgan_jax.sampling import load_generator
-from cgan_jax.train import train
 from experiments import tiny
 from tests.golden.make_run_folder import CONFIG, FOLDER
 

@@ -7,10 +7,10 @@ from PIL import Image
 from cgan_jax.checkpoint import Checkpoints
 from cgan_jax.errors import ConfigError, RunError
 from cgan_jax.images import grid
+from cgan_jax.loop import train
 from cgan_jax.run_folder import RunFolder
 from cgan_jax.sampling import load_generator
 from cgan_jax.state import GAN
-from cgan_jax.train import train
 from experiments.sample import Flags, square, write
 from tests.golden.make_run_folder import FOLDER
 from tests.helpers import command

@@ -8,14 +8,9 @@ from jax import random
 
 from cgan_jax.checkpoint import Checkpoints
 from cgan_jax.errors import RunError
+from cgan_jax.latent_space import CHUNK
 from cgan_jax.run_folder import RunFolder
-from cgan_jax.sampling import (
-    CHUNK,
-    TrainedGenerator,
-    generate_latent_points,
-    label_ids,
-    load_generator,
-)
+from cgan_jax.sampling import TrainedGenerator, generate_latent_points, label_ids, load_generator
 from cgan_jax.state import GAN
 
 NAMES = ("T-shirt/top", "Trouser", "Ankle boot")
@@ -25,8 +20,7 @@ NAMES = ("T-shirt/top", "Trouser", "Ankle boot")
 def trained(tiny_config):
     gan = GAN.from_config(tiny_config)
     state = jax.jit(gan.init)(random.key(0))
-    variables = {"params": state.gen.params, "batch_stats": state.gen.batch_stats}
-    return TrainedGenerator(gan.generator, variables, NAMES, step=0)
+    return TrainedGenerator(gan.generator, state.gen.variables, NAMES, step=0)
 
 
 def test_latent_points_are_normal_and_labels_uniform():
@@ -115,8 +109,7 @@ def test_load_generator_gives_the_run_folders_newest(tiny_config, tmp_path):
             checkpoints.save(step, state.replace(step=np.int32(step)))
     loaded = load_generator(tmp_path / "run")
     assert (loaded.step, loaded.class_names) == (1, NAMES)
-    gen = states[1].gen
-    variables = {"params": gen.params, "batch_stats": gen.batch_stats}
+    variables = states[1].gen.variables
     expected = TrainedGenerator(gan.generator, variables, NAMES, 1).generate(["Trouser", 2], seed=3)
     np.testing.assert_array_equal(loaded.generate(["Trouser", 2], seed=3), expected)
 

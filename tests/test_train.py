@@ -13,10 +13,10 @@ from cgan_jax.checkpoint import Checkpoints
 from cgan_jax.config import TrainConfig
 from cgan_jax.data import Dataset
 from cgan_jax.errors import ConfigError, DivergenceError
+from cgan_jax.loop import train
 from cgan_jax.run_folder import RunFolder
 from cgan_jax.spans import next_span, steps_per_epoch
 from cgan_jax.state import GAN
-from cgan_jax.train import train
 from tests.helpers import StopAfter
 
 
@@ -49,19 +49,18 @@ def test_an_epoch_that_divides_evenly_has_no_smaller_batch():
 
 
 def run_to_the_end(config, dataset, gan, folder, stops=()):
-    """Train in a folder, stopping and going on after each of the given numbers of steps."""
+    """Train in a folder, stopping and going on after each of the given numbers of steps.
+
+    `train` finds by itself where to go on.
+    """
     for stop_after in (*stops, 10**9):
         run = RunFolder.start(folder, config, dataset.class_names)
         stop = StopAfter(stop_after)
         with Checkpoints(run.checkpoints) as checkpoints:
-            state = None
-            if checkpoints.latest() is not None:
-                state = checkpoints.restore(jax.eval_shape(gan.init, random.key(0)))
             state = train(
                 gan,
                 config,
                 dataset,
-                state=state,
                 callbacks=[
                     LossesTable(run),
                     SampleGrids(gan, run, every=2, rows=2),

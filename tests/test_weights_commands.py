@@ -1,4 +1,6 @@
-"""`experiments.import_torch` and `export_torch`: weights in and out, here without PyTorch."""
+"""`experiments.import_torch` and `export --format torch`, here without PyTorch."""
+
+import re
 
 import jax
 import numpy as np
@@ -20,11 +22,9 @@ from tests.helpers import command
 def weights(tiny_config, tmp_path_factory):
     """A pair of files as PyTorch would write them, the state they hold, and their folder."""
     state = jax.jit(GAN.from_config(tiny_config).init)(jax.random.key(3))
-    gen = {"params": state.gen.params, "batch_stats": state.gen.batch_stats}
     folder = tmp_path_factory.mktemp("weights")
-    save_state_dict(
-        folder / "generator.safetensors", generator_to_torch(gen, tiny_config.model, steps=40)
-    )
+    gen = generator_to_torch(state.gen.variables, tiny_config.model, steps=40)
+    save_state_dict(folder / "generator.safetensors", gen)
     save_state_dict(
         folder / "discriminator.safetensors",
         discriminator_to_torch({"params": state.disc.params}, tiny_config.model),
@@ -48,8 +48,13 @@ def test_weights_come_in_and_go_out_unchanged(weights, tiny_config, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, generator.variables["params"], state.gen.params)
     assert generator.generate(["right"]).shape == (1, 4, 4, 1)
 
-    done = command("export_torch", tmp_path / "run", "--out", tmp_path / "out")
+    out, discriminator = pair(tmp_path / "out")
+    flags = ["--format", "torch", "--out", out, "--discriminator", discriminator]
+    done = command("export", tmp_path / "run", *flags)
     assert done.returncode == 0, done.stderr
+    assert re.findall(r"(\w+)\.safetensors: . kB, after 40 steps\..* JAX by at", done.stdout) == [
+        *("generator", "discriminator")
+    ]
     for there, back in zip(pair(folder), pair(tmp_path / "out"), strict=True):
         one, other = load_state_dict(there), load_state_dict(back)
         assert one.keys() == other.keys()

@@ -13,10 +13,10 @@ import numpy as np
 from cgan_jax.callbacks import LossesTable
 from cgan_jax.checkpoint import Checkpoints
 from cgan_jax.config import ModelConfig, TrainConfig
+from cgan_jax.loop import train
 from cgan_jax.run_folder import RunFolder
 from cgan_jax.sampling import load_generator
 from cgan_jax.state import GAN
-from cgan_jax.train import train
 from experiments import tiny
 
 FOLDER = Path(__file__).parent / "run_folder"

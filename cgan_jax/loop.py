@@ -18,7 +18,7 @@ from cgan_jax.checkpoint import Checkpoints
 from cgan_jax.config import TrainConfig
 from cgan_jax.data import Dataset
 from cgan_jax.errors import ConfigError, DivergenceError
-from cgan_jax.hosts import agree, leads
+from cgan_jax.hosts import agree, leads, share
 from cgan_jax.spans import Span, Spans, steps_per_epoch
 from cgan_jax.state import GAN, GANState
 from cgan_jax.steps import run_keys
@@ -44,7 +44,8 @@ def train(
         gan: what to train; `GAN.from_config(config)`, or your own.
         config: epochs, batch size and seed are read from here.
         dataset: the training images.
-        state: where to go on; by default a fresh state from the seed.
+        state: where to go on; by default the newest state in `checkpoints`, or a fresh one from the
+            seed.
         callbacks: told of the start, of each span of steps, of each epoch and of the end.
         checkpoints: where to save, every `checkpoint_every` epochs and at the end.
         checkpoint_every: in epochs.
@@ -59,15 +60,19 @@ def train(
     Raises:
         ConfigError: the data do not fit the configuration.
         DivergenceError: a loss or a parameter became NaN or infinite; what was saved before stays.
-        RunError: a callback or a checkpoint could not write; what was saved before stays.
+        RunError: no checkpoint that is there is intact; or a callback or a checkpoint could not
+            write; what was saved before stays.
     """
     checks.whole("checkpoint_every", checkpoint_every, 1, to_do="Leave it out for the default, 5.")
     config.check_data(len(dataset))
     check_fit(gan, dataset)
+    if state is None:
+        state = _newest(gan, checkpoints)
     spans = Spans(gan, dataset, config.batch_size, run_keys(config.seed), mesh=mesh)
-    return take_steps(
+    reached: GANState = take_steps(
         spans,
         state,
+        int(state.step) if state else 0,
         config.epochs,
         steps_per_epoch(len(dataset), config.batch_size),
         callbacks=callbacks,
@@ -76,6 +81,14 @@ def train(
         should_stop=should_stop,
         check=_check_finite,
     )
+    return reached
+
+
+def _newest(gan: GAN, checkpoints: Checkpoints | None) -> GANState | None:
+    """What the checkpoints hold, if they do: in all processes what they hold in the first."""
+    like = jax.eval_shape(gan.init, jax.random.key(0))
+    saved = checkpoints is not None and checkpoints.latest() is not None
+    return share(checkpoints.restore(like) if checkpoints and saved else None, like)
 
 
 class Store(Protocol):
@@ -83,12 +96,13 @@ class Store(Protocol):
 
     def latest(self) -> int | None: ...
 
-    def save(self, step: int, state: GANState) -> None: ...
+    def save(self, step: int, state: Any) -> None: ...
 
 
 def take_steps(
     spans: Spans,
-    state: GANState | None,
+    state: Any,
+    step: int,
     epochs: int,
     per_epoch: int,
     *,
@@ -96,15 +110,16 @@ def take_steps(
     checkpoints: Store | None,
     checkpoint_every: int,
     should_stop: Callable[[], bool],
-    check: Callable[[np.ndarray, GANState, int, Span], None],
-) -> GANState:
-    """The loop of `train`, of one run or of several at once.
+    check: Callable[[np.ndarray, Any, int, Span], None],
+) -> Any:
+    """The loop of `train`, of one run or of several at once, whose state is a tuple of states.
 
     Args:
+        state: where to go on, after `step` steps; None for a fresh one.
         check: is given the losses after each span, the state, the step where it began, and the
             span; raises an error where training must not go on.
     """
-    step, last_step = int(state.step) if state else 0, epochs * per_epoch
+    last_step = epochs * per_epoch
     at_most = 1 if jax.default_backend() == "cpu" else per_epoch
     if step < last_step:
         spans.compile(step, at_most)
@@ -151,7 +166,7 @@ def _check_finite(losses: np.ndarray, state: GANState, step: int, span: Span) ->
     if not np.isfinite(losses).all():
         bad = step + int(np.flatnonzero(~np.isfinite(losses).all(axis=1))[0])
         what = f"the losses became NaN or infinite in step {bad}"
-    elif not _finite((state.gen, state.disc)):
+    elif not finite((state.gen, state.disc)):
         last = step + span.n_steps - 1
         what = f"the parameters became NaN or infinite in steps {step} to {last}"
     if what:
@@ -161,18 +176,16 @@ def _check_finite(losses: np.ndarray, state: GANState, step: int, span: Span) ->
         )
 
 
-def all_finite(nets: Any) -> jax.Array:
-    """Whether no number of a tree is NaN or infinite: a boolean scalar."""
-    return jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(nets)]).all()
-
-
-def _finite(nets: Any) -> bool:
+def finite(nets: Any) -> bool:
+    """Whether no number of a tree is NaN or infinite."""
     if jax.default_backend() == "cpu":  # where to look costs less than to compile
         return all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(nets))
     return bool(_finite_on_device(nets))
 
 
-_finite_on_device = jax.jit(all_finite)
+@jax.jit
+def _finite_on_device(nets: Any) -> jax.Array:
+    return jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(nets)]).all()
 
 
 def _span_length(steps_per_second: float, now: int) -> int:
