@@ -1,6 +1,7 @@
 """`python -m experiments.train` and the example to copy, as a user runs them, on small networks."""
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -62,6 +63,7 @@ def test_a_folder_of_pictures_is_trained_and_other_pictures_are_refused(
 def test_too_few_for_a_batch_are_refused(invoke, photos):
     with pytest.raises(ConfigError, match="batch_size must be at most the 12 training images"):
         invoke(train, photos, "--img-size", 8)
+    assert not Path("runs").exists()
 
 
 def test_what_sample_writes_can_be_trained_on(tmp_path):
