@@ -13,6 +13,9 @@ from .config import OptimizerConfig as OptimizerConfig
 from .config import TrainConfig as TrainConfig
 from .data import Dataset as Dataset
 from .data import load as load
+from .data import load_folder as load_folder
+from .data import load_npz as load_npz
+from .data import load_tfds as load_tfds
 from .errors import CGANError as CGANError
 from .images import grid as grid
 from .loop import train as train

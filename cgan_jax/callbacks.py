@@ -11,10 +11,10 @@ from jax import random
 from cgan_jax import checks
 from cgan_jax.files import replacing, writing
 from cgan_jax.images import grid
+from cgan_jax.latent_space import generate
 from cgan_jax.measures_table import AT, measures_at
 from cgan_jax.plots import plot_losses
 from cgan_jax.run_folder import RunFolder, append_losses, read_losses
-from cgan_jax.sampling import generate
 from cgan_jax.state import GAN, GANState
 
 

@@ -29,13 +29,19 @@ def writing(path: Path) -> Iterator[None]:
 def replacing(path: Path) -> Iterator[Path]:
     """A name to write a file under, which then takes the place of `path`.
 
-    Whoever opens `path`, whenever, sees the old file or the new one.
+    Whoever opens `path`, whenever, sees the old file or the new one. After an error of whatever
+    kind in the `with` statement the old one stays, and nothing else.
 
     Raises:
-        RunError: the file cannot be written; the old one stays.
+        RunError: the file cannot be written.
     """
     temporary = path.with_name(f".{path.name}")  # keeps the suffix, which may tell the format
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise

@@ -13,8 +13,9 @@ from PIL import Image, ImageDraw, ImageFont
 from cgan_jax.checks import shown
 from cgan_jax.errors import ConfigError
 
-TILE = 80  # pixels of a tile's side at least: what the longest class name needs
+TILE = 80  # pixels of a tile's side at least; for long names up to twice that
 GAP, MARGIN, FONT_SIZE = 4, 12, 13
+TOP = MARGIN + FONT_SIZE + GAP  # of the first row
 
 
 def to_unit_range(images: jax.Array) -> jax.Array:
@@ -27,15 +28,19 @@ def to_uint8(images: jax.Array) -> jax.Array:
     return jnp.clip(jnp.round((images + 1) * 127.5), 0, 255).astype(jnp.uint8)
 
 
-def grid(images: np.ndarray, column_names: Sequence[str]) -> Image.Image:
+def grid(
+    images: np.ndarray, column_names: Sequence[str], *, ink: tuple[int, int, int] = (0, 0, 0)
+) -> Image.Image:
     """Tile images, with a name above each column.
 
     Args:
         images: uint8 `[rows, columns, H, W, C]` with one (grey) or three (RGB) channels.
         column_names: one a column.
+        ink: the names' colour, RGB in 0..255.
 
     Returns:
-        an RGB picture on white; small images are enlarged by whole pixels.
+        an RGB picture on white; small images are enlarged by whole pixels, for long names too;
+        the longest names are shortened.
 
     Raises:
         ConfigError: the array or the names do not fit this.
@@ -57,21 +62,60 @@ def grid(images: np.ndarray, column_names: Sequence[str]) -> Image.Image:
             "expected as many texts of one line\nGive a list with a name for each column."
         )
 
-    scale = max(1, -(-TILE // width))
+    font = ImageFont.load_default(FONT_SIZE)
+    longest = max(font.getlength(name) for name in column_names)
+    scale = max(1, -(-int(min(max(TILE, longest), 2 * TILE)) // width))
+    step_y, step_x = height * scale + GAP, width * scale + GAP
     enlarged = images.repeat(scale, 2).repeat(scale, 3)
     rgb = np.broadcast_to(enlarged, (*enlarged.shape[:-1], 3))
-    step_y, step_x, top = height * scale + GAP, width * scale + GAP, MARGIN + FONT_SIZE + GAP
-    size = (columns * step_x - GAP + 2 * MARGIN, top + rows * step_y - GAP + MARGIN)
+    size = (columns * step_x - GAP + 2 * MARGIN, TOP + rows * step_y - GAP + MARGIN)
     picture = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(picture)
-    font = ImageFont.load_default(FONT_SIZE)
     for column, name in enumerate(column_names):
         x = MARGIN + column * step_x
-        draw.text((x + (step_x - GAP) / 2, MARGIN), name, "black", font, anchor="mt")
+        title = _shortened(name, font, width * scale)
+        draw.text((x + (step_x - GAP) / 2, MARGIN), title, ink, font, anchor="mt")
         for row in range(rows):
             tile = Image.fromarray(np.ascontiguousarray(rgb[row, column]))
-            picture.paste(tile, (x, top + row * step_y))
+            picture.paste(tile, (x, TOP + row * step_y))
     return picture
+
+
+def tiles(picture: Image.Image, columns: int, height: int, width: int) -> np.ndarray:
+    """The images of a grid: the inverse of `grid`.
+
+    Args:
+        picture: what `grid` made.
+        columns: how many it has.
+        height: of an image, in its own pixels.
+        width: likewise.
+
+    Returns:
+        uint8 `[rows, columns, height, width, 3]`; the channels of grey images are equal.
+
+    Raises:
+        ConfigError: the picture has another size than such a grid.
+    """
+    step_x, rest_of_columns = divmod(picture.width - 2 * MARGIN + GAP, columns)
+    scale, rest_of_pixels = divmod(step_x - GAP, width)
+    step_y = height * scale + GAP
+    rows, rest_of_rows = divmod(picture.height - TOP + GAP - MARGIN, step_y)
+    if rest_of_columns or rest_of_pixels or rest_of_rows or rows < 1 or scale < 1:
+        raise ConfigError(
+            f"a picture of {picture.width}x{picture.height} pixels is no grid of "
+            f"{columns} columns of {width}x{height} images\n"
+            "expected one that cgan_jax.images.grid made\nGive the numbers that it was made with."
+        )
+    y = TOP + step_y * np.arange(rows)[:, None] + scale * np.arange(height)
+    x = MARGIN + step_x * np.arange(columns)[:, None] + scale * np.arange(width)
+    return np.asarray(picture.convert("RGB"))[y[:, None, :, None], x[None, :, None, :]]
+
+
+def _shortened(name: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    if font.getlength(name) <= width:
+        return name
+    cut = next(n for n in range(len(name), -1, -1) if font.getlength(f"{name[:n]}…") <= width)
+    return f"{name[:cut].rstrip()}…"
 
 
 def labelled_examples(

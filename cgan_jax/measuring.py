@@ -18,10 +18,10 @@ from cgan_jax.checkpoint import Checkpoints
 from cgan_jax.checks import one_line
 from cgan_jax.errors import RunError
 from cgan_jax.files import replacing, writing
+from cgan_jax.latent_space import generate
 from cgan_jax.measures_table import measures_at, read_measures, write_measures
 from cgan_jax.plots import plot_measures
 from cgan_jax.run_folder import RunFolder
-from cgan_jax.sampling import generate
 from cgan_jax.state import GAN
 
 Measure = Callable[[np.ndarray, np.ndarray], Mapping[str, float]]

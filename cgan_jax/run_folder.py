@@ -38,12 +38,14 @@ class RunFolder:
         config: what determines the run's numbers.
         class_names: one a class.
         environment: what the run's last digits depend on, as it was when the run began.
+        data: `Dataset.identity` of the training images; None of a run that did not record it.
     """
 
     path: Path
     config: TrainConfig
     class_names: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=environment, compare=False)
+    data: Mapping[str, Any] | None = None
 
     @property
     def checkpoints(self) -> Path:
@@ -62,9 +64,20 @@ class RunFolder:
     def measures(self) -> Path:
         return self.path / "measures.csv"
 
+    @property
+    def command(self) -> Path:
+        """The command that trained it last, to be given again; a library's run has none."""
+        return self.path / "command.txt"
+
     def sample_grid(self, epoch: int) -> Path:
         """The picture made after so many epochs."""
         return self.path / "samples" / f"epoch_{epoch:04d}.png"
+
+    def sample_grids(self) -> dict[int, Path]:
+        """The pictures that are there, by epoch, in order."""
+        found = (self.path / "samples").glob("epoch_*.png")
+        numbers = {path.stem.removeprefix("epoch_"): path for path in found}
+        return dict(sorted((int(n), path) for n, path in numbers.items() if n.isdecimal()))
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "RunFolder":
@@ -100,7 +113,10 @@ class RunFolder:
             began_in = saved.get("environment", {})
             if not isinstance(began_in, dict):
                 raise ConfigError(f"environment is {shown(began_in)}")
-            return cls(path, from_dict(saved["config"]), tuple(names), began_in)
+            data = saved.get("data")
+            if not (data is None or (isinstance(data, dict) and "sha256" in data)):
+                raise ConfigError(f"data is {shown(data)}")
+            return cls(path, from_dict(saved["config"]), tuple(names), began_in, data)
         except (ConfigError, KeyError) as error:
             missing = " is missing" if isinstance(error, KeyError) else ""
             reason = str(error).partition("\n")[0] + missing
@@ -112,16 +128,28 @@ class RunFolder:
 
     @classmethod
     def check(
-        cls, path: str | os.PathLike[str], config: TrainConfig, *, resume: bool = True
+        cls,
+        path: str | os.PathLike[str],
+        config: TrainConfig,
+        *,
+        resume: bool = True,
+        data: Mapping[str, Any] | None = None,
     ) -> "RunFolder | None":
         """See whether a configuration can be trained in a folder, by `start`. Changes nothing.
+
+        Args:
+            path: the folder.
+            config: what to train.
+            resume: see `start`.
+            data: `Dataset.identity` of the training images, where they are known already.
 
         Returns:
             the run that is there and may go on (it may have another number of epochs), or None
             where there is none yet, or none that is to go on.
 
         Raises:
-            RunError: the folder holds something else, or a run of another configuration.
+            RunError: the folder holds something else, or a run of another configuration or of
+                other data.
         """
         path = Path(path)
         try:
@@ -154,6 +182,17 @@ class RunFolder:
                 f"{path} holds a run of another configuration ({'; '.join(changed)}).\n"
                 "Give the settings of that run to go on with it, or another folder for a new one."
             )
+        if data and run.data and data["sha256"] != run.data["sha256"]:
+            before, now = (
+                f"{each.get('n_images')} images of {each.get('name')}, "
+                f"SHA-256 {str(each['sha256'])[:12]}"
+                for each in (run.data, data)
+            )
+            raise RunError(
+                f"{path} holds a run of other data ({before} -> {now})\n"
+                "expected the images that it began with\n"
+                "Give those to go on with it, or another folder for a new run."
+            )
         return run
 
     @classmethod
@@ -165,6 +204,7 @@ class RunFolder:
         *,
         resume: bool = True,
         n_devices: int = 1,
+        data: Mapping[str, Any] | None = None,
     ) -> "RunFolder":
         """Make a run folder, or open the one that is there.
 
@@ -175,17 +215,19 @@ class RunFolder:
             resume: go on with a run that is there; otherwise rename that run's folder, and begin
                 anew.
             n_devices: how many are to train it, on which its last digits depend.
+            data: `Dataset.identity` of the training images, by which going on with others is
+                noticed.
 
         Raises:
             RunError: as `check`; or the folder cannot be written.
         """
         path = Path(path)
         try:
-            found = cls.check(path, config, resume=resume)
+            found = cls.check(path, config, resume=resume, data=data)
             if not resume and (path / "config.json").exists():
                 _rename_away(path)
             path.mkdir(parents=True, exist_ok=True)
-            run = cls(path, config, class_names, environment(n_devices))
+            run = cls(path, config, class_names, environment(n_devices), data)
             if found:
                 if changed := changes(found.environment, run.environment):
                     _log.warning(
@@ -193,7 +235,7 @@ class RunFolder:
                         "that it would have had there.",
                         "; ".join(changed),
                     )
-                run = replace(run, environment=found.environment)
+                run = replace(run, environment=found.environment, data=found.data or data)
             if found is None or config.epochs > found.config.epochs:
                 run._write_config()
         except OSError as error:
@@ -259,6 +301,7 @@ class RunFolder:
             "config": to_dict(self.config),
             "class_names": list(self.class_names),
             "environment": self.environment,
+            "data": self.data,
         }
         with replacing(self.path / "config.json") as file:
             file.write_text(json.dumps(saved, indent=2) + "\n", encoding="utf-8")

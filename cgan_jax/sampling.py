@@ -1,6 +1,6 @@
-"""Pictures on demand: latent points, labels by name, and a trained generator.
+"""Pictures on demand: seeds, labels by name, and a trained generator.
 
-Reading a run folder is run_folder.py's; drawing grids is images.py's.
+The arithmetic is latent_space.py's, reading a run folder run_folder.py's, drawing images.py's.
 """
 
 import difflib
@@ -17,14 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import random
 
-from cgan_jax import checks
+from cgan_jax import checks, latent_space
 from cgan_jax.checks import as_whole, one_line, shown, whole
 from cgan_jax.errors import ConfigError
-from cgan_jax.images import to_uint8
 from cgan_jax.run_folder import RunFolder
 from cgan_jax.state import GAN, generator_like
-
-CHUNK = 256  # images at a time: one compiled shape, and rounding that no batching changes
 
 Labels = int | str | Sequence[int | str] | np.ndarray
 
@@ -52,26 +49,10 @@ def generate_latent_points(
     n_classes = whole("n_classes", n_classes, 1, most, to_do="Leave it out for the default, 10.")
     n_samples = whole("n_samples", n_samples, 0, most, to_do="Give as many as you want images.")
     indices = jnp.arange(n_samples)
-    latent = latent_points(_key(seed), indices, latent_dim)
+    latent = latent_space.latent_points(_key(seed), indices, latent_dim)
     label_keys = jax.vmap(partial(random.fold_in, random.fold_in(_key(seed), 1)))(indices)
     labels = jax.vmap(lambda key: random.randint(key, (), 0, n_classes))(label_keys)
     return latent, labels
-
-
-def latent_points(
-    key: jax.Array, indices: jax.Array, latent_dim: int, truncation: float | None = None
-) -> jax.Array:
-    """The latent points with these indices, `[n, latent_dim]`; each depends on its own alone.
-
-    With a truncation t, from the normal distribution within [-t, t]: the smaller, the more typical
-    the pictures and the less they vary (Brock et al. 2019, "Large Scale GAN Training for High
-    Fidelity Natural Image Synthesis", section 3.1).
-    """
-    keys = jax.vmap(partial(random.fold_in, random.fold_in(key, 0)))(indices)
-    if truncation is None:
-        return jax.vmap(lambda key: random.normal(key, (latent_dim,)))(keys)
-    draw = partial(random.truncated_normal, lower=-truncation, upper=truncation)
-    return jax.vmap(lambda key: draw(key, shape=(latent_dim,)))(keys)
 
 
 def label_ids(labels: Labels, class_names: Sequence[str]) -> np.ndarray:
@@ -146,7 +127,8 @@ class TrainedGenerator:
             labels: class ids or names, or one of them.
             seed: in [0, 2**32). Image i depends on `(seed, i, labels[i])` alone, and not on what
                 else is asked for with it.
-            truncation: keep each latent number within this of 0; see `latent_points`.
+            truncation: keep each latent number within this of 0; see
+                `cgan_jax.latent_space.latent_points`.
 
         Returns:
             uint8 `[n, H, W, C]`.
@@ -154,47 +136,53 @@ class TrainedGenerator:
         Raises:
             ConfigError: a label is no class, or the seed or the truncation is out of range.
         """
-        good = isinstance(truncation, Real) and not isinstance(truncation, bool) and truncation > 0
-        if truncation is not None and not good:
+        limit, ids = _truncation(truncation), label_ids(labels, self.class_names)
+        return latent_space.generate(self.module, self.variables, ids, _key(seed), limit)
+
+    def morph(
+        self,
+        start: Labels,
+        end: Labels | None = None,
+        *,
+        seed: int = 0,
+        end_seed: int | None = None,
+        frames: int = 30,
+        truncation: float | None = None,
+    ) -> np.ndarray:
+        """Generate images on the way from some labels, some latent points, or both, to others.
+
+        The first frame is `generate(start, seed=seed)`, the last `generate(end, seed=end_seed)`.
+        Between them a label's embedding moves along a straight line, a latent point along an arc;
+        see `cgan_jax.latent_space.slerp`.
+
+        Args:
+            start: class ids or names, or one of them.
+            end: the same, as many; one stands for as many as the others are. By default `start`.
+            seed: in [0, 2**32); of the latent points at the start, as in `generate`.
+            end_seed: of those at the end; by default `seed`.
+            frames: how many, at least 2.
+            truncation: keep each latent number at both ends within this of 0.
+
+        Returns:
+            uint8 `[frames, n, H, W, C]`.
+
+        Raises:
+            ConfigError: a label is no class, there are not as many at the end as at the start, a
+                number is out of range, or labels are to be mixed in a network without a
+                `flax.linen.Embed`.
+        """
+        frames = whole("frames", frames, 2, to_do="Leave it out for the default, 30.")
+        starts = label_ids(start, self.class_names)
+        ends = starts if end is None else label_ids(end, self.class_names)
+        if len(starts) != len(ends) and 1 not in (len(starts), len(ends)):
             raise ConfigError(
-                f"truncation must be a number above 0, not {shown(truncation)}\n"
-                "Leave it out for all of the normal distribution."
+                f"end has {len(ends)} labels, start has {len(starts)}\n"
+                "expected as many, or one of them alone\nGive one end for each start."
             )
-        ids = label_ids(labels, self.class_names)
-        return generate(self.module, self.variables, ids, _key(seed), truncation)
-
-
-def generate(
-    module: nn.Module,
-    variables: Any,
-    labels: np.ndarray,
-    key: jax.Array,
-    truncation: float | None = None,
-) -> np.ndarray:
-    """Images for class ids, by a generator in evaluation mode; see `TrainedGenerator.generate`."""
-    chunks = [np.zeros((0, module.img_size, module.img_size, module.channels), np.uint8)]
-    for start in range(0, len(labels), CHUNK):
-        wanted = labels[start : start + CHUNK]
-        padded = np.pad(wanted, (0, CHUNK - len(wanted)))
-        images = _generate_chunk(
-            module, variables, key, jnp.int32(start), padded, truncation=truncation
-        )
-        chunks.append(np.asarray(images)[: len(wanted)])
-    return np.concatenate(chunks)
-
-
-@partial(jax.jit, static_argnames=["module", "truncation"])
-def _generate_chunk(
-    module: nn.Module,
-    variables: Any,
-    key: jax.Array,
-    start: jax.Array,
-    labels: jax.Array,
-    truncation: float | None,
-) -> jax.Array:
-    latent = latent_points(key, start + jnp.arange(len(labels)), module.latent_dim, truncation)
-    images: Any = module.apply(variables, latent, labels, train=False)
-    return to_uint8(images)
+        starts, ends = np.broadcast_arrays(starts, ends)
+        keys = _key(seed), _key(seed if end_seed is None else end_seed)
+        limit = _truncation(truncation)
+        return latent_space.morph(self.module, self.variables, (starts, ends), keys, frames, limit)
 
 
 def load_generator(
@@ -223,6 +211,18 @@ def load_generator(
     only = ("step", "gen.params", "gen.batch_stats")
     state = run.read(generator_like(network), step=step, best=best, only=only)
     return TrainedGenerator(network, state.gen.variables, run.class_names, int(state.step))
+
+
+def _truncation(truncation: Any) -> float | None:
+    if truncation is None:
+        return None
+    real = isinstance(truncation, Real) and not isinstance(truncation, bool)
+    if not (real and truncation > 0):
+        raise ConfigError(
+            f"truncation must be a number above 0, not {shown(truncation)}\n"
+            "Leave it out for all of the normal distribution."
+        )
+    return float(truncation)
 
 
 def _key(seed: int) -> jax.Array:

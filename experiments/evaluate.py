@@ -25,6 +25,7 @@ from cgan_jax.errors import ConfigError, RunError
 from cgan_jax.files import replacing
 from cgan_jax.run_folder import RunFolder
 from experiments.command_line import parse, run
+from experiments.report import write_or_warn
 
 if TYPE_CHECKING:
     from cgan_jax.metrics.evaluation import Evaluation, Told
@@ -99,6 +100,7 @@ def main() -> None:
             about = {"run": folder.path.name, "seed": folder.config.seed, "best": flags.best}
             place = folder.path / flags.place()
             write(evaluation, folder.class_names, about, place)
+            write_or_warn(folder.path)
             places.append(str(place))
             tqdm.write(f"\n{folder.path}, {generator.step:,} steps\n{table(evaluation)}\n")
             for line in evaluation.warnings:
@@ -132,7 +134,8 @@ def run_folders(paths: Sequence[Path], *, best: bool) -> list[RunFolder]:
             raise RunError(
                 f"{folder.path} holds a run on {folder.config.dataset}\n"
                 f"expected one on {DATASET}, which the reference classifier knows\n"
-                "Name another, or use the functions of cgan_jax.metrics with your own features."
+                "Train others with --eval-every, which measures pixels; or give the functions of "
+                "cgan_jax.metrics your own classifier's features."
             )
         place = folder.best if best else folder.checkpoints
         if not place.is_dir():

@@ -2,7 +2,7 @@
 
     python -m experiments.import_torch generator.pt discriminator.pt --workdir runs/imported
 
-Every other command then works on that folder. `experiments.export_torch` goes the other way.
+Every other command then works on that folder. The other way: `experiments.export --format torch`.
 """
 
 from dataclasses import dataclass, replace

@@ -15,7 +15,7 @@ import tyro
 
 from cgan_jax import checks
 from cgan_jax.errors import ConfigError
-from cgan_jax.files import replacing
+from cgan_jax.files import replacing, writing
 from cgan_jax.run_folder import RunFolder
 from experiments.command_line import parse, run
 
@@ -72,19 +72,28 @@ def main() -> None:
     flags.check()
     RunFolder.open(flags.run)  # says what is wrong before JAX is imported
 
-    from cgan_jax.sampling import label_ids, load_generator
+    from cgan_jax.sampling import load_generator
     from experiments.compile_cache import keep_programs
 
     keep_programs()
     generator = load_generator(flags.run, step=flags.step, best=flags.best)
-    every = [word.casefold() for word in flags.label] == ["all"]
-    classes = label_ids(
-        range(len(generator.class_names)) if every else flags.label, generator.class_names
-    )
-    labels = np.tile(classes, flags.n)
+    wanted = class_ids(flags.label, generator.class_names)
+    labels = np.tile(wanted, flags.n)
     images = generator.generate(labels, seed=flags.seed, truncation=flags.truncation)
-    write(images, labels, classes, generator.class_names, flags.out)
+    write(images, labels, wanted, generator.class_names, flags.out)
     print(f"{len(images):,} pictures after {generator.step:,} steps are in {flags.out}.")
+
+
+def class_ids(labels: Sequence[str], class_names: Sequence[str]) -> np.ndarray:
+    """Class ids of labels, or of all.
+
+    Raises:
+        ConfigError: a label is no class.
+    """
+    from cgan_jax.sampling import label_ids
+
+    every = [word.casefold() for word in labels] == ["all"]
+    return label_ids(range(len(class_names)) if every else labels, class_names)
 
 
 def write(
@@ -109,7 +118,7 @@ def write(
     names = [class_names[i] for i in classes]
     if out.suffix.lower() == ".npz":
         with replacing(out) as file:
-            np.savez_compressed(file, images=images, labels=labels, class_names=class_names)
+            np.savez(file, images=images, labels=labels, class_names=class_names)
     elif out.suffix.lower() == ".png":
         rows = images.reshape(-1, len(classes), *images.shape[1:])
         if len(classes) == 1:
@@ -121,10 +130,14 @@ def write(
     else:
         from PIL import Image
 
-        for i, (image, label) in enumerate(zip(images, labels, strict=True)):
-            word = re.sub(r"\W+", "_", class_names[label]).strip("_").lower()
-            with replacing(out / f"{word}_{i // len(classes):05d}.png") as file:
-                Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file)
+        words = [re.sub(r"\W+", "_", name).strip("_").lower() for name in class_names]
+        if len(set(words)) < len(words):  # as of the classes "a" and "A"
+            words = [f"{i}_{word}".strip("_") for i, word in enumerate(words)]
+        with writing(out):
+            out.mkdir(parents=True, exist_ok=True)
+            for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+                picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+                picture.save(out / f"{words[label]}_{i // len(classes):05d}.png")
 
 
 def square(images: np.ndarray, name: str) -> tuple[np.ndarray, list[str]]:

@@ -92,7 +92,9 @@ def _train(
         members = []
         for name, config in program.items():
             stack.enter_context(sole_use(sweep.run(name)))
-            folder = RunFolder.start(sweep.run(name), config, dataset.class_names)
+            folder = RunFolder.start(
+                sweep.run(name), config, dataset.class_names, data=dataset.identity()
+            )
             checkpoints = stack.enter_context(Checkpoints(folder.checkpoints))
             if checkpoints.latest() is None and name not in sweep.diverged:
                 check_not_lost(folder, checkpoint_every * per_epoch)

@@ -32,6 +32,7 @@ from cgan_jax.state import GAN
 from experiments.command_line import StopSignals
 from experiments.compile_cache import keep_programs
 from experiments.progress import Progress, duration
+from experiments.report import write_or_warn
 
 
 def run(
@@ -41,9 +42,9 @@ def run(
     *,
     sample_every: int,
     checkpoint_every: int,
-    log_every: int,
-    eval_every: int,
-    resume: bool,
+    log_every: int = 0,
+    eval_every: int = 0,
+    resume: bool = True,
     n_devices: int | None = None,
 ) -> None:
     """Train in a run folder until the configuration's last epoch, or a signal to stop.
@@ -67,11 +68,17 @@ def run(
         if stop.caught:
             raise SystemExit(128 + stop.caught)
         return
-    RunFolder.check(workdir, config, resume=resume)
+    data = dataset.identity()
+    RunFolder.check(workdir, config, resume=resume, data=data)
     with contextlib.ExitStack() as stack:
         stack.enter_context(sole_use(workdir))
         folder = RunFolder.start(
-            workdir, config, dataset.class_names, resume=resume, n_devices=n_devices
+            workdir,
+            config,
+            dataset.class_names,
+            resume=resume,
+            n_devices=n_devices,
+            data=data,
         )
         stack.enter_context(stop.listening())
         checkpoints = stack.enter_context(Checkpoints(folder.checkpoints))
@@ -94,6 +101,8 @@ def run(
             + f", {last_step - step:,} steps to take on {device(n_devices)}. "
             + "Ctrl-C stops and saves; the same command goes on."
         )
+        with replacing(folder.command) as temporary:
+            temporary.write_text(command() + "\n", encoding="utf-8")
         draw_real_images(dataset, folder.path / "real.png")
         looks = _looks(gan, folder, dataset, eval_every) if eval_every else []
         began = time.perf_counter()
@@ -114,11 +123,12 @@ def run(
             should_stop=stop,
             mesh=mesh,
         )
-    taken, reached = duration(time.perf_counter() - began), int(state.step)
+        taken, reached = duration(time.perf_counter() - began), int(state.step)
+        write_or_warn(folder.path)
     if reached < last_step and stop.caught:
         print(f"Stopped and saved after step {reached:,} of {last_step:,}. To go on: {command()}")
         raise SystemExit(128 + stop.caught)
-    print(f"Finished: {reached - step:,} steps in {taken}. Pictures and losses are in {workdir}.")
+    print(f"Finished: {reached - step:,} steps in {taken}. To look at: {workdir / 'report.html'}")
 
 
 def _follow(config: TrainConfig, dataset: Dataset, mesh: Mesh | None) -> None:
@@ -169,9 +179,9 @@ class _Timer(Callback):
 
 def _looks(gan: GAN, folder: RunFolder, dataset: Dataset, every: int) -> list[Callback]:
     """What measures the quality as training goes on."""
-    from cgan_jax.metrics.quick import CHOSEN_BY, N_IMAGES, QuickMeasures
+    from cgan_jax.metrics.quick import CHOSEN_BY, N_IMAGES, quick_measures
 
-    measure = QuickMeasures(dataset)
+    measure = quick_measures(dataset)
     table = MeasuresTable(gan, folder, measure, every, n_images=N_IMAGES)
     return [table, BestCheckpoint(folder, by=CHOSEN_BY)]
 

@@ -11,10 +11,13 @@ from cgan_jax.config import TrainConfig
 from cgan_jax.data import Dataset, load
 from experiments import tiny
 
-# These compare with PyTorch, of the extra `torch`, or with the measures of others, of the extra
-# `dev`, and import them at their top. CI has both.
+# These compare with PyTorch, of the extra `torch`, run ONNX graphs, of the extra `onnx`, or compare
+# with the measures of others or drive a browser, of the extra `dev`, which they import at their
+# top. CI has all of them.
 collect_ignore_glob = [] if find_spec("torch") else ["test_torch_*.py", "*_live.py"]
+collect_ignore_glob += [] if find_spec("onnxruntime") else ["*_onnx.py"]
 collect_ignore_glob += [] if find_spec("prdc") else ["*_oracles.py"]
+collect_ignore_glob += [] if find_spec("playwright") else ["*_in_a_browser.py"]
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,18 @@
-"""What several test files do: run a command as a process of its own, and stop a training."""
+"""What several test files do: run a command, stop a training, have a run's folder without one."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 from cgan_jax.callbacks import Callback
+from cgan_jax.images import grid
+from cgan_jax.measures_table import write_measures
+from cgan_jax.run_folder import RunFolder, append_losses
+from experiments import tiny
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,3 +40,30 @@ class StopAfter(Callback):
 
     def __call__(self):
         return self.left <= 0
+
+
+def finished_run(path, class_names=tiny.CLASS_NAMES):
+    """The folder of a finished and evaluated run of tiny.CONFIG, without checkpoints."""
+    run, rng = RunFolder.start(path, tiny.CONFIG, class_names), np.random.default_rng(0)
+    images = rng.integers(0, 256, (4, 12, 3, 4, 4, 1), np.uint8)
+    run.sample_grid(0).parent.mkdir()
+    grid(images[0], class_names).save(path / "real.png")
+    for epoch in (1, 2, 3):
+        grid(images[epoch], class_names).save(run.sample_grid(epoch))
+    losses = rng.random((18, 2))
+    run.losses.write_text("epoch,batch,d_loss,g_loss\n")
+    for epoch in range(3):
+        append_losses(run.losses, epoch, 0, losses[6 * epoch :][:6])
+    rows = [{"epoch": 1, "step": 6, "pixel_fd": 0.5}, {"epoch": 2, "step": 12, "pixel_fd": 0.25}]
+    write_measures(run.measures, rows)
+    for name, colour in (("losses.png", "red"), ("measures.png", "blue")):
+        Image.new("RGB", (90, 45), colour).save(path / name)
+    run.command.write_text("python -m the.run --again\n")
+    (path / "evaluation").mkdir()
+    figures = {
+        "stamp": {"step": 18, "protocol": {"name": "fast", "seeds": [0], "n_images": 2000}},
+        "measures": {"gan_test": {"mean": 0.8295, "sd": None, "real": 0.926}},
+    }
+    (path / "evaluation" / "evaluation.json").write_text(json.dumps(figures))
+    grid(images[0, :2], class_names).save(path / "evaluation" / "confusion.png")
+    return run

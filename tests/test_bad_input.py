@@ -6,10 +6,14 @@ input, is in test_any_input.py; damage to checkpoints in test_checkpoint.py.
 
 import gzip
 import importlib
+import io
 import json
 import logging
 import os
+import struct
 import sys
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,13 +23,14 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import save
 
 from cgan_jax import Batch, generate_latent_points, grid, load_generator, run_keys, train_step
 from cgan_jax.callbacks import LossesTable, SampleGrids, TensorBoard
 from cgan_jax.checkpoint import Checkpoints
 from cgan_jax.config import ModelConfig, OptimizerConfig, TrainConfig, from_dict
-from cgan_jax.data import SPECS, Dataset, idx, load
+from cgan_jax.data import SPECS, Dataset, idx, load, load_folder, load_npz, load_tfds
 from cgan_jax.data.spec import FASHION_MNIST, SplitSpec
 from cgan_jax.errors import CGANError, ConfigError, DataError, RunError
 from cgan_jax.interop import config_from_torch, load_state_dict, save_state_dict
@@ -194,6 +199,124 @@ DATA = [
          "one of fashion_mnist", "from_arrays"),
     Case("unknown split", ConfigError, lambda at: load("small", "validation"), "'validation'",
          "one of train", "Leave it out"),
+]  # fmt: skip
+
+# One's own pictures
+
+
+def png(width: int, height: int, mode: str = "L") -> bytes:
+    stream = io.BytesIO()
+    Image.new(mode, (width, height)).save(stream, "png")
+    return stream.getvalue()
+
+
+def bomb() -> bytes:
+    """A small file that says it is a picture of 100 million pixels."""
+    good = png(4, 4)
+    header = b"IHDR" + struct.pack(">II", 20_000, 5_000) + good[24:29]
+    return good[:12] + header + struct.pack(">I", zlib.crc32(header)) + good[33:]
+
+
+def npz(**wrong) -> Files:
+    good = {"images": PIXELS, "labels": np.array([0, 1, 1, 0]), "class_names": np.array(["a", "b"])}
+    stream = io.BytesIO()
+    np.savez(stream, **{name: array for name, array in (good | wrong).items() if array is not ...})
+    return {"set.npz": stream.getvalue()}
+
+
+def huge_npz() -> Files:
+    """A few bytes that say they are 10**15 images."""
+    stream, header = io.BytesIO(), io.BytesIO()
+    said = {"descr": "|u1", "fortran_order": False, "shape": (10**15, 8, 8)}
+    np.lib.format.write_array_header_1_0(header, said)
+    with zipfile.ZipFile(io.BytesIO(npz(labels=np.zeros(4, int))["set.npz"])) as good:
+        label = good.read("labels.npy").replace(b"(4,), ", b"(1000000000000000,), ")
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("images.npy", header.getvalue())
+        archive.writestr("labels.npy", label)
+    return {"set.npz": stream.getvalue()}
+
+
+def folder(at: Path) -> Dataset:
+    return load_folder(at / "set")
+
+
+def own_npz(at: Path) -> Dataset:
+    return load_npz(at / "set.npz")
+
+
+def tfds_named(name: str) -> Call:
+    return lambda at: load_tfds(name, data_dir=at)
+
+
+OWN = [
+    Case("no folder", DataError, folder, "set: ", "a sub-folder of pictures", "Name another"),
+    Case("a file for a folder", DataError, folder, "it is a file", "for each class", "an .npz file",
+         {"set": png(4, 4)}),
+    Case("an empty folder", DataError, folder, "set has no sub-folders", "one for each class",
+         "Put the pictures", {"set": None}),
+    Case("pictures without classes", DataError, folder, "set holds no sub-folders, but files",
+         "one for each class", "name of the class", {"set/a.png": png(4, 4)}),
+    Case("a class without pictures", DataError, folder, "holds no picture", ".png or .jpg",
+         "Name the folder whose", {"set/train/cat/a.png": png(4, 4)}),
+    Case("a link in a circle", DataError, folder, "set", "", "Name another", {"set": "set"}),
+    Case("a cut picture", DataError, folder, "b.png cannot be read", "a whole picture", "Mend it",
+         {"set/a/a.png": png(4, 4), "set/a/b.png": png(4, 4)[:43]}),
+    Case("a text for a picture", DataError, folder, "a.jpg cannot be read", "a whole picture",
+         "Mend it", {"set/a/a.jpg": b"<html>"}),
+    Case("a deep picture", DataError, folder, "its mode is I;16", "8 bits a channel", "Mend it",
+         {"set/a/a.png": png(4, 4, "I;16")}),
+    Case("an enormous picture", DataError,
+         lambda at: load_folder(at / "set", img_size=8), "decompression bomb", "a whole picture",
+         "Mend it", {"set/a/a.png": bomb()}),
+    Case("pictures of two sizes", DataError, folder, "2 sizes, their shorter sides from 3 to 4",
+         "one size", "--img-size", {"set/a/a.png": png(4, 4), "set/b/b.png": png(3, 5)}),
+    Case("large pictures", DataError, folder, "300 pixels wide", "at most 128", "--img-size",
+         {"set/a/a.png": png(300, 400)}),
+    Case("no size", ConfigError, lambda at: load_folder(at, img_size=0), "img_size", "at least 1",
+         "Leave it out"),
+    Case("two channels", ConfigError, lambda at: load_npz(at, channels=2), "channels", "1 (grey)",
+         "Leave it out"),
+    Case("no npz", DataError, own_npz, "No such file", "an .npz file", "name another"),
+    Case("a text for an npz", DataError, own_npz, "not a zip file", "an .npz file", "Mend it",
+         {"set.npz": b"text"}),
+    Case("no labels in an npz", DataError, own_npz, "no array 'labels'; it holds images",
+         "images, labels", "np.savez", npz(labels=...)),
+    Case("pickled images", DataError, own_npz, "images in", "numbers or texts", "Save images",
+         npz(images=np.array([1, None, 2, 3]))),
+    Case("floats in an npz", DataError, own_npz, "images in", "uint8", "(images * 255).round()",
+         npz(images=PIXELS / 255)),
+    Case("channels first", DataError, own_npz, "[4, 3, 8, 8]", "[N, H, W, C]",
+         "transpose(0, 2, 3, 1)", npz(images=np.zeros((4, 3, 8, 8), "u1"))),
+    Case("floats for labels", DataError, own_npz, "labels in", "integers [4]", "one for each",
+         npz(labels=np.zeros(4))),
+    Case("a label below 0", DataError, own_npz, "labels run from -1", "0 or more", "from 0",
+         npz(labels=np.array([-1, 0, 1, 1]))),
+    Case("more labels than names", DataError, own_npz, "labels run from 0 to 2", "0 to 1",
+         "from 0", npz(labels=np.array([0, 1, 2, 2]))),
+    Case("more images than memory", DataError, own_npz, "are 64000000.0 GB", "this machine's",
+         "smaller --img-size", huge_npz()),
+    Case("cut npz", DataError, own_npz, "cannot be read", "an .npz file", "Mend it",
+         {"set.npz": npz()["set.npz"][:-30]}),
+    Case("misspelt name", ConfigError, tfds_named("cifar01"), "did you mean cifar10", "a folder",
+         "Correct the name"),
+    Case("misspelt configuration", ConfigError, tfds_named("emnist/leters"), "emnist/letters",
+         "a configuration of emnist", "Correct the name"),
+    Case("path for a name", ConfigError, tfds_named("../../mnist"), "'../../mnist'", "a folder",
+         "Correct the name"),
+    Case("no such set of TFDS's", ConfigError, tfds_named("zzzzzz"), "unknown data set 'zzzzzz'",
+         "a name in", "Correct the name"),
+    Case("files for TensorFlow", DataError, tfds_named("mnist"), "tfrecord files, which need",
+         "array_record", "Prepare it so elsewhere",
+         {"mnist/3.0.1/dataset_info.json": b'{"name": "mnist", "fileFormat": "tfrecord"}'}),
+    Case("unknown split of TFDS's", ConfigError, tfds_named("mnist"), "no split 'train'",
+         "one of test", "Name one",
+         {"mnist/3.0.1/dataset_info.json": b'{"name": "mnist", "fileFormat": "array_record",'
+          b'"splits": [{"name": "test", "shardLengths": ["3"]}]}'}),
+    Case("no rows of TFDS's", DataError, tfds_named("mnist"), "cannot read the TFDS files",
+         "8 bits", "Prepare it anew",
+         {"mnist/3.0.1/dataset_info.json": b'{"name": "mnist", "fileFormat": "array_record",'
+          b'"splits": [{"name": "train", "shardLengths": ["3"]}]}'}),
 ]  # fmt: skip
 
 # Arrays of one's own
@@ -449,7 +572,7 @@ RUN_FOLDERS = [
          "another folder", config_json(config={"seed": 1})),
 ]  # fmt: skip
 
-CASES = [*CONFIGURATIONS, *DATA, *ARRAYS, *LABELS_AND_SEEDS, *EVERY, *WEIGHTS, *RUN_FOLDERS]
+CASES = [*CONFIGURATIONS, *DATA, *OWN, *ARRAYS, *LABELS_AND_SEEDS, *EVERY, *WEIGHTS, *RUN_FOLDERS]
 
 # Command lines: the module and its flags, in which {at} is the folder
 
@@ -489,6 +612,16 @@ COMMANDS = [
     (TRAIN, "--devices 0", "devices", "at least 1", "Leave it out", {}),
     (TRAIN, "--processes 2", "processes", "belong together", "Give all three", {}),
     (TRAIN, "--coordinator here:1 --processes 2", "coordinator", "together", "Give all three", {}),
+    ("train", "", "DATA", "required", HELP, {}),
+    ("train", "{at}/set --img-size 0", "img_size", "at least 1", "Leave it out", {}),
+    ("train", "{at}/set --channels 2", "--channels", "Expected one of", HELP, {}),
+    ("train", "{at}/nowhere", "nowhere", "a sub-folder", "Name another", {}),
+    ("train", "{at}/set --data-dir {at}", "data_dir", "the name of a data set", "Leave it out",
+         {"set/a/a.png": png(4, 4)}),
+    ("train", "{at}/set --lr 0", "lr", "above 0", "default, 0.0002", {}),
+    ("evaluate", "{at}", "holds a run on photos", "the reference classifier", "--eval-every",
+         config_json(config={"dataset": "photos"})),
+    ("digits_cgan", "--epochs 0", "epochs", "at least 1", "default, 200", {}),
     ("sweep", "--seeds 0", "seeds", "at least 1", "default, 4", {}),
     ("sweep", "--lr", "lr", "one or more values", "Leave it out", {}),
     ("sweep", "--b1 0.5 0.5", "b1", "each once", "Leave it out", {}),
@@ -513,13 +646,38 @@ COMMANDS = [
          "bn_epsilon", "above 0", "default, 0.8", PAIR),
     ("import_torch", "{at}/g.safetensors {at}/d.safetensors --workdir {at} --class-names a b c",
          "holds other files", "no run", "Name a new", PAIR),
-    ("export_torch", "{at}", "is not a run folder", "config.json", "Name a run's folder", {}),
-    ("export_torch", "{at} --out {at}/out", "generator.safetensors is there", "no such file",
-         "another --out", {**config_json(), "out/generator.safetensors": b""}),
-    ("export_torch", "{at} --format onnx", "onnx", "pt", HELP, {}),
-    ("export_torch", f"{{at}} --format {'x' * 5000}", "invalid choice 'xxx", "", HELP, {}),
+    ("animate", "{at}", "is not a run folder", "config.json", "Name a run's folder", {}),
+    ("animate", "{at}", "no sample grids", "epoch_0001.png", "for an epoch", config_json()),
+    ("animate", "{at} --to Bag", "--to", "--from with it", "leave out --to", {}),
+    ("animate", "{at} --from a --out x.mp4", "x.mp4", ".gif or .png or .npz", "another --out", {}),
+    ("animate", "{at} --from b", "'b' is no class", "class ids in 0..0", "Give some of a",
+         config_json()),
+    ("animate", "{at} --from a --to a a --n 0", "n must be", "at least 1", "default, 4", {}),
+    ("export", "{at} --format torch --out {at}/g.safetensors", "is not a run folder",
+         "config.json", "Name a run's folder", {}),
+    ("export", "{at} --format safetensors --out {at}/g.safetensors", "no checkpoints in",
+         "at least", "first save", config_json()),
+    ("export", "{at} --format onnx --out {at}/g.onnx", "g.onnx is there already", "no such file",
+         "--overwrite", {**config_json(), "g.onnx": b""}),
+    ("export", "{at} --format stablehlo --out {at}/g.zip --overwrite", "g.zip is there", "no such",
+         "Name another", {**config_json(), "g.zip": None}),
+    ("export", "{at} --format stablehlo --out {at}/config.json/g.zip", "config.json is no folder",
+         "expected one", "Name another", config_json()),
+    ("export", f"{{at}} --format onnx --out {{at}}/{'x' * 300}.onnx", "too long", "", "", {}),
+    ("export", "{at} --format onnx --out {at}/g.zip", "g.zip is no name", ".onnx", "another", {}),
+    ("export", "{at} --format onnx --out g.onnx --discriminator d.onnx", "discriminator",
+         "--format torch", "Leave it out", {}),
+    ("export", "{at} --format torch --out g.pt --discriminator g.pt", "out and discriminator", "",
+         "two names", {}),
+    ("export", "{at} --format torch --out g.pt --best --step 3", "step", "--best", "Leave out", {}),
+    ("export", "{at} --format pickle --out {at}/g.pt", "pickle", "onnx", HELP, {}),
+    ("export", f"{{at}} --format {'x' * 5000}", "invalid choice 'xxx", "", HELP, {}),
     ("benchmark", "--rounds 0", "rounds", "in 1..1000", "default, 5", {}),
     ("parity", "--float64-steps 939", "float64_steps", "in 1..938", "default, 200", {}),
+    ("demo", "{at}", "is not a run folder", "config.json", "Name a run's folder", {}),
+    ("demo", "{at} --port 70000", "port", "in 1..65535", "default, 7860", {}),
+    ("report", "", "no run", "at least one", "Name one", {}),
+    ("report", "{at}", "is not a run folder", "config.json", "Name a run's folder", {}),
     ("report_log", "--run {at}", "no finished run of 200", "epochs 0 to 199", "such a run",
          config_json()),
     ("report_log", "--run {at}", "no finished run of 200", "epochs 0 to 199", "such a run",

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -57,9 +58,12 @@ def test_a_run_fills_its_folder(trained):
     assert config.model == PRESETS["report"].model
     assert read_losses(folder / "losses.csv").shape == (16, 2)
     assert sorted(path.name for path in folder.iterdir()) == [
-        *(".lock", "checkpoints", "config.json", "events", "losses.csv", "losses.png", "real.png"),
-        "samples",
+        *(".lock", "checkpoints", "command.txt", "config.json", "events"),
+        *("losses.csv", "losses.png", "real.png", "report.html", "samples"),
     ]
+    again = shlex.split((folder / "command.txt").read_text())
+    assert again[:5] == ["python", "-m", "experiments.fashion_cgan", "--workdir", str(folder)]
+    assert "1 of 1" in (folder / "report.html").read_text()
     names = sorted(path.name for path in (folder / "samples").iterdir())
     assert names == ["epoch_0001.png"]
     for picture in (folder / "real.png", folder / "samples" / "epoch_0001.png"):

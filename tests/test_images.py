@@ -3,8 +3,18 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
-from cgan_jax.images import GAP, MARGIN, grid, labelled_examples, to_uint8, to_unit_range
+from cgan_jax.errors import ConfigError
+from cgan_jax.images import (
+    GAP,
+    MARGIN,
+    grid,
+    labelled_examples,
+    tiles,
+    to_uint8,
+    to_unit_range,
+)
 
 
 def test_scaling_is_the_reports_and_can_be_undone():
@@ -38,6 +48,34 @@ def test_grid_puts_each_tile_under_its_name(channels):
         assert (picture[:top, x : x + tile] < 128).any()
     assert (picture[:, :4] == 255).all()
     assert (picture[:4] == 255).all()
+
+
+@pytest.mark.parametrize(("height", "width", "channels"), [(28, 28, 1), (9, 14, 3), (90, 90, 3)])
+def test_tiles_of_a_grid_are_its_images(height, width, channels):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2, 3, height, width, channels), np.uint8)
+    found = tiles(grid(images, list("abc")), 3, height, width)
+    np.testing.assert_array_equal(found, np.broadcast_to(images, (2, 3, height, width, 3)))
+
+
+def test_tiles_of_another_picture_are_refused():
+    picture = Image.new("RGB", (900, 917))
+    assert tiles(picture, 10, 28, 28).shape == (10, 10, 28, 28, 3)
+    for columns, size in ((9, (900, 917)), (10, (900, 918)), (10, (900, 37)), (10, (64, 64))):
+        with pytest.raises(ConfigError, match=f"{size[0]}x{size[1]} pixels is no grid"):
+            tiles(Image.new("RGB", size), columns, 28, 28)
+
+
+def test_long_names_get_wider_tiles_and_the_longest_are_shortened():
+    images = np.zeros((1, 2, 28, 28, 1), np.uint8)
+    usual, wide, widest = (
+        np.asarray(grid(images, [name, "Bag"]))
+        for name in ("Ankle boot", "A pair of sandals", 9 * "a long name of a class ")
+    )
+    assert usual.shape[1] < wide.shape[1] < widest.shape[1] == 2 * 168 + GAP + 2 * MARGIN
+    for picture in (wide, widest):  # between the names is a gap
+        tile = (picture.shape[1] - 2 * MARGIN - GAP) // 2
+        assert (picture[: MARGIN + 13, MARGIN + tile : MARGIN + tile + GAP] == 255).all()
 
 
 def test_labelled_examples_are_the_first_of_each_class():

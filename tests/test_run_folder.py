@@ -66,6 +66,24 @@ def test_another_configuration_is_refused_with_the_fields_named(run):
     assert (run.path / "config.json").read_bytes() == before
 
 
+def test_going_on_with_other_data_is_refused(run):
+    """But where a run does not say what it began with, as of a version before that was recorded."""
+    images = {"name": "set", "n_images": 9, "sha256": "1"}
+    others = images | {"sha256": "2"}
+    assert RunFolder.start(run.path, CONFIG, NAMES, data=images).data == images
+    longer = replace(CONFIG, epochs=3)
+    RunFolder.start(run.path, longer, NAMES, data=images)
+    assert RunFolder.open(run.path).data == images
+    before = (run.path / "config.json").read_bytes()
+    with pytest.raises(RunError, match=r"other data \(9 images of set, SHA-256 1 -> 9 images of"):
+        RunFolder.start(run.path, longer, NAMES, data=others)
+    assert (run.path / "config.json").read_bytes() == before
+    RunFolder.start(run.path, longer, NAMES)
+    assert RunFolder.open(run.path).data == images
+    RunFolder.start(run.path, longer, NAMES, resume=False, data=others)
+    assert RunFolder.open(run.path).data == others
+
+
 def test_not_resuming_moves_the_old_run_aside(run):
     (run.path / "mine").write_text("trained for weeks")
     other = replace(CONFIG, seed=1)

@@ -52,6 +52,13 @@ def test_arrays_and_single_files(tmp_path, generator):
         np.testing.assert_array_equal(np.asarray(picture), images[2, ..., 0])
 
 
+def test_names_that_make_the_same_file_name_get_their_numbers(tmp_path):
+    images, labels = np.arange(3, dtype=np.uint8).reshape(3, 1, 1, 1), np.arange(3)
+    write(images, labels, labels, ("a", "A", "+"), tmp_path)
+    files = sorted(path.name for path in tmp_path.iterdir())
+    assert files == ["0_a_00000.png", "1_a_00000.png", "2_00000.png"]
+
+
 def test_pictures_of_one_class_make_a_square():
     rows, names = square(np.zeros((7, 4, 4, 1), np.uint8), "left")
     assert rows.shape == (3, 3, 4, 4, 1)

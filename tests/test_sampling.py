@@ -8,14 +8,9 @@ from jax import random
 
 from cgan_jax.checkpoint import Checkpoints
 from cgan_jax.errors import RunError
+from cgan_jax.latent_space import CHUNK
 from cgan_jax.run_folder import RunFolder
-from cgan_jax.sampling import (
-    CHUNK,
-    TrainedGenerator,
-    generate_latent_points,
-    label_ids,
-    load_generator,
-)
+from cgan_jax.sampling import TrainedGenerator, generate_latent_points, label_ids, load_generator
 from cgan_jax.state import GAN
 
 NAMES = ("T-shirt/top", "Trouser", "Ankle boot")

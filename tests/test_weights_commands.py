@@ -1,4 +1,6 @@
-"""`experiments.import_torch` and `export_torch`: weights in and out, here without PyTorch."""
+"""`experiments.import_torch` and `export --format torch`, here without PyTorch."""
+
+import re
 
 import jax
 import numpy as np
@@ -46,8 +48,13 @@ def test_weights_come_in_and_go_out_unchanged(weights, tiny_config, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, generator.variables["params"], state.gen.params)
     assert generator.generate(["right"]).shape == (1, 4, 4, 1)
 
-    done = command("export_torch", tmp_path / "run", "--out", tmp_path / "out")
+    out, discriminator = pair(tmp_path / "out")
+    flags = ["--format", "torch", "--out", out, "--discriminator", discriminator]
+    done = command("export", tmp_path / "run", *flags)
     assert done.returncode == 0, done.stderr
+    assert re.findall(r"(\w+)\.safetensors: . kB, after 40 steps\..* JAX by at", done.stdout) == [
+        *("generator", "discriminator")
+    ]
     for there, back in zip(pair(folder), pair(tmp_path / "out"), strict=True):
         one, other = load_state_dict(there), load_state_dict(back)
         assert one.keys() == other.keys()

@@ -1,10 +1,9 @@
-"""Where images come from: `load` finds a data set by name, `Dataset` holds one.
+"""Where images come from: `load` finds Fashion-MNIST, the others read your own, as a Dataset.
 
-Only names are gathered here; each module beside this one says what it does.
+Only names are gathered here, in __init__.pyi, each imported when it is first used; each module
+beside this one says what it does.
 """
 
-from cgan_jax.data.dataset import Dataset
-from cgan_jax.data.resolve import load
-from cgan_jax.data.spec import SPECS
+import lazy_loader
 
-__all__ = ["SPECS", "Dataset", "load"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

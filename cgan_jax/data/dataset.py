@@ -3,6 +3,7 @@
 Where images come from is the business of the other modules of this package.
 """
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -63,6 +64,14 @@ class Dataset:
     def __len__(self) -> int:
         """The number of images."""
         return len(self.images)
+
+    def identity(self) -> dict[str, str | int]:
+        """What tells these data from others: `name`, `n_images`, and `sha256` of what they hold."""
+        digest = hashlib.sha256("\n".join(self.class_names).encode(errors="surrogatepass"))
+        for array in (self.images, self.labels):
+            digest.update(f"\n{array.dtype.str} {array.shape}\n".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return {"name": self.name, "n_images": len(self), "sha256": digest.hexdigest()}
 
     @classmethod
     def from_arrays(

@@ -91,7 +91,7 @@ def _from_named(spec: Spec, split: str, directory: Path, kept: Path) -> tuple[Ar
         raise DataError(f"the data directory {directory} is not there\nexpected a directory")
     try:
         pair = idx_files.find(spec, split, directory)
-        prepared = None if pair else tfds_files.find(spec, directory)
+        prepared = None if pair else tfds_files.find(spec.name, directory)
         files = pair or sorted(prepared.iterdir() if prepared else ())
         mark = cache.fingerprint(files)
     except (OSError, RuntimeError) as error:  # the latter for links that go round in a circle
@@ -146,7 +146,7 @@ def _cached(kept: Path, source: str) -> str:
 def _from_tfds(spec: Spec, split: str) -> _Served:
     root = tfds_files.usual_root()
     try:
-        prepared = tfds_files.find(spec, root)
+        prepared = tfds_files.find(spec.name, root)
     except OSError as error:
         raise DataError(f"cannot look into {root}: {error}") from error
     if prepared is None:
@@ -175,9 +175,8 @@ def _free_root(spec: Spec) -> Iterator[Path]:
         root = tfds_files.usual_root()
         place = root / spec.name
         nearest = next(p for p in (place, *place.parents) if p.exists())
-        free = (
-            nearest.is_dir() and os.access(nearest, os.W_OK) and not tfds_files.versions(spec, root)
-        )
+        taken = tfds_files.versions(spec.name, root)
+        free = nearest.is_dir() and os.access(nearest, os.W_OK) and not taken
     except (OSError, DataError):
         free = False
     if free:

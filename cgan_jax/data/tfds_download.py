@@ -57,7 +57,7 @@ def prepare(spec: Spec, root: Path) -> Path:
     registered = {name: (stock.url_infos or {}).get(url) for name, url in urls.items()}
     if missing := [name for name, info in registered.items() if info is None]:
         raise DataError(f"TFDS {tfds.__version__} registers no checksum for {missing[0]}.gz")
-    _probe(urls[names[0]])
+    probe(urls[names[0]])
     _log.info("downloading %s and preparing it with TFDS in %s", spec.title, root)
     with tempfile.TemporaryDirectory(prefix="cgan_jax-") as temporary:
         deadline = time.monotonic() + _TOTAL_SECONDS
@@ -66,7 +66,7 @@ def prepare(spec: Spec, root: Path) -> Path:
         return _build(tfds, stock, spec, urls, root, Path(temporary))
 
 
-def _probe(url: str) -> None:
+def probe(url: str) -> None:
     """Raise a DataError unless the server answers within a few seconds, name look-up included."""
     outcome: list[Exception | None] = []
 
@@ -146,9 +146,9 @@ def _build(
     # TFDS lets the errors of its many parts through, and the next source may serve whatever it was.
     except Exception as error:
         # Another process may have finished the same directory first.
-        if tfds_files.find(spec, root) is None:
+        if tfds_files.find(spec.name, root) is None:
             raise DataError(f"TFDS could not prepare it: {one_line(error)}") from error
-    prepared = tfds_files.find(spec, root)
+    prepared = tfds_files.find(spec.name, root)
     if prepared is None:
         raise DataError(f"TFDS prepared nothing in {root}")
     return prepared

@@ -39,21 +39,21 @@ def usual_root() -> Path:
     return checks.directory(named, "TFDS's directory")
 
 
-def versions(spec: Spec, root: Path) -> list[Path]:
-    """The version directories below a TFDS data directory, prepared or not, the newest first.
+def versions(name: str, root: Path) -> list[Path]:
+    """A data set's version directories below TFDS's, prepared or not, the newest first.
 
     Raises:
         OSError: the directory cannot be read.
     """
-    below = root / spec.name
+    below = root / name
     if not below.is_dir():
         return []
     return sorted((p for p in below.iterdir() if p.name[:1].isdigit()), reverse=True)
 
 
-def find(spec: Spec, directory: Path) -> Path | None:
+def find(name: str, directory: Path) -> Path | None:
     """The prepared version directory that `directory` is or holds (the newest), or None."""
-    for candidate in (directory, *versions(spec, directory)):
+    for candidate in (directory, *versions(name, directory)):
         if (candidate / _INFO).is_file():
             return candidate
     return None
@@ -66,8 +66,12 @@ def read(spec: Spec, split: str, directory: Path) -> Arrays:
         DataError: the directory holds another data set, is in a format that needs TensorFlow,
             lacks the split, is broken, or its contents are not the published ones.
     """
-    _check_info(spec, split, directory)
+    n_rows = n_examples(spec.name, directory).get(split, 0)
     shape = spec.splits[split].shape
+    if n_rows != shape[0]:
+        raise DataError(
+            f"{directory} has {n_rows} examples in its {split} split\nexpected {shape[0]}"
+        )
     try:
         with quiet():
             images, labels = _read_rows(split, directory, shape)
@@ -102,11 +106,16 @@ def quiet() -> Iterator[None]:
         tqdm_utils.display_progress_bar(drawing)
 
 
-def _check_info(spec: Spec, split: str, directory: Path) -> None:
+def n_examples(name: str, directory: Path) -> dict[str, int]:
+    """How many examples each split of a prepared version directory has.
+
+    Raises:
+        DataError: the directory holds another data set, or is in a format that needs TensorFlow.
+    """
     path = directory / _INFO
     try:
         info: Any = json.loads(path.read_bytes())
-        name, file_format = info["name"], info.get("fileFormat")
+        found, file_format = info["name"], info.get("fileFormat")
         n_rows = {
             part["name"]: sum(int(n) for n in part.get("shardLengths", ()))
             for part in info.get("splits", ())
@@ -116,18 +125,14 @@ def _check_info(spec: Spec, split: str, directory: Path) -> None:
             f"{path} is not a TFDS description: {one_line(error)}\n"
             "expected a directory that TFDS has prepared"
         ) from error
-    if name != spec.name:
-        raise DataError(f"{directory} holds the data set {name!r}\nexpected {spec.name!r}")
+    if found != name:
+        raise DataError(f"{directory} holds the data set {found!r}\nexpected {name!r}")
     if file_format != _READABLE:
         raise DataError(
             f"{directory} holds {file_format} files, which need TensorFlow to read\n"
             f"expected {_READABLE} files (TFDS: file_format={_READABLE!r})"
         )
-    if n_rows.get(split) != spec.splits[split].shape[0]:
-        raise DataError(
-            f"{directory} has {n_rows.get(split, 0)} examples in its {split} split\n"
-            f"expected {spec.splits[split].shape[0]}"
-        )
+    return n_rows
 
 
 def _read_rows(

@@ -1,25 +1,8 @@
-"""Ways in and out of cgan_jax for other frameworks' weights: the public names, nothing else.
+"""Ways in and out of cgan_jax for other frameworks. The public names are listed in `__init__.pyi`.
 
-Imports neither JAX nor PyTorch.
+Each is imported when it is first used: those for PyTorch's weights need neither JAX nor PyTorch.
 """
 
-from cgan_jax.interop.torch_weights import (
-    batches_tracked,
-    config_from_torch,
-    discriminator_from_torch,
-    discriminator_to_torch,
-    generator_from_torch,
-    generator_to_torch,
-)
-from cgan_jax.interop.weight_files import load_state_dict, save_state_dict
+import lazy_loader
 
-__all__ = [
-    "batches_tracked",
-    "config_from_torch",
-    "discriminator_from_torch",
-    "discriminator_to_torch",
-    "generator_from_torch",
-    "generator_to_torch",
-    "load_state_dict",
-    "save_state_dict",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

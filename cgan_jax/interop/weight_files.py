@@ -5,7 +5,9 @@ What the arrays mean is torch_weights.py's business.
 
 import contextlib
 import io
+import json
 import os
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,19 @@ def load_state_dict(path: str | os.PathLike[str]) -> StateDict:
     Raises:
         DataError: no such file, unreadable or of another kind, or its library is not installed.
     """
-    path = Path(path)
+    return _load(Path(path))[0]
+
+
+def load_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read what `save_state_dict` was given as metadata; empty for a file without any.
+
+    Raises:
+        DataError: as `load_state_dict`.
+    """
+    return _load(Path(path))[1]
+
+
+def _load(path: Path) -> tuple[StateDict, dict[str, Any]]:
     parse = _codec(path)[0]
     try:
         data = path.read_bytes()
@@ -45,10 +59,20 @@ def load_state_dict(path: str | os.PathLike[str]) -> StateDict:
     return loaded
 
 
-def save_state_dict(path: str | os.PathLike[str], state_dict: Mapping[str, Any]) -> None:
+def save_state_dict(
+    path: str | os.PathLike[str],
+    state_dict: Mapping[str, Any],
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
     """Write a state dict of arrays as `.safetensors`, or with PyTorch as `.pt` or `.pth`.
 
     The file appears whole or not at all; an older one of that name is replaced.
+
+    Args:
+        path: the file.
+        state_dict: arrays by name.
+        metadata: a table as JSON has it, to stand under `cgan_jax` in the safetensors header, or in
+            the state dict's `_metadata`, where PyTorch keeps its own and overlooks others'.
 
     Raises:
         DataError: another suffix, an entry that is no array or of a dtype that the format lacks,
@@ -67,7 +91,7 @@ def save_state_dict(path: str | os.PathLike[str], state_dict: Mapping[str, Any])
             )
         arrays[name] = array
     try:
-        data = dump(arrays)
+        data = dump(arrays, dict(metadata or {}))
     except DataError:
         raise
     except Exception as error:
@@ -88,10 +112,12 @@ def save_state_dict(path: str | os.PathLike[str], state_dict: Mapping[str, Any])
         ) from error
 
 
-_Codec = tuple[Callable[[bytes], StateDict], Callable[[StateDict], bytes]]
+_KEY = "cgan_jax"
+_Parse = Callable[[bytes], tuple[StateDict, dict[str, Any]]]
+_Dump = Callable[[StateDict, dict[str, Any]], bytes]
 
 
-def _codec(path: Path) -> _Codec:
+def _codec(path: Path) -> tuple[_Parse, _Dump]:
     """How to parse and how to dump the bytes of a file with this suffix."""
     suffix = path.suffix.lower()
     if suffix == ".safetensors":
@@ -104,17 +130,20 @@ def _codec(path: Path) -> _Codec:
     )
 
 
-def _parse_safetensors(data: bytes) -> StateDict:
+def _parse_safetensors(data: bytes) -> tuple[StateDict, dict[str, Any]]:
     loaded: StateDict = _safetensors().load(data)
-    return loaded
+    # The format: the header's length in 8 bytes, then the header, whose texts load() does not give.
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return loaded, json.loads(header.get("__metadata__", {}).get(_KEY, "{}"))
 
 
-def _dump_safetensors(arrays: StateDict) -> bytes:
-    data: bytes = _safetensors().save(arrays)
+def _dump_safetensors(arrays: StateDict, metadata: dict[str, Any]) -> bytes:
+    texts = {_KEY: json.dumps(metadata)} if metadata else None
+    data: bytes = _safetensors().save(arrays, texts)
     return data
 
 
-def _parse_torch(data: bytes) -> StateDict:
+def _parse_torch(data: bytes) -> tuple[StateDict, dict[str, Any]]:
     torch = _torch()
     loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     if not isinstance(loaded, Mapping):
@@ -124,14 +153,19 @@ def _parse_torch(data: bytes) -> StateDict:
             raise TypeError(f"an entry is called {name!r}")
         if not isinstance(value, torch.Tensor):
             raise TypeError(f"its entry {name} is a {type(value).__name__}")
-    return {name: value.detach().numpy() for name, value in loaded.items()}
+    arrays = {name: value.detach().numpy() for name, value in loaded.items()}
+    notes = getattr(loaded, "_metadata", None)
+    return arrays, notes.get(_KEY, {}) if isinstance(notes, Mapping) else {}
 
 
-def _dump_torch(arrays: StateDict) -> bytes:
+def _dump_torch(arrays: StateDict, metadata: dict[str, Any]) -> bytes:
     torch = _torch()
     buffer = io.BytesIO()
     # The copy gives torch memory that it may write to, which JAX's arrays do not.
-    torch.save({name: torch.from_numpy(array.copy()) for name, array in arrays.items()}, buffer)
+    tensors = OrderedDict((name, torch.from_numpy(a.copy())) for name, a in arrays.items())
+    if metadata:
+        tensors._metadata = {_KEY: metadata}  # type: ignore[attr-defined]
+    torch.save(tensors, buffer)
     return buffer.getvalue()
 
 

@@ -161,8 +161,8 @@ class Evaluation:
 
 
 def balanced(labels: np.ndarray, n: int, n_classes: int) -> np.ndarray:
-    """Places of the first n / n_classes images of each class, class by class."""
-    per_class = n // n_classes
+    """Places of the first n / n_classes images, or the first one, of each class, class by class."""
+    per_class = max(1, n // n_classes)
     return np.concatenate([np.flatnonzero(labels == c)[:per_class] for c in range(n_classes)])
 
 

@@ -28,13 +28,19 @@ class PixelFeatures:
         """The first n principal components of some images, uint8 `[N, H, W, C]`.
 
         Raises:
-            DataError: they are not, or have fewer pixels than n.
+            DataError: they are not, or have fewer pixels than n, or are fewer.
         """
         pixels = _pixels(images)
-        if pixels.shape[1] < n:
-            raise DataError(f"images of {pixels.shape[1]} pixels have no {n} components")
+        if min(pixels.shape) < n:
+            raise DataError(
+                f"{len(pixels)} images of {pixels.shape[1]} pixels have no {n} components"
+            )
         mean = pixels.mean(0)
         centred = pixels - mean
+        if len(centred) < centred.shape[1]:  # then the matrix of their products is the smaller one
+            _, vectors = np.linalg.eigh(centred @ centred.T)
+            components, _ = np.linalg.qr(centred.T @ vectors[:, : -n - 1 : -1])
+            return cls(mean, components)
         _, vectors = np.linalg.eigh(centred.T @ centred)  # the largest last
         return cls(mean, vectors[:, : -n - 1 : -1])
 

@@ -161,7 +161,7 @@ def test_tfds_itself_compares_with_what_it_registers(tiny, tmp_path, monkeypatch
     def fetch_unchecked(url, info, directory, deadline):
         shutil.copy(tiny.idx_dir / info.filename, directory)
 
-    monkeypatch.setattr(tfds_download, "_probe", lambda url: None)
+    monkeypatch.setattr(tfds_download, "probe", lambda url: None)
     monkeypatch.setattr(tfds_download, "_fetch", fetch_unchecked)
     with pytest.raises(DataError, match="wrong checksum"):
         tfds_download.prepare(tiny.spec, tmp_path / "tfds")
@@ -309,4 +309,4 @@ def test_the_newest_version_comes_first(tiny, tmp_path):
         (tmp_path / "fashion_mnist" / version).mkdir(parents=True)
     for version in ("3.0.0", "3.0.1"):
         (tmp_path / "fashion_mnist" / version / "dataset_info.json").touch()
-    assert tfds_files.find(tiny.spec, tmp_path) == tmp_path / "fashion_mnist/3.0.1"
+    assert tfds_files.find(tiny.spec.name, tmp_path) == tmp_path / "fashion_mnist/3.0.1"

@@ -109,6 +109,14 @@ def test_pixel_features_keep_distances_within_the_main_directions():
     assert np.linalg.norm(black - white) == pytest.approx(3)
 
 
+def test_pixel_features_of_few_large_images_are_those_of_the_whole_covariance():
+    images = RNG.integers(0, 256, (30, 8, 8, 3), np.uint8)  # 192 pixels
+    pixels = images.reshape(30, -1) / 255
+    _, vectors = np.linalg.eigh(np.cov(pixels.T))
+    expected = (pixels - pixels.mean(0)) @ vectors[:, :-6:-1]
+    np.testing.assert_allclose(np.abs(PixelFeatures.of(images, n=5)(images)), np.abs(expected))
+
+
 def test_pixel_features_of_other_arrays_are_refused():
     images = RNG.integers(0, 256, (50, 3, 3, 1), np.uint8)
     with pytest.raises(DataError, match="9 pixels have no 64"):

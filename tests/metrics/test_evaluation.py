@@ -10,7 +10,7 @@ import pytest
 from cgan_jax.data import Dataset
 from cgan_jax.metrics import evaluation as protocol_module
 from cgan_jax.metrics.evaluation import FULL, MEASURES, Protocol, balanced, evaluate, prepare, work
-from cgan_jax.metrics.quick import QuickMeasures
+from cgan_jax.metrics.quick import PixelMeasures, QuickMeasures, quick_measures
 from cgan_jax.metrics.reference import SHA256
 
 SMALL = Protocol(
@@ -196,3 +196,17 @@ def test_quick_measures_look_at_the_training_split_alone(fashion_mnist, unseen):
     assert good["coverage"] > 0.7 > noise["coverage"]
     assert 10 * good["fcd"] < noise["fcd"]
     assert 10 * good["pixel_fd"] < noise["pixel_fd"]
+
+
+def test_quick_measures_of_other_data_are_of_their_pixels(tiny_dataset, fashion_mnist):
+    """Data that are in the order of their classes, too; and few of them."""
+    rows = np.argsort(fashion_mnist.labels, kind="stable")[::20]
+    images = np.repeat(fashion_mnist.images[rows], 3, axis=-1)
+    data = Dataset.from_arrays(images, fashion_mnist.labels[rows], fashion_mnist.class_names)
+    measure, labels = quick_measures(data), np.arange(2000)
+    again = measure(images[::-1], labels)
+    noise = measure(np.random.default_rng(0).integers(0, 256, (2000, 28, 28, 3), "u1"), labels)
+    assert again.keys() == {"pixel_fd"}
+    assert 100 * again["pixel_fd"] < noise["pixel_fd"]
+    few = PixelMeasures(tiny_dataset)
+    assert few(tiny_dataset.images, labels)["pixel_fd"] < 1

@@ -1,0 +1,90 @@
+"""A generator as a StableHLO program, weights included, that needs only JAX to run."""
+
+import json
+import os
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jax import export
+
+from cgan_jax.checks import one_line
+from cgan_jax.errors import DataError
+from cgan_jax.files import writing
+from cgan_jax.interop.exported import (
+    ExportedGenerator,
+    check_metadata,
+    images_function,
+    metadata,
+)
+from cgan_jax.sampling import TrainedGenerator
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+PROGRAM, METADATA = "generator.stablehlo", "metadata.json"
+
+
+def save_stablehlo(path: str | os.PathLike[str], generator: TrainedGenerator) -> None:
+    """Write a generator as a program for CPUs, NVIDIA GPUs and TPUs, for batches of any size.
+
+    The file is a zip archive: what `jax.export` serialises has no place for metadata, and would
+    not say that it is damaged, as an archive's checksums do. `generator.stablehlo` in it is for
+    `jax.export.deserialize`; its `call(latent, labels)` takes and gives what `ExportedGenerator`
+    does. `metadata.json` is `metadata`'s table. JAX reads such programs for at least six months
+    (its compatibility guarantee), and those that wrote them need not be installed.
+
+    Args:
+        path: the file, by custom with the suffix `.zip`; an older one of that name is replaced.
+        generator: any, of the library's module or of another.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    latent_dim = generator.module.latent_dim
+    (batch,) = export.symbolic_shape("batch")
+    arguments = (
+        jax.ShapeDtypeStruct((batch, latent_dim), jnp.float32),
+        jax.ShapeDtypeStruct((batch,), jnp.int32),
+    )
+    # GPUs and TPUs would by default round the factors of products to fewer bits than float32 has.
+    with _without_source_paths(), jax.default_matmul_precision("highest"):
+        program = export.export(jax.jit(images_function(generator)), platforms=PLATFORMS)(
+            *arguments
+        )
+    table = json.dumps(metadata(generator), indent=2)
+    with writing(Path(path)), zipfile.ZipFile(path, "w") as file:
+        # ZipInfo's date is 1980-01-01: the same generator gives the same bytes.
+        for name, data in ((PROGRAM, bytes(program.serialize())), (METADATA, table)):
+            file.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)
+
+
+def load_stablehlo(path: str | os.PathLike[str]) -> ExportedGenerator:
+    """Read what `save_stablehlo` wrote.
+
+    Raises:
+        DataError: no such file, damaged, or of another kind.
+    """
+    try:
+        with zipfile.ZipFile(path) as file:
+            table = json.loads(file.read(METADATA))
+            program = export.deserialize(bytearray(file.read(PROGRAM)))
+    except Exception as error:  # JAX promises no common type for what it cannot read
+        raise DataError(
+            f"{path} cannot be read: {one_line(error)}\n"
+            "expected a zip archive with a program that JAX exported\nExport it again."
+        ) from error
+    return ExportedGenerator(program.call, check_metadata(table, path))
+
+
+@contextmanager
+def _without_source_paths() -> Iterator[None]:
+    """Have JAX keep the names of source files, and so of folders here, out of its programs."""
+    name = "jax_traceback_in_locations_limit"
+    before = getattr(jax.config, name)
+    jax.config.update(name, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)

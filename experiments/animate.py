@@ -1,0 +1,207 @@
+"""Animated GIFs from a trained run: one class turning into another, or the training itself.
+
+python -m experiments.animate runs/fashion_cgan --from Sneaker --to "Ankle boot" --out morph.gif
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import tyro
+
+from cgan_jax import checks
+from cgan_jax.errors import ConfigError
+from cgan_jax.files import replacing
+from cgan_jax.run_folder import RunFolder
+from experiments.command_line import parse, run
+from experiments.sample import class_ids, square
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MODULE = "experiments.animate"
+STRIP_FRAMES, GIF_FRAMES = 10, 60
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Animate a trained run: the course of its training, or with --from the way between pictures.
+
+    Examples:
+      python -m experiments.animate runs/fashion_cgan              the training, epoch by epoch
+      python -m experiments.animate runs/fashion_cgan --from Sneaker --to "Ankle boot"
+      python -m experiments.animate runs/fashion_cgan --from Bag   from bags to other bags
+      python -m experiments.animate runs/fashion_cgan --from all --to-seed 5 --out strip.png
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """A run folder."""
+    start: Annotated[tuple[str, ...], tyro.conf.arg(name="from")] = ()
+    """Classes to begin with, by name or number; or all. Without it, the training is shown."""
+    end: Annotated[tuple[str, ...], tyro.conf.arg(name="to")] = ()
+    """Classes to end with, as many, or one for all; by default the same ones."""
+    seed: int = 0
+    """Of the latent points at the start."""
+    end_seed: Annotated[int | None, tyro.conf.arg(name="to-seed")] = None
+    """Of those at the end; by default --seed, or where --to is left out the next one."""
+    n: int = 4
+    """How many latent points for each class."""
+    frames: int | None = None
+    """How many from start to end; by default 60, or 10 in a strip."""
+    out: Path = Path("animation.gif")
+    """An animation for a name that ends in .gif, of the training, or there and back; a strip of
+    pictures for .png; arrays (images, start, end, class_names) for .npz."""
+    truncation: float | None = None
+    """Keep latent numbers within this of 0: more typical pictures, less variety. 0.5 is strong."""
+    step: int | None = None
+    """Take the checkpoint of this step; by default the newest that is intact."""
+    best: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Take the best checkpoint, which --eval-every keeps."""
+
+    def check(self) -> None:
+        """Raises ConfigError for what the library does not look at."""
+        checks.field(self, "n", 1)
+        if self.frames is not None:
+            checks.field(self, "frames", 2)
+        if self.step is not None:
+            checks.field(self, "step", 0)
+        if self.best and self.step is not None:
+            raise ConfigError("step does not go with --best\nexpected one of them\nLeave out one.")
+        of_training = not self.start
+        kinds = (".gif",) if of_training else (".gif", ".png", ".npz")
+        if self.out.suffix.lower() not in kinds:
+            what = "the training" if of_training else "a morph"
+            raise ConfigError(
+                f"out is {self.out}, which {what} cannot be\n"
+                f"expected a name that ends in {' or '.join(kinds)}\nGive another --out."
+            )
+        given = [f for f in fields(self) if getattr(self, f.name) != f.default]
+        idle = [f.name for f in given if f.name not in ("run", "n", "out")]
+        if of_training and idle:
+            name = {"end": "to", "end_seed": "to-seed"}.get(idle[0], idle[0])
+            raise ConfigError(
+                f"--{name} says nothing of the training, which is shown without --from\n"
+                f"expected --from with it\nGive --from, or leave out --{name}."
+            )
+
+
+def main() -> None:
+    flags = parse(Flags, MODULE)
+    flags.check()
+    folder = RunFolder.open(flags.run)  # says what is wrong before JAX is imported
+    if flags.start:
+        animate_morph(folder, flags)
+    else:
+        animate_training(folder, flags.n, flags.out)
+
+
+def animate_training(folder: RunFolder, n: int, out: Path) -> None:
+    """Write the first n rows of a run's sample grids, one epoch after the other.
+
+    Raises:
+        RunError: there is none, or a file cannot be read or written.
+    """
+    from cgan_jax.animation import progress_pictures, save_progress
+
+    pictures = progress_pictures(folder, n)
+    with replacing(out) as file:
+        save_progress(pictures, file)
+    print(f"{len(pictures)} pictures up to epoch {max(folder.sample_grids())} are in {out}.")
+
+
+def animate_morph(folder: RunFolder, flags: Flags) -> None:
+    """Write pictures on the way from the classes that the flags name to others.
+
+    Raises:
+        CGANError: what a flag asks for is not there, or a file cannot be read or written.
+    """
+    from cgan_jax.sampling import load_generator
+    from experiments.compile_cache import keep_programs
+
+    start = class_ids(flags.start, folder.class_names)
+    end = class_ids(flags.end, folder.class_names) if flags.end else start
+    if len(start) != len(end) and 1 not in (len(start), len(end)):
+        raise ConfigError(
+            f"--to has {len(end)} classes, --from {len(start)}\n"
+            "expected as many, or one of them alone\nGive one class to end with for each."
+        )
+    start, end = np.broadcast_arrays(start, end)
+    end_seed = flags.end_seed
+    if end_seed is None and not flags.end:
+        end_seed = (flags.seed + 1) % 2**32
+    keep_programs()
+    generator = load_generator(flags.run, step=flags.step, best=flags.best)
+    frames = generator.morph(
+        np.tile(start, flags.n),
+        np.tile(end, flags.n),
+        seed=flags.seed,
+        end_seed=end_seed,
+        frames=flags.frames or (STRIP_FRAMES if flags.out.suffix.lower() == ".png" else GIF_FRAMES),
+        truncation=flags.truncation,
+    )
+    write(frames, start, end, generator.class_names, flags.out)
+    print(
+        f"{len(frames)} frames of {frames[0].shape[0]} pictures after {generator.step:,} steps "
+        f"are in {flags.out}."
+    )
+
+
+def write(
+    frames: np.ndarray, start: np.ndarray, end: np.ndarray, class_names: Sequence[str], out: Path
+) -> None:
+    """Write a morph as the name of `out` asks.
+
+    Args:
+        frames: uint8 `[frames, n * classes, H, W, C]`, one of each class after the other.
+        start: class ids at the start, int32 `[classes]`.
+        end: the same at the end.
+        class_names: of all classes.
+        out: the file.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    from cgan_jax.animation import morph_pictures, save_there_and_back
+
+    n = frames.shape[1] // len(start)
+    grids = frames.reshape(len(frames), n, len(start), *frames.shape[2:])
+    names = [[class_names[i] for i in ids] for ids in (start, end)]
+    with replacing(out) as file:
+        if out.suffix.lower() == ".gif":
+            save_there_and_back(morph_pictures(*squares(grids, *names)), file)
+        elif out.suffix.lower() == ".png":
+            strips(grids, *names).save(file)
+        else:
+            starts, ends = np.tile(start, n), np.tile(end, n)
+            np.savez(file, images=frames, start=starts, end=ends, class_names=class_names)
+
+
+def squares(
+    grids: np.ndarray, start_names: list[str], end_names: list[str]
+) -> tuple[np.ndarray, list[str], list[str]]:
+    """Frames of one class as about as many rows as columns; those of several as they are."""
+    if len(start_names) > 1:
+        return grids, start_names, end_names
+    laid = np.stack([square(frame[:, 0], "")[0] for frame in grids])
+    blank = [""] * (laid.shape[2] - 1)
+    return laid, start_names + blank, end_names + blank
+
+
+def strips(grids: np.ndarray, start_names: list[str], end_names: list[str]) -> "Image.Image":
+    """The frames side by side, a row a latent point, the classes one below the other."""
+    from PIL import Image
+
+    from cgan_jax.images import grid
+
+    between = [""] * (len(grids) - 2)
+    pictures = [
+        np.asarray(grid(grids[:, :, i].swapaxes(0, 1), [start, *between, end]))
+        for i, (start, end) in enumerate(zip(start_names, end_names, strict=True))
+    ]
+    return Image.fromarray(np.concatenate(pictures))
+
+
+if __name__ == "__main__":
+    run(main)

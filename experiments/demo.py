@@ -1,0 +1,206 @@
+"""A trained run in your browser: choose a class, see pictures; go from one class to another.
+
+python -m experiments.demo runs/fashion_cgan
+"""
+
+import contextlib
+import errno
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from cgan_jax import checks
+from cgan_jax.checks import one_line
+from cgan_jax.errors import CGANError, ConfigError
+from cgan_jax.run_folder import RunFolder
+from experiments.command_line import StopSignals, parse, run
+
+if TYPE_CHECKING:
+    from cgan_jax.sampling import TrainedGenerator
+
+MODULE = "experiments.demo"
+TRUNCATIONS = {"none": None, "2": 2.0, "1": 1.0, "0.5": 0.5}  # few, as each is compiled once
+MORPH_ROWS, MORPH_FRAMES = 6, 9
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Show a trained run in your browser. Needs the extra `demo`; nothing leaves this machine.
+
+    Examples:
+      python -m experiments.demo runs/fashion_cgan
+      python -m experiments.demo runs/fashion_cgan --port 8000
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """A run folder."""
+    port: int = 7860
+    """Where it listens."""
+    host: str = "127.0.0.1"
+    """On which of this machine's addresses. By default nobody else reaches it; with 0.0.0.0
+    everybody does who reaches this machine."""
+
+    def check(self) -> None:
+        """Raises ConfigError for a port that is none."""
+        checks.field(self, "port", 1, 65535)
+
+
+def main() -> None:
+    flags = parse(Flags, MODULE)
+    flags.check()
+    RunFolder.open(flags.run)
+    with (
+        listen(flags.host, flags.port) as place,
+        tempfile.TemporaryDirectory(prefix="cgan_jax_demo_") as pictures,
+        StopSignals().listening() as stop,
+    ):
+        gradio = import_gradio(pictures)
+
+        from cgan_jax.sampling import load_generator
+        from experiments.compile_cache import keep_programs
+
+        keep_programs()
+        generator = load_generator(flags.run)
+        app = page(gradio, generator, flags.run.resolve().name)
+        host = f"[{flags.host}]" if ":" in flags.host else flags.host
+        print(f"To see {flags.run}, open http://{host}:{flags.port} (Ctrl-C ends it)", flush=True)
+        if not stop():
+            serve(gradio, app, place)
+    if stop.caught:
+        raise SystemExit(128 + stop.caught)
+
+
+def import_gradio(pictures: str) -> Any:
+    """The library of the page, told to send nothing to anybody.
+
+    Args:
+        pictures: a folder for those that it serves.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": pictures}
+    try:
+        import gradio
+    except ImportError as error:
+        raise ConfigError(
+            "the demo needs Gradio, which is not installed\nexpected the extra `demo`\n"
+            "Install it with `pip install 'cgan_jax[demo]'`."
+        ) from error
+    return gradio
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket at this address.
+
+    Raises:
+        ConfigError: the port is in use, or the address is none of this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(
+                f"port {port} of {host} is in use\nexpected a free one\nGive another --port."
+            ) from error
+        raise ConfigError(
+            f"nothing can listen on {checks.shown(host)}, port {port}: {one_line(error)}\n"
+            "expected an address of this machine, and a port that you may use\n"
+            "Give another --host or --port."
+        ) from error
+
+
+def serve(gradio: Any, app: Any, place: socket.socket) -> None:
+    """Answer browsers until a signal to stop, which uvicorn raises again when it is done."""
+    import fastapi
+    import uvicorn
+
+    # Not by app.launch(): that asks its own address, through a proxy if one is set, and may fail.
+    mounted = gradio.mount_gradio_app(
+        fastapi.FastAPI(), app, path="", footer_links=[], run_history=False, ssr_mode=False
+    )
+    config = uvicorn.Config(mounted, log_level="critical", timeout_graceful_shutdown=1)
+    uvicorn.Server(config).run([place])
+
+
+def page(gr: Any, generator: "TrainedGenerator", title: str) -> Any:
+    """The page: a tab for the pictures of a class, one for the way from a class to another.
+
+    Args:
+        gr: the library gradio.
+        generator: what draws. It looks at the seed too, which is None where the field is empty.
+        title: the run's name.
+    """
+    from cgan_jax.images import grid
+    from experiments.sample import square
+
+    names = generator.class_names
+
+    def pictures(label: int, n: int, seed: Any, truncation: str) -> Any:
+        limit = TRUNCATIONS[truncation]
+        with telling(gr):
+            images = generator.generate([label] * n, seed=seed, truncation=limit)
+        return grid(*square(images, names[label]))
+
+    def way(start: int, end: int, seed: Any, truncation: str) -> Any:
+        labels, limit = ([start] * MORPH_ROWS, [end] * MORPH_ROWS), TRUNCATIONS[truncation]
+        with telling(gr):
+            frames = generator.morph(*labels, seed=seed, frames=MORPH_FRAMES, truncation=limit)
+        return grid(frames.swapaxes(0, 1), [names[start], *[""] * (MORPH_FRAMES - 2), names[end]])
+
+    def class_choice(label: str, value: int) -> Any:
+        # By number, since two classes may have one name.
+        choices = [(name, i) for i, name in enumerate(names)]
+        return gr.Dropdown(choices, value=value, label=label)
+
+    def noise() -> list[Any]:
+        info = "The smaller, the more typical the pictures, and the more alike"
+        return [
+            gr.Number(0, label="Seed", info="Of the latent points", precision=0, minimum=0),
+            gr.Radio(list(TRUNCATIONS), value="none", label="Truncation", info=info),
+        ]
+
+    def picture(label: str) -> Any:
+        # Neither a label nor buttons, which would cover the names in the picture.
+        return gr.Image(label=label, show_label=False, buttons=[], format="png", interactive=False)
+
+    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(3600, 3600)) as app:
+        gr.Markdown(f"# {title}\nAfter {generator.step:,} steps of training.")
+        with gr.Tab("Pictures of a class"), gr.Row():
+            with gr.Column(scale=1):
+                chosen = [class_choice("Class", 0)]
+                chosen.append(gr.Slider(1, 64, value=16, step=1, label="How many"))
+                chosen += noise()
+                draw = gr.Button("Draw", variant="primary")
+            with gr.Column(scale=2):
+                shown = picture("Pictures of the class")
+        with gr.Tab("From class to class"), gr.Row():
+            with gr.Column(scale=1):
+                ends = [class_choice("From", 0), class_choice("To", len(names) - 1)]
+                ends += noise()
+                go = gr.Button("Go", variant="primary")
+            with gr.Column(scale=2):
+                strip = picture("The way from class to class, a row a latent point")
+        gr.on([app.load, draw.click], pictures, chosen, shown, api_name="pictures")
+        go.click(way, ends, strip, api_name="way")
+    return app
+
+
+@contextlib.contextmanager
+def telling(gr: Any) -> Iterator[None]:
+    """Show what is wrong with a seed or the like on the page."""
+    try:
+        yield
+    except CGANError as error:
+        raise gr.Error(str(error), print_exception=False) from error
+
+
+if __name__ == "__main__":
+    run(main)

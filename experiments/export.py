@@ -1,0 +1,198 @@
+"""A trained generator as a file that runs or loads elsewhere, read back and compared first.
+
+    python -m experiments.export runs/fashion_cgan --format onnx --out generator.onnx
+
+How each format is written and read is in cgan_jax.interop.
+"""
+
+import os
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from cgan_jax import checks
+from cgan_jax.config import ModelConfig
+from cgan_jax.errors import ConfigError, RunError
+from cgan_jax.files import replacing, writing
+from cgan_jax.run_folder import RunFolder
+from experiments.command_line import fail, parse, run
+
+if TYPE_CHECKING:
+    from cgan_jax.interop import ExportedGenerator
+    from cgan_jax.sampling import TrainedGenerator
+
+MODULE = "experiments.export"
+Format = Literal["stablehlo", "onnx", "safetensors", "torch"]
+SUFFIXES: dict[Format, tuple[str, ...]] = {
+    "stablehlo": (".zip",),
+    "onnx": (".onnx",),
+    "safetensors": (".safetensors",),
+    "torch": (".safetensors", ".pt", ".pth"),
+}
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Write a run's generator as a file for elsewhere, and compare what it gives with JAX.
+
+    Examples:
+      python -m experiments.export runs/fashion_cgan --format stablehlo --out generator.zip
+      python -m experiments.export runs/fashion_cgan --format onnx --out generator.onnx
+      python -m experiments.export runs/fashion_cgan --format safetensors --out weights.safetensors
+      python -m experiments.export runs/fashion_cgan --format torch --out generator.pt
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """A run folder."""
+    format: Format
+    """stablehlo: a program for CPU, GPU and TPU that needs only JAX (.zip); onnx: a graph for
+    onnxruntime and others, needs the extra `onnx` (.onnx); safetensors: arrays by name; torch: a
+    state dict (.safetensors; or .pt, which needs the extra `torch`)."""
+    out: Path
+    """The file to write."""
+    discriminator: Path | None = None
+    """With --format torch: write the discriminator's state dict too, to this file."""
+    step: int | None = None
+    """Take the checkpoint of this step; by default the newest that is intact."""
+    best: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Take the best checkpoint, which --eval-every keeps."""
+    tolerance: float = 1e-5
+    """How far what the file gives may be from JAX: images are in [-1, 1], a grey level is 8e-3."""
+    overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Replace a file that is there."""
+
+    def check(self) -> None:
+        """Raises an error for what the library does not look at."""
+        if self.step is not None:
+            checks.field(self, "step", 0)
+        if self.best and self.step is not None:
+            raise ConfigError("step does not go with --best\nexpected one of them\nLeave out one.")
+        if self.discriminator is not None and self.format != "torch":
+            raise ConfigError(
+                "discriminator goes with --format torch alone\n"
+                "expected a generator, as other formats have\nLeave it out."
+            )
+        if self.discriminator == self.out:
+            raise ConfigError(f"out and discriminator are both {self.out}\nGive two names.")
+        for file in (self.out, self.discriminator):
+            if file is not None:
+                self._check_file(file)
+
+    def _check_file(self, file: Path) -> None:
+        suffixes = SUFFIXES[self.format]
+        if file.suffix.lower() not in suffixes:
+            raise ConfigError(
+                f"{file} is no name for the format {self.format}\n"
+                f"expected one that ends in {' or '.join(suffixes)}\nName another."
+            )
+        with writing(file):  # a name may be too long to be looked for
+            if file.exists() and not (self.overwrite and file.is_file()):
+                raise RunError(
+                    f"{file} is there already\nexpected no such file\n"
+                    "Name another, or replace a file with --overwrite."
+                )
+            nearest = next(place for place in file.absolute().parents if place.exists())
+        if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+            raise RunError(
+                f"{file} cannot be written: {nearest} is no folder that you may write to\n"
+                "expected one\nName another."
+            )
+
+
+def main() -> None:
+    flags = parse(Flags, MODULE)
+    flags.check()
+    folder = RunFolder.open(flags.run)
+    if flags.format == "onnx":
+        from cgan_jax.interop.onnx_graph import packages
+
+        packages()  # says what is not installed before a checkpoint is read
+
+    from cgan_jax.interop import largest_difference
+    from cgan_jax.sampling import load_generator
+
+    generator = load_generator(flags.run, step=flags.step, best=flags.best)
+    with replacing(flags.out) as file:
+        exported = write_generator(file, flags.format, generator, folder.config.model)
+        difference = largest_difference(generator, exported)
+        check_difference(flags.out, difference, flags.tolerance)
+    say(flags.out, generator.step, difference)
+    if flags.discriminator is not None:
+        with replacing(flags.discriminator) as file:
+            difference = write_discriminator(file, generator, folder, flags.best)
+            check_difference(flags.discriminator, difference, flags.tolerance)
+        say(flags.discriminator, generator.step, difference)
+
+
+def write_generator(
+    file: Path, what: Format, generator: "TrainedGenerator", model: ModelConfig
+) -> "ExportedGenerator":
+    """Write a generator in this format, and read it back."""
+    from cgan_jax import interop
+
+    match what:
+        case "stablehlo":
+            interop.save_stablehlo(file, generator)
+            return interop.load_stablehlo(file)
+        case "onnx":
+            interop.save_onnx(file, generator)
+            return interop.load_onnx(file)
+        case "safetensors":
+            interop.save_safetensors(file, generator)
+            return interop.as_exported(interop.load_safetensors(file))
+        case "torch":
+            weights = interop.generator_to_torch(generator.variables, model, generator.step)
+            interop.save_state_dict(file, weights, interop.metadata(generator))
+            back = interop.generator_from_torch(interop.load_state_dict(file), model)
+            return interop.as_exported(replace(generator, variables=back))
+
+
+def write_discriminator(
+    file: Path, generator: "TrainedGenerator", folder: RunFolder, best: bool
+) -> float:
+    """Write the state dict of this generator's discriminator, and read it back.
+
+    Returns:
+        the largest difference of scores.
+    """
+    import jax
+    import numpy as np
+
+    from cgan_jax import interop
+
+    gan, state = folder.restore(step=generator.step, best=best)
+    ours, model = {"params": state.disc.params}, folder.config.model
+    table = interop.metadata(generator)
+    del table["latent_dim"], table["generator"]  # the rest holds for both
+    interop.save_state_dict(file, interop.discriminator_to_torch(ours, model), table)
+    back = interop.discriminator_from_torch(interop.load_state_dict(file), model)
+    shape = (64, model.img_size, model.img_size, model.channels)
+    images = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
+    labels = np.arange(64) % model.n_classes
+    score = jax.jit(partial(gan.discriminator.apply, train=False))
+    return float(abs(score(ours, images, labels) - score(back, images, labels)).max())
+
+
+def check_difference(out: Path, difference: float, tolerance: float) -> None:
+    """End the command with code 1 if what was read back is too far from JAX, or not a number."""
+    if not difference <= tolerance:
+        fail(
+            f"{out} was not written: read back, it differs from JAX by {difference:.1e}\n"
+            f"expected at most {tolerance:.1e}\n"
+            "If that can be rounding, give a larger --tolerance; otherwise report it.",
+            code=1,
+        )
+
+
+def say(out: Path, step: int, difference: float) -> None:
+    print(
+        f"{out}: {out.stat().st_size / 1e3:,.0f} kB, after {step:,} steps. "
+        f"Read back, it differs from JAX by at most {difference:.1e}."
+    )
+
+
+if __name__ == "__main__":
+    run(main)

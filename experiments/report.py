@@ -1,0 +1,66 @@
+"""A run as one web page, report.html, in its folder: made anew from what the folder holds now.
+
+python -m experiments.report runs/fashion_cgan
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from cgan_jax.checks import one_line
+from cgan_jax.errors import RunError
+from cgan_jax.run_folder import RunFolder
+from experiments.command_line import parse, run
+
+MODULE = "experiments.report"
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Write report.html into run folders. Training and evaluating do so by themselves.
+
+    Examples:
+      python -m experiments.report runs/fashion_cgan
+      python -m experiments.report runs/sweep/*
+    """
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Run folders."""
+
+    def check(self) -> None:
+        """Raises RunError where there is no run, or one is none."""
+        if not self.runs:
+            raise RunError("there is no run\nexpected at least one run folder\nName one.")
+        for path in self.runs:
+            RunFolder.open(path)
+
+
+def main() -> None:
+    flags = parse(Flags, MODULE)
+    flags.check()
+
+    from cgan_jax.report import write_report
+
+    for path in flags.runs:
+        page = write_report(path)
+        print(f"{page} ({page.stat().st_size / 1e6:.1f} MB): open it in a browser.")
+
+
+def write_or_warn(path: Path) -> None:
+    """Write a run's report; a report that fails takes nothing else with it."""
+    try:
+        from cgan_jax.report import write_report
+
+        write_report(path)
+    except Exception as error:
+        logging.getLogger("cgan_jax").warning(
+            "%s has no new report.html: %s. To make it: python -m %s %s",
+            *(path, one_line(error), MODULE, path),
+        )
+
+
+if __name__ == "__main__":
+    run(main)
