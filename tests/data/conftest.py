@@ -94,9 +94,10 @@ def prepared(tiny_spec: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from PIL import Image
 
     root = tmp_path_factory.mktemp("prepared")
+    stock = tfds.image_classification.FashionMNIST  # imported out here, or none is registered
     with tfds.core.registered.skip_registration():
 
-        class Builder(tfds.image_classification.FashionMNIST):
+        class Builder(stock):
             name = "fashion_mnist"
 
             def _split_generators(self, dl_manager):
