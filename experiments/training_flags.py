@@ -24,7 +24,7 @@ class TrainingFlags:
     """Flags of a training run. The defaults are the report's."""
 
     epochs: int = REPORT.epochs
-    """Passes over the images. More of them make a run longer."""
+    """Passes over the images. More make a run longer."""
     batch_size: int = REPORT.batch_size
     """Images a step."""
     lr: float = REPORT.optimizer.lr

@@ -172,7 +172,7 @@ MISTAKES = [
     ),
     Mistake(
         "generator sampled in training mode",
-        "sampling.py",
+        "latent_space.py",
         "images: Any = module.apply(variables, latent, labels, train=False)",
         'images, _ = module.apply(variables, latent, labels, train=True, mutable=["batch_stats"])',
         "test_sampling.py::test_a_generated_image_is_what_the_network_makes_in_evaluation_mode",

@@ -51,12 +51,13 @@ def test_an_epoch_that_divides_evenly_has_no_smaller_batch():
 def run_to_the_end(config, dataset, gan, folder, stops=()):
     """Train in a folder, stopping and going on after each of the given numbers of steps.
 
-    `train` finds by itself where to go on.
+    `train` finds by itself where to go on: each step is taken once.
     """
     for stop_after in (*stops, 10**9):
         run = RunFolder.start(folder, config, dataset.class_names)
         stop = StopAfter(stop_after)
         with Checkpoints(run.checkpoints) as checkpoints:
+            before = checkpoints.latest() or 0
             state = train(
                 gan,
                 config,
@@ -71,6 +72,7 @@ def run_to_the_end(config, dataset, gan, folder, stops=()):
                 checkpoint_every=2,
                 should_stop=stop,
             )
+        assert stop_after - stop.left == state.step - before
     return state
 
 

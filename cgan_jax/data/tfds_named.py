@@ -78,7 +78,7 @@ def load_tfds(
     if split not in n_rows:
         known = one_line(", ".join(map(str, n_rows)))
         raise ConfigError(
-            f"{name} has no split {checks.shown(split)}\nexpected one of {known}\nName one of these."
+            f"{name} has no split {checks.shown(split)}\nexpected one of {known}\nName one."
         )
     try:
         with tfds_files.quiet(), pictures.strictly():
