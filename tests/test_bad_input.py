@@ -264,7 +264,7 @@ OWN = [
          {"set/a/a.png": png(4, 4), "set/a/b.png": png(4, 4)[:43]}),
     Case("a text for a picture", DataError, folder, "a.jpg cannot be read", "a whole picture",
          "Mend it", {"set/a/a.jpg": b"<html>"}),
-    Case("a deep picture", DataError, folder, "its mode is I;16", "8 bits a channel", "Mend it",
+    Case("a deep picture", DataError, folder, "its mode is I", "8 bits a channel", "Mend it",
          {"set/a/a.png": png(4, 4, "I;16")}),
     Case("an enormous picture", DataError,
          lambda at: load_folder(at / "set", img_size=8), "decompression bomb", "a whole picture",
