@@ -17,9 +17,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from PIL import Image
 
 from cgan_jax.config import TrainConfig, from_dict, leaves, to_dict
-from cgan_jax.data import Dataset, debian, tfds_files
+from cgan_jax.data import Dataset, debian, load_folder, load_npz, tfds_files
 from cgan_jax.data.spec import FASHION_MNIST
 from cgan_jax.errors import ConfigError, DataError, RunError
 from cgan_jax.interop import load_state_dict
@@ -144,6 +145,51 @@ def test_any_file_is_a_description_of_tfds_or_refused(folder, content):
     (folder / "dataset_info.json").write_bytes(content)
     with only(DataError):
         tfds_files.n_examples("fashion_mnist", folder)
+
+
+def packed(arrays):
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)
+    return stream.getvalue()
+
+
+SMALL = st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(1, 4))
+ARRAYS = hnp.arrays(st.sampled_from(["u1", "i4", "f4", "U3"]), SMALL)
+ARRAYS |= hnp.arrays(st.sampled_from(["u1", "i8", "f4", "U3", "S2"]), st.integers(0, 4))
+PACKED = st.dictionaries(
+    st.sampled_from(["images", "labels", "class_names"]), ARRAYS, max_size=3
+).map(packed)
+
+
+def picture():
+    stream = io.BytesIO()
+    Image.effect_noise((9, 9), 50).save(stream, "png")
+    return stream.getvalue()
+
+
+@st.composite
+def damaged(draw, files):
+    content = bytearray(draw(files))
+    for place in draw(st.lists(st.integers(0, len(content) - 1), max_size=3)):
+        content[place] = draw(st.integers(0, 255))
+    return bytes(content[: draw(st.integers(0, len(content)))])
+
+
+@given(st.binary() | PACKED | damaged(PACKED))
+@any_input
+def test_any_file_is_an_npz_file_of_images_or_refused(folder, content):
+    (folder / "set.npz").write_bytes(content)
+    with only(DataError):
+        load_npz(folder / "set.npz")
+
+
+@given(st.binary() | damaged(st.just(picture())))
+@any_input
+def test_any_file_is_a_picture_or_refused(folder, content):
+    (folder / "photos" / "a").mkdir(parents=True, exist_ok=True)
+    (folder / "photos" / "a" / "1.png").write_bytes(content)
+    with only(DataError):
+        load_folder(folder / "photos", img_size=8)
 
 
 @given(st.binary(), table(["a", "__metadata__"], table(["dtype", "shape", "data_offsets"])) | JSON)

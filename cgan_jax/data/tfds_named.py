@@ -76,9 +76,9 @@ def load_tfds(
             f"{error}\nPrepare it so elsewhere, and name that with --data-dir."
         ) from error
     if split not in n_rows:
+        known = one_line(", ".join(map(str, n_rows)))
         raise ConfigError(
-            f"{name} has no split {checks.shown(split)}\nexpected one of {', '.join(n_rows)}\n"
-            "Name one of these."
+            f"{name} has no split {checks.shown(split)}\nexpected one of {known}\nName one."
         )
     try:
         with tfds_files.quiet(), pictures.strictly():
