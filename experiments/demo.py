@@ -188,8 +188,10 @@ def page(gr: Any, generator: "TrainedGenerator", title: str) -> Any:
                 go = gr.Button("Go", variant="primary")
             with gr.Column(scale=2):
                 strip = picture("The way from class to class, a row a latent point")
-        gr.on([app.load, draw.click], pictures, chosen, shown, api_name="pictures")
-        go.click(way, ends, strip, api_name="way")
+        # A click while the first pictures are still drawn waits for its turn, and is not lost.
+        patient: Any = {"trigger_mode": "always_last"}
+        gr.on([app.load, draw.click], pictures, chosen, shown, api_name="pictures", **patient)
+        go.click(way, ends, strip, api_name="way", **patient)
     return app
 
 
