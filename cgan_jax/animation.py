@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from cgan_jax.checks import one_line
-from cgan_jax.errors import RunError
-from cgan_jax.images import FONT_SIZE, GAP, MARGIN, TILE, grid
+from cgan_jax.errors import ConfigError, RunError
+from cgan_jax.images import MARGIN, TILE, first_rows, grid
 from cgan_jax.run_folder import RunFolder
 
 STEP_MS, HOLD_MS = 50, 800  # how long a frame is shown, and one to be looked at
@@ -73,18 +73,22 @@ def progress_pictures(run: RunFolder, rows: int) -> list[Image.Image]:
     font = ImageFont.load_default(CAPTION_SIZE)
     caption_width = max(round(font.getlength(text)) + 2 * MARGIN for text in captions.values())
     side = run.config.model.img_size
-    end = MARGIN + FONT_SIZE + rows * (GAP + side * max(1, -(-TILE // side)))  # as in grid()
     pictures: list[Image.Image] = []
     for epoch, file in files.items():
         try:
             with Image.open(file) as opened:
                 drawn = opened.convert("RGB")
+            shown = first_rows(drawn, rows, len(run.class_names), side, side)
+        except ConfigError as error:
+            raise RunError(
+                f"{file} is {drawn.width}x{drawn.height} pixels, which no sample grid of this run is\n"
+                "expected the picture that the run wrote\nPut it back, or delete it."
+            ) from error
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise RunError(
                 f"{file} cannot be read: {one_line(error)}\n"
                 "expected a PNG picture that you may read\nPut it back, or delete it."
             ) from error
-        shown = drawn.crop((0, 0, drawn.width, min(end, drawn.height - MARGIN)))
         size = (max(shown.width, caption_width), CAPTION_SIZE + shown.height + MARGIN)
         picture = Image.new("RGB", pictures[0].size if pictures else size, "white")
         picture.paste(shown, (0, CAPTION_SIZE))

@@ -96,19 +96,43 @@ def tiles(picture: Image.Image, columns: int, height: int, width: int) -> np.nda
     Raises:
         ConfigError: the picture has another size than such a grid.
     """
+    rows, scale = _rows_and_scale(picture, columns, height, width)
+    step_y, step_x = height * scale + GAP, width * scale + GAP
+    y = TOP + step_y * np.arange(rows)[:, None] + scale * np.arange(height)
+    x = MARGIN + step_x * np.arange(columns)[:, None] + scale * np.arange(width)
+    return np.asarray(picture.convert("RGB"))[y[:, None, :, None], x[None, :, None, :]]
+
+
+def first_rows(picture: Image.Image, n: int, columns: int, height: int, width: int) -> Image.Image:
+    """A grid cut off after its first rows, without the margin below.
+
+    Args:
+        picture: what `grid` made.
+        n: how many rows to keep at most.
+        columns: how many it has.
+        height: of an image, in its own pixels.
+        width: likewise.
+
+    Raises:
+        ConfigError: the picture has another size than such a grid.
+    """
+    rows, scale = _rows_and_scale(picture, columns, height, width)
+    end = TOP + min(n, rows) * (height * scale + GAP) - GAP
+    return picture.crop((0, 0, picture.width, end))
+
+
+def _rows_and_scale(picture: Image.Image, columns: int, height: int, width: int) -> tuple[int, int]:
+    """How many rows a grid of such images has, and how many pixels a pixel of them is wide."""
     step_x, rest_of_columns = divmod(picture.width - 2 * MARGIN + GAP, columns)
     scale, rest_of_pixels = divmod(step_x - GAP, width)
-    step_y = height * scale + GAP
-    rows, rest_of_rows = divmod(picture.height - TOP + GAP - MARGIN, step_y)
+    rows, rest_of_rows = divmod(picture.height - TOP + GAP - MARGIN, height * scale + GAP)
     if rest_of_columns or rest_of_pixels or rest_of_rows or rows < 1 or scale < 1:
         raise ConfigError(
             f"a picture of {picture.width}x{picture.height} pixels is no grid of "
             f"{columns} columns of {width}x{height} images\n"
             "expected one that cgan_jax.images.grid made\nGive the numbers that it was made with."
         )
-    y = TOP + step_y * np.arange(rows)[:, None] + scale * np.arange(height)
-    x = MARGIN + step_x * np.arange(columns)[:, None] + scale * np.arange(width)
-    return np.asarray(picture.convert("RGB"))[y[:, None, :, None], x[None, :, None, :]]
+    return rows, scale
 
 
 def _shortened(name: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:

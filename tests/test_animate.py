@@ -111,6 +111,21 @@ def test_a_run_without_pictures_or_with_a_damaged_one(run):
     run.sample_grid(1).write_bytes(b"no picture")
     with pytest.raises(RunError, match=r"epoch_0001\.png cannot be read"):
         progress_pictures(run, 4)
+    Image.new("RGB", (99, 99)).save(run.sample_grid(1))
+    with pytest.raises(RunError, match=r"epoch_0001\.png is 99x99 pixels, which no sample grid"):
+        progress_pictures(run, 4)
+
+
+def test_tiles_that_long_names_made_larger_are_cut_between_two_rows(tmp_path):
+    names = ("a name that no tile of 80 pixels is wide enough for", "right")
+    run = RunFolder.start(tmp_path / "run", RunFolder.open(FOLDER).config, names)
+    run.sample_grid(1).parent.mkdir()
+    images = np.random.default_rng(0).integers(0, 200, (3, 2, 4, 4, 1), np.uint8)
+    grid(images, names).save(run.sample_grid(1))
+    (shown,) = progress_pictures(run, 2)
+    np.testing.assert_array_equal(
+        np.asarray(shown)[CAPTION_SIZE + MARGIN :], np.asarray(grid(images[:2], names))[MARGIN:]
+    )
 
 
 def test_a_class_into_another(tmp_path):
