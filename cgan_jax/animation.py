@@ -50,6 +50,18 @@ def morph_pictures(
     return pictures
 
 
+def strip_picture(frames: np.ndarray, start_name: str, end_name: str) -> Image.Image:
+    """Draw a morph's frames side by side, a row a latent point.
+
+    Args:
+        frames: uint8 `[frames, rows, H, W, C]`, at least two frames.
+        start_name: above the first frame.
+        end_name: above the last.
+    """
+    names = [start_name, *[""] * (len(frames) - 2), end_name]
+    return grid(frames.swapaxes(0, 1), names)
+
+
 def progress_pictures(run: RunFolder, rows: int) -> list[Image.Image]:
     """A run's sample grids in the order of its epochs, the epoch's number above each.
 
@@ -81,7 +93,8 @@ def progress_pictures(run: RunFolder, rows: int) -> list[Image.Image]:
             shown = first_rows(drawn, rows, len(run.class_names), side, side)
         except ConfigError as error:
             raise RunError(
-                f"{file} is {drawn.width}x{drawn.height} pixels, which no sample grid of this run is\n"
+                f"{file} is {drawn.width}x{drawn.height} pixels, "
+                "which no sample grid of this run is\n"
                 "expected the picture that the run wrote\nPut it back, or delete it."
             ) from error
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

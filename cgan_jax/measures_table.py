@@ -44,3 +44,10 @@ def write_measures(path: Path, rows: Sequence[Row]) -> None:
         if rows:
             file.write(",".join(rows[0]) + "\n")
         file.writelines(",".join(f"{value:.9g}" for value in row.values()) + "\n" for row in rows)
+
+
+def digits(value: float | None) -> str:
+    """A figure with three or four digits that tell; nothing for None."""
+    if value is None:
+        return ""
+    return f"{value:.1f}" if abs(value) >= 100 else f"{value:#.3g}"

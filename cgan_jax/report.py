@@ -21,7 +21,7 @@ from cgan_jax.config import PRESETS, leaves
 from cgan_jax.errors import ConfigError, RunError
 from cgan_jax.files import replacing
 from cgan_jax.images import tiles
-from cgan_jax.measures_table import AT, read_measures
+from cgan_jax.measures_table import AT, digits, read_measures
 from cgan_jax.run_folder import RunFolder
 
 MOST_GRIDS, MOST_BYTES = 40, 8_000_000  # of all sample grids together
@@ -67,7 +67,7 @@ def write_report(run_dir: str | os.PathLike[str]) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"digits": _digits, "quote": shlex.quote, "python": repr}
+    templates.filters |= {"digits": digits, "quote": shlex.quote, "python": repr}
     page = templates.get_template("report.html").render(_contents(run))
     path = run.path / "report.html"
     with replacing(path) as temporary:
@@ -166,7 +166,7 @@ def _evaluation(file: Path) -> dict[str, Any]:
             "seeds": len(protocol["seeds"]),
             "fast": protocol["name"] == "fast",
             "measures": [
-                (name, MEASURES.get(name, ""), *(_digits(found[k]) for k in ("mean", "sd", "real")))
+                (name, MEASURES.get(name, ""), *(digits(found[k]) for k in ("mean", "sd", "real")))
                 for name, found in saved["measures"].items()
             ],
             "confusion": _picture(file.with_name("confusion.png")),
@@ -195,9 +195,3 @@ def _words(value: Any) -> str:
     if isinstance(value, tuple):
         return ", ".join(map(str, value))
     return "default" if value is None else str(value)
-
-
-def _digits(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:.1f}" if abs(value) >= 100 else f"{value:#.3g}"

@@ -15,7 +15,7 @@ from cgan_jax import checks
 from cgan_jax.errors import ConfigError
 from cgan_jax.files import replacing
 from cgan_jax.run_folder import RunFolder
-from experiments.command_line import parse, run
+from experiments.command_line import check_checkpoint_flags, parse, run
 from experiments.sample import class_ids, square
 
 if TYPE_CHECKING:
@@ -65,10 +65,7 @@ class Flags:
         checks.field(self, "n", 1)
         if self.frames is not None:
             checks.field(self, "frames", 2)
-        if self.step is not None:
-            checks.field(self, "step", 0)
-        if self.best and self.step is not None:
-            raise ConfigError("step does not go with --best\nexpected one of them\nLeave out one.")
+        check_checkpoint_flags(self.step, self.best)
         of_training = not self.start
         kinds = (".gif",) if of_training else (".gif", ".png", ".npz")
         if self.out.suffix.lower() not in kinds:
@@ -193,11 +190,10 @@ def strips(grids: np.ndarray, start_names: list[str], end_names: list[str]) -> "
     """The frames side by side, a row a latent point, the classes one below the other."""
     from PIL import Image
 
-    from cgan_jax.images import grid
+    from cgan_jax.animation import strip_picture
 
-    between = [""] * (len(grids) - 2)
     pictures = [
-        np.asarray(grid(grids[:, :, i].swapaxes(0, 1), [start, *between, end]))
+        np.asarray(strip_picture(grids[:, :, i], start, end))
         for i, (start, end) in enumerate(zip(start_names, end_names, strict=True))
     ]
     return Image.fromarray(np.concatenate(pictures))

@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
+from cgan_jax import checks
 from cgan_jax.checks import one_line
-from cgan_jax.errors import CGANError, DivergenceError
+from cgan_jax.errors import CGANError, ConfigError, DivergenceError
 
 Flags = TypeVar("Flags")
 
@@ -32,6 +33,15 @@ def parse(flags: type[Flags], module: str, args: list[str] | None = None) -> Fla
         if end.code:
             fail(f"{_headline(boxed.getvalue())}\nSee python -m {module} --help")
         raise
+
+
+def check_checkpoint_flags(step: int | None, best: bool) -> None:
+    """Raises ConfigError for a --step that is none, or goes with --best."""
+    if step is None:
+        return
+    checks.whole("step", step, 0, to_do="Leave it out for the newest checkpoint.")
+    if best:
+        raise ConfigError("step does not go with --best\nexpected one of them\nLeave out one.")
 
 
 def fail(message: str, code: int = 2) -> NoReturn:

@@ -138,6 +138,7 @@ def page(gr: Any, generator: "TrainedGenerator", title: str) -> Any:
         generator: what draws. It looks at the seed too, which is None where the field is empty.
         title: the run's name.
     """
+    from cgan_jax.animation import strip_picture
     from cgan_jax.images import grid
     from experiments.sample import square
 
@@ -153,7 +154,7 @@ def page(gr: Any, generator: "TrainedGenerator", title: str) -> Any:
         labels, limit = ([start] * MORPH_ROWS, [end] * MORPH_ROWS), TRUNCATIONS[truncation]
         with telling(gr):
             frames = generator.morph(*labels, seed=seed, frames=MORPH_FRAMES, truncation=limit)
-        return grid(frames.swapaxes(0, 1), [names[start], *[""] * (MORPH_FRAMES - 2), names[end]])
+        return strip_picture(frames, names[start], names[end])
 
     def class_choice(label: str, value: int) -> Any:
         # By number, since two classes may have one name.

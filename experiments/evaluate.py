@@ -23,6 +23,7 @@ from cgan_jax.config import PRESETS
 from cgan_jax.data import SPECS, load
 from cgan_jax.errors import ConfigError, RunError
 from cgan_jax.files import replacing
+from cgan_jax.measures_table import digits
 from cgan_jax.run_folder import RunFolder
 from experiments.command_line import parse, run
 from experiments.report import write_or_warn
@@ -188,13 +189,6 @@ def table(evaluation: "Evaluation") -> str:
         f"reference classifier {stamp['reference_sha256'][:12]}"
     )
     return "\n".join(lines)
-
-
-def digits(value: float | None) -> str:
-    """A figure with three or four digits that tell."""
-    if value is None:
-        return ""
-    return f"{value:.1f}" if abs(value) >= 100 else f"{value:#.3g}"
 
 
 def write(

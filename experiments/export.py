@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from cgan_jax import checks
 from cgan_jax.config import ModelConfig
 from cgan_jax.errors import ConfigError, RunError
 from cgan_jax.files import replacing, writing
 from cgan_jax.run_folder import RunFolder
-from experiments.command_line import fail, parse, run
+from experiments.command_line import check_checkpoint_flags, fail, parse, run
 
 if TYPE_CHECKING:
     from cgan_jax.interop import ExportedGenerator
@@ -66,10 +65,7 @@ class Flags:
 
     def check(self) -> None:
         """Raises an error for what the library does not look at."""
-        if self.step is not None:
-            checks.field(self, "step", 0)
-        if self.best and self.step is not None:
-            raise ConfigError("step does not go with --best\nexpected one of them\nLeave out one.")
+        check_checkpoint_flags(self.step, self.best)
         if self.discriminator is not None and self.format != "torch":
             raise ConfigError(
                 "discriminator goes with --format torch alone\n"

@@ -17,7 +17,7 @@ from cgan_jax import checks
 from cgan_jax.errors import ConfigError
 from cgan_jax.files import replacing, writing
 from cgan_jax.run_folder import RunFolder
-from experiments.command_line import parse, run
+from experiments.command_line import check_checkpoint_flags, parse, run
 
 MODULE = "experiments.sample"
 
@@ -54,10 +54,7 @@ class Flags:
     def check(self) -> None:
         """Raises ConfigError for what the library does not look at."""
         checks.field(self, "n", 1)
-        if self.step is not None:
-            checks.field(self, "step", 0)
-        if self.best and self.step is not None:
-            raise ConfigError("step does not go with --best\nexpected one of them\nLeave out one.")
+        check_checkpoint_flags(self.step, self.best)
         if not self.label:
             raise ConfigError("there is no label\nexpected at least one\nGive some, or all.")
         if self.out.is_dir() and any(self.out.iterdir()):
@@ -128,7 +125,7 @@ def write(
         with replacing(out) as file:
             grid(rows, names).save(file)
     else:
-        from PIL import Image
+        from cgan_jax.data.pictures import picture
 
         words = [re.sub(r"\W+", "_", name).strip("_").lower() for name in class_names]
         if len(set(words)) < len(words):  # as of the classes "a" and "A"
@@ -136,8 +133,7 @@ def write(
         with writing(out):
             out.mkdir(parents=True, exist_ok=True)
             for i, (image, label) in enumerate(zip(images, labels, strict=True)):
-                picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-                picture.save(out / f"{words[label]}_{i // len(classes):05d}.png")
+                picture(image).save(out / f"{words[label]}_{i // len(classes):05d}.png")
 
 
 def square(images: np.ndarray, name: str) -> tuple[np.ndarray, list[str]]:

@@ -88,13 +88,11 @@ def _train(
     stop: StopSignals,
 ) -> int:
     """One program's members, until their end or a stop: the step that was reached."""
+    data, members = dataset.identity(), []
     with contextlib.ExitStack() as stack:
-        members = []
         for name, config in program.items():
             stack.enter_context(sole_use(sweep.run(name)))
-            folder = RunFolder.start(
-                sweep.run(name), config, dataset.class_names, data=dataset.identity()
-            )
+            folder = RunFolder.start(sweep.run(name), config, dataset.class_names, data=data)
             checkpoints = stack.enter_context(Checkpoints(folder.checkpoints))
             if checkpoints.latest() is None and name not in sweep.diverged:
                 check_not_lost(folder, checkpoint_every * per_epoch)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cgan_jax.measures_table import read_measures
+from cgan_jax.measures_table import digits, read_measures
 from cgan_jax.metrics.reference import SHA256
 from cgan_jax.run_folder import RunFolder
-from experiments.evaluate import digits, run_folders
+from experiments.evaluate import run_folders
 from tests.golden.make_run_folder import FOLDER as OF_ANOTHER_DATA_SET
 from tests.helpers import command
 

@@ -92,8 +92,12 @@ def squares(images: np.ndarray, img_size: int, channels: int) -> Iterator[tuple[
         yield from ((image, False) for image in images)
         return
     for image in images:
-        picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-        yield squared(picture, img_size, channels)
+        yield squared(picture(image), img_size, channels)
+
+
+def picture(image: np.ndarray) -> Image.Image:
+    """An image as Pillow has it, from uint8 `[H, W, C]` with one, three or four channels."""
+    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from PIL import Image
+
+from cgan_jax.data.pictures import picture
 
 _GFILE = SimpleNamespace(
     GFile=open, exists=os.path.exists, isdir=os.path.isdir, listdir=os.listdir, walk=os.walk
@@ -52,6 +53,5 @@ def _encode_image(encoder: Any, array: np.ndarray) -> bytes:
     if array.dtype != np.uint8 or array.ndim != 3:
         raise ValueError(f"an image is {array.dtype} {list(array.shape)}, expected uint8 [H, W, C]")
     stream = BytesIO()
-    image = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
-    image.save(stream, encoder.encoding_format)
+    picture(array).save(stream, encoder.encoding_format)
     return stream.getvalue()

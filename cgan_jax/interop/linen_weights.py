@@ -14,7 +14,7 @@ from cgan_jax import checks
 from cgan_jax.checks import one_line
 from cgan_jax.errors import DataError
 from cgan_jax.interop.exported import check_metadata, library_module, metadata
-from cgan_jax.interop.weight_files import load_metadata, load_state_dict, save_state_dict
+from cgan_jax.interop.weight_files import load_weights, save_state_dict
 from cgan_jax.models import Generator
 from cgan_jax.sampling import TrainedGenerator
 
@@ -44,7 +44,8 @@ def load_safetensors(path: str | os.PathLike[str]) -> TrainedGenerator:
     Raises:
         DataError: no such file, damaged, or its arrays are not those of the generator it describes.
     """
-    arrays, table = load_state_dict(path), check_metadata(load_metadata(path), path)
+    arrays, header = load_weights(path)
+    table = check_metadata(header, path)
     try:
         settings = table["generator"]
         module = Generator(**settings | {"widths": tuple(settings["widths"])})

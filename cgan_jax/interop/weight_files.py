@@ -25,7 +25,7 @@ def load_state_dict(path: str | os.PathLike[str]) -> StateDict:
     Raises:
         DataError: no such file, unreadable or of another kind, or its library is not installed.
     """
-    return _load(Path(path))[0]
+    return load_weights(path)[0]
 
 
 def load_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -34,10 +34,16 @@ def load_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         DataError: as `load_state_dict`.
     """
-    return _load(Path(path))[1]
+    return load_weights(path)[1]
 
 
-def _load(path: Path) -> tuple[StateDict, dict[str, Any]]:
+def load_weights(path: str | os.PathLike[str]) -> tuple[StateDict, dict[str, Any]]:
+    """Read both a state dict and its metadata.
+
+    Raises:
+        DataError: as `load_state_dict`.
+    """
+    path = Path(path)
     parse = _codec(path)[0]
     try:
         data = path.read_bytes()
