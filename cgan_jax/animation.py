@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cgan_jax.checks import one_line
 from cgan_jax.errors import ConfigError, RunError
-from cgan_jax.images import MARGIN, TILE, first_rows, grid
+from cgan_jax.images import MARGIN, TILE, grid, tiles
 from cgan_jax.run_folder import RunFolder
 
 STEP_MS, HOLD_MS = 50, 800  # how long a frame is shown, and one to be looked at
@@ -90,7 +90,7 @@ def progress_pictures(run: RunFolder, rows: int) -> list[Image.Image]:
         try:
             with Image.open(file) as opened:
                 drawn = opened.convert("RGB")
-            shown = first_rows(drawn, rows, len(run.class_names), side, side)
+            shown = grid(tiles(drawn, len(run.class_names), side, side)[:rows], run.class_names)
         except ConfigError as error:
             raise RunError(
                 f"{file} is {drawn.width}x{drawn.height} pixels, "
@@ -102,7 +102,7 @@ def progress_pictures(run: RunFolder, rows: int) -> list[Image.Image]:
                 f"{file} cannot be read: {one_line(error)}\n"
                 "expected a PNG picture that you may read\nPut it back, or delete it."
             ) from error
-        size = (max(shown.width, caption_width), CAPTION_SIZE + shown.height + MARGIN)
+        size = (max(shown.width, caption_width), CAPTION_SIZE + shown.height)
         picture = Image.new("RGB", pictures[0].size if pictures else size, "white")
         picture.paste(shown, (0, CAPTION_SIZE))
         place = (MARGIN, MARGIN // 2)

@@ -4,6 +4,7 @@ Plots of losses are in plots.py; where images come from is in data/ and sampling
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from cgan_jax.errors import ConfigError
 
 TILE = 80  # pixels of a tile's side at least; for long names up to twice that
 GAP, MARGIN, FONT_SIZE = 4, 12, 13
-TOP = MARGIN + FONT_SIZE + GAP  # of the first row
+MOST_COLUMNS = 20  # side by side: as wide as a screen
 
 
 def to_unit_range(images: jax.Array) -> jax.Array:
@@ -40,7 +41,8 @@ def grid(
 
     Returns:
         an RGB picture on white; small images are enlarged by whole pixels, for long names too;
-        the longest names are shortened.
+        the longest names are shortened. More than 20 columns are parted into bands of as many, one
+        below the other.
 
     Raises:
         ConfigError: the array or the names do not fit this.
@@ -65,19 +67,18 @@ def grid(
     font = ImageFont.load_default(FONT_SIZE)
     longest = max(font.getlength(name) for name in column_names)
     scale = max(1, -(-int(min(max(TILE, longest), 2 * TILE)) // width))
-    step_y, step_x = height * scale + GAP, width * scale + GAP
     enlarged = images.repeat(scale, 2).repeat(scale, 3)
     rgb = np.broadcast_to(enlarged, (*enlarged.shape[:-1], 3))
-    size = (columns * step_x - GAP + 2 * MARGIN, TOP + rows * step_y - GAP + MARGIN)
-    picture = Image.new("RGB", size, "white")
+    layout = _Layout(rows, *_bands(columns), height * scale, width * scale)
+    picture = Image.new("RGB", layout.size, "white")
     draw = ImageDraw.Draw(picture)
     for column, name in enumerate(column_names):
-        x = MARGIN + column * step_x
+        x, y = layout.place(column)
         title = _shortened(name, font, width * scale)
-        draw.text((x + (step_x - GAP) / 2, MARGIN), title, ink, font, anchor="mt")
+        draw.text((x + width * scale / 2, y), title, ink, font, anchor="mt")
         for row in range(rows):
             tile = Image.fromarray(np.ascontiguousarray(rgb[row, column]))
-            picture.paste(tile, (x, TOP + row * step_y))
+            picture.paste(tile, layout.place(column, row))
     return picture
 
 
@@ -96,43 +97,58 @@ def tiles(picture: Image.Image, columns: int, height: int, width: int) -> np.nda
     Raises:
         ConfigError: the picture has another size than such a grid.
     """
-    rows, scale = _rows_and_scale(picture, columns, height, width)
-    step_y, step_x = height * scale + GAP, width * scale + GAP
-    y = TOP + step_y * np.arange(rows)[:, None] + scale * np.arange(height)
-    x = MARGIN + step_x * np.arange(columns)[:, None] + scale * np.arange(width)
-    return np.asarray(picture.convert("RGB"))[y[:, None, :, None], x[None, :, None, :]]
-
-
-def first_rows(picture: Image.Image, n: int, columns: int, height: int, width: int) -> Image.Image:
-    """A grid cut off after its first rows, without the margin below.
-
-    Args:
-        picture: what `grid` made.
-        n: how many rows to keep at most.
-        columns: how many it has.
-        height: of an image, in its own pixels.
-        width: likewise.
-
-    Raises:
-        ConfigError: the picture has another size than such a grid.
-    """
-    rows, scale = _rows_and_scale(picture, columns, height, width)
-    end = TOP + min(n, rows) * (height * scale + GAP) - GAP
-    return picture.crop((0, 0, picture.width, end))
-
-
-def _rows_and_scale(picture: Image.Image, columns: int, height: int, width: int) -> tuple[int, int]:
-    """How many rows a grid of such images has, and how many pixels a pixel of them is wide."""
-    step_x, rest_of_columns = divmod(picture.width - 2 * MARGIN + GAP, columns)
-    scale, rest_of_pixels = divmod(step_x - GAP, width)
-    rows, rest_of_rows = divmod(picture.height - TOP + GAP - MARGIN, height * scale + GAP)
-    if rest_of_columns or rest_of_pixels or rest_of_rows or rows < 1 or scale < 1:
+    bands, across = _bands(columns)
+    scale, rest_of_pixels = divmod((picture.width - 2 * MARGIN + GAP) // across - GAP, width)
+    band_height = (picture.height - MARGIN) // bands - MARGIN
+    rows = (band_height - FONT_SIZE) // max(1, height * scale + GAP)
+    layout = _Layout(rows, bands, across, height * scale, width * scale)
+    if rest_of_pixels or rows < 1 or scale < 1 or picture.size != layout.size:
         raise ConfigError(
             f"a picture of {picture.width}x{picture.height} pixels is no grid of "
             f"{columns} columns of {width}x{height} images\n"
             "expected one that cgan_jax.images.grid made\nGive the numbers that it was made with."
         )
-    return rows, scale
+    pixels = np.asarray(picture.convert("RGB"))
+    found = np.empty((rows, columns, height, width, 3), np.uint8)
+    for row, column in np.ndindex(rows, columns):
+        x, y = layout.place(column, row)
+        tile = pixels[y : y + height * scale : scale, x : x + width * scale : scale]
+        found[row, column] = tile
+    return found
+
+
+def _bands(columns: int) -> tuple[int, int]:
+    """Into how many bands columns are parted, and how many are side by side in each."""
+    bands = -(-columns // MOST_COLUMNS)
+    return bands, -(-columns // bands)
+
+
+class _Layout(NamedTuple):
+    """Where what is in a grid, in pixels."""
+
+    rows: int
+    bands: int
+    across: int
+    tile_height: int
+    tile_width: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the picture."""
+        width = 2 * MARGIN + self.across * (self.tile_width + GAP) - GAP
+        return width, MARGIN + self.bands * (self._band_height + MARGIN)
+
+    @property
+    def _band_height(self) -> int:
+        return FONT_SIZE + self.rows * (GAP + self.tile_height)
+
+    def place(self, column: int, row: int | None = None) -> tuple[int, int]:
+        """Left and top of a tile; without a row, of the name above the column."""
+        band, x = divmod(column, self.across)
+        top = MARGIN + band * (self._band_height + MARGIN)
+        if row is not None:
+            top += FONT_SIZE + GAP + row * (GAP + self.tile_height)
+        return MARGIN + x * (self.tile_width + GAP), top
 
 
 def _shortened(name: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:

@@ -19,7 +19,7 @@ from cgan_jax import checks
 from cgan_jax.checks import one_line
 from cgan_jax.errors import CGANError, ConfigError
 from cgan_jax.run_folder import RunFolder
-from experiments.command_line import StopSignals, parse, run
+from experiments.command_line import StopSignals, check_checkpoint_flags, parse, run
 
 if TYPE_CHECKING:
     from cgan_jax.sampling import TrainedGenerator
@@ -40,6 +40,10 @@ class Flags:
 
     run: Annotated[Path, tyro.conf.Positional]
     """A run folder."""
+    step: int | None = None
+    """Take the checkpoint of this step; by default the newest that is intact."""
+    best: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Take the best checkpoint, which --eval-every keeps."""
     port: int = 7860
     """Where it listens."""
     host: str = "127.0.0.1"
@@ -47,7 +51,8 @@ class Flags:
     everybody does who reaches this machine."""
 
     def check(self) -> None:
-        """Raises ConfigError for a port that is none."""
+        """Raises ConfigError for a port that is none, or flags that do not go together."""
+        check_checkpoint_flags(self.step, self.best)
         checks.field(self, "port", 1, 65535)
 
 
@@ -66,7 +71,7 @@ def main() -> None:
         from experiments.compile_cache import keep_programs
 
         keep_programs()
-        generator = load_generator(flags.run)
+        generator = load_generator(flags.run, step=flags.step, best=flags.best)
         app = page(gradio, generator, flags.run.resolve().name)
         host = f"[{flags.host}]" if ":" in flags.host else flags.host
         print(f"To see {flags.run}, open http://{host}:{flags.port} (Ctrl-C ends it)", flush=True)

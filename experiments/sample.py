@@ -57,7 +57,9 @@ class Flags:
         check_checkpoint_flags(self.step, self.best)
         if not self.label:
             raise ConfigError("there is no label\nexpected at least one\nGive some, or all.")
-        if self.out.is_dir() and any(self.out.iterdir()):
+        with writing(self.out):  # a name may be too long to be looked for
+            full = self.out.is_dir() and any(self.out.iterdir())
+        if full:
             raise ConfigError(
                 f"{self.out} holds other files\n"
                 "expected a new folder, or a name with .png or .npz\nName another."
@@ -139,9 +141,11 @@ def write(
 def square(images: np.ndarray, name: str) -> tuple[np.ndarray, list[str]]:
     """Pictures of one class as about as many rows as columns, the name above the first.
 
-    What the last row lacks is white.
+    At most as many columns as a grid has side by side. What the last row lacks is white.
     """
-    columns = math.ceil(math.sqrt(len(images)))
+    from cgan_jax.images import MOST_COLUMNS
+
+    columns = min(math.ceil(math.sqrt(len(images))), MOST_COLUMNS)
     lacking = -len(images) % columns
     filled = np.pad(images, ((0, lacking), (0, 0), (0, 0), (0, 0)), constant_values=255)
     return filled.reshape(-1, columns, *images.shape[1:]), [name] + [""] * (columns - 1)

@@ -675,6 +675,7 @@ COMMANDS = [
     ("benchmark", "--rounds 0", "rounds", "in 1..1000", "default, 5", {}),
     ("parity", "--float64-steps 939", "float64_steps", "in 1..938", "default, 200", {}),
     ("demo", "{at}", "is not a run folder", "config.json", "Name a run's folder", {}),
+    ("demo", "{at} --best --step 3", "step", "--best", "Leave out", {}),
     ("demo", "{at} --port 70000", "port", "in 1..65535", "default, 7860", {}),
     ("report", "", "no run", "at least one", "Name one", {}),
     ("report", "{at}", "is not a run folder", "config.json", "Name a run's folder", {}),

@@ -7,6 +7,7 @@ from PIL import Image
 
 from cgan_jax.errors import ConfigError
 from cgan_jax.images import (
+    FONT_SIZE,
     GAP,
     MARGIN,
     grid,
@@ -56,6 +57,21 @@ def test_tiles_of_a_grid_are_its_images(height, width, channels):
     images = rng.integers(0, 256, (2, 3, height, width, channels), np.uint8)
     found = tiles(grid(images, list("abc")), 3, height, width)
     np.testing.assert_array_equal(found, np.broadcast_to(images, (2, 3, height, width, 3)))
+
+
+@pytest.mark.parametrize(("columns", "across", "bands"), [(20, 20, 1), (47, 16, 3), (41, 14, 3)])
+def test_many_columns_go_on_below(columns, across, bands):
+    images = np.random.default_rng(0).integers(0, 256, (2, columns, 28, 28, 1), np.uint8)
+    picture = grid(images, [str(i) for i in range(columns)])
+    assert picture.width == across * (84 + GAP) - GAP + 2 * MARGIN
+    assert picture.height % bands == MARGIN % bands
+    found = tiles(picture, columns, 28, 28)
+    np.testing.assert_array_equal(found, np.broadcast_to(images, (2, columns, 28, 28, 3)))
+    band_height = (picture.height - MARGIN) // bands - MARGIN
+    for i in range(columns):  # a name above each
+        x, y = MARGIN + i % across * (84 + GAP), MARGIN + i // across * (band_height + MARGIN)
+        name = np.asarray(picture)[y : y + FONT_SIZE, x : x + 84]
+        assert name.min() < 128 and name.mean() > 200
 
 
 def test_tiles_of_another_picture_are_refused():

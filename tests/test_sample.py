@@ -64,6 +64,8 @@ def test_pictures_of_one_class_make_a_square():
     assert rows.shape == (3, 3, 4, 4, 1)
     assert names == ["left", "", ""]
     assert (rows[2, 1:] == 255).all() and (rows[2, 0] == 0).all()
+    rows, names = square(np.zeros((1000, 4, 4, 1), np.uint8), "left")
+    assert rows.shape[:2] == (50, len(names)) == (50, 20)  # no wider than a screen
 
 
 def test_truncation_keeps_latent_numbers_in_bounds(generator):
@@ -102,6 +104,8 @@ def test_flags_that_cannot_be_are_refused(tmp_path):
     ):
         with pytest.raises(ConfigError, match=words):
             Flags(FOLDER, **flags).check()
+    with pytest.raises(RunError, match="File name too long"):
+        Flags(FOLDER, out=tmp_path / (300 * "a")).check()
 
 
 def test_a_misspelt_class_gets_the_nearest_names(tmp_path):
