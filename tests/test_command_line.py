@@ -121,10 +121,8 @@ def test_another_configuration_is_refused(trained):
     assert "optimizer.lr: 0.0002 -> 0.1" in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("number", "code"),
-    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_the_same_command_ends_in_the_same_bits(trained, tmp_path, number, code):
     whole, _ = trained
     flags = ["--workdir", str(tmp_path / "run"), "--epochs", "1", *QUICK]

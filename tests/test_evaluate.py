@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cgan_jax.config import PRESETS
+from cgan_jax.data import SPECS
 from cgan_jax.measures_table import digits, read_measures
 from cgan_jax.metrics.reference import SHA256
 from cgan_jax.run_folder import RunFolder
@@ -37,6 +39,7 @@ def evaluated(trained, tmp_path_factory):
     return folder, out, done
 
 
+@pytest.mark.slow
 def test_training_tells_of_the_quality_and_keeps_the_best(trained):
     folder, done = trained
     rows = read_measures(folder / "measures.csv")
@@ -48,6 +51,7 @@ def test_training_tells_of_the_quality_and_keeps_the_best(trained):
     assert int(RunFolder.open(folder).restore(best=True)[1].step) == best["step"]
 
 
+@pytest.mark.slow
 def test_an_evaluation_prints_a_table_and_says_that_it_was_fast(evaluated):
     _, _, done = evaluated
     assert done.stdout.count("A FAST LOOK") == 2
@@ -58,6 +62,7 @@ def test_an_evaluation_prints_a_table_and_says_that_it_was_fast(evaluated):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_an_evaluation_leaves_figures_and_pictures(evaluated):
     folder, _, _ = evaluated
     place = folder / "evaluation_best_fast"
@@ -75,6 +80,7 @@ def test_an_evaluation_leaves_figures_and_pictures(evaluated):
                 assert np.asarray(image.convert("L")).std() > 15
 
 
+@pytest.mark.slow
 def test_several_runs_are_compared(evaluated):
     """A run and its copy differ by nothing."""
     _, out, done = evaluated
@@ -87,12 +93,17 @@ def test_several_runs_are_compared(evaluated):
     assert str(out) in done.stdout
 
 
-def test_a_folder_of_runs_stands_for_all_of_them(trained):
-    folder, _ = trained
-    (folder.parent / "notes").mkdir(exist_ok=True)
-    found = run_folders([folder.parent], best=False)
-    assert {run.path.name for run in found} >= {"run"}
-    assert all((run.path / "config.json").exists() for run in found)
+def begun(folder):
+    """A run on Fashion-MNIST before its first save."""
+    return RunFolder.start(folder, PRESETS["report"], SPECS["fashion_mnist"].class_names)
+
+
+def test_a_folder_of_runs_stands_for_all_of_them(tmp_path):
+    for name in ("a", "b"):
+        begun(tmp_path / name).checkpoints.mkdir()
+    (tmp_path / "notes").mkdir()
+    found = run_folders([tmp_path], best=False)
+    assert [run.path for run in found] == [tmp_path / "a", tmp_path / "b"]
 
 
 @pytest.mark.parametrize(
@@ -108,11 +119,10 @@ def test_a_folder_of_runs_stands_for_all_of_them(trained):
         (["{run}", "--slow"], "--slow"),
     ],
 )
-def test_wrong_flags_end_with_code_2_and_say_why(flags, named, trained, tmp_path):
+def test_wrong_flags_end_with_code_2_and_say_why(flags, named, tmp_path):
     """And nothing is written."""
     (tmp_path / "empty").mkdir()
-    (tmp_path / "run").mkdir()
-    shutil.copy(trained[0] / "config.json", tmp_path / "run")
+    begun(tmp_path / "run")
     places = {"empty": tmp_path / "empty", "run": tmp_path / "run", "other": OF_ANOTHER_DATA_SET}
     before = sorted(tmp_path.rglob("*"))
     done = command(
@@ -128,6 +138,7 @@ def test_wrong_flags_end_with_code_2_and_say_why(flags, named, trained, tmp_path
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_inception_weights_that_are_none_are_said(trained, tmp_path):
     file = tmp_path / "weights.pt"
     file.write_bytes(b"none")

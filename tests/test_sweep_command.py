@@ -64,6 +64,7 @@ def run(members, dataset, folder):
     sweep_training.run(programs(members), dataset, folder, sample_every=2, checkpoint_every=1)
 
 
+@pytest.mark.slow
 def test_a_sweep_leaves_runs_and_says_what_came_of_them(members, tiny_dataset, tmp_path, capsys):
     run(members, tiny_dataset, tmp_path / "sweep")
     said = capsys.readouterr().out
