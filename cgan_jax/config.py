@@ -193,7 +193,7 @@ class TrainConfig:
         if self.batch_size > n_images:
             raise ConfigError(
                 f"batch_size must be at most the {n_images} training images, "
-                f"not {shown(self.batch_size)}\nGive a smaller one."
+                f"not {shown(self.batch_size)}\nGive a smaller one with --batch-size (batch_size=)."
             )
         if n_images % self.batch_size == 1:
             raise ConfigError(

@@ -171,7 +171,7 @@ def _check_finite(losses: np.ndarray, state: GANState, step: int, span: Span) ->
         what = f"the parameters became NaN or infinite in steps {step} to {last}"
     if what:
         raise DivergenceError(
-            f"{what} (epoch {span.epoch}).\n"
+            f"{what} (epoch {span.epoch + 1}).\n"
             "What was saved before stays. Try a lower learning rate, or another seed."
         )
 

@@ -7,7 +7,7 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -280,6 +280,12 @@ class RunFolder:
         from cgan_jax.checkpoint import Checkpoints
 
         folder = self.best if best else self.checkpoints
+        if best and not folder.is_dir():
+            raise RunError(
+                f"{self.path} has no {folder.name}/\n"
+                "expected a run trained with --eval-every, which keeps its best checkpoint there\n"
+                "Leave out --best (best=) for the newest checkpoint."
+            )
         with Checkpoints(folder, read_only=True) as checkpoints:
             steps = checkpoints.steps()
             if step is not None and step not in steps:
@@ -354,6 +360,21 @@ def append_losses(path: Path, epoch: int, batch: int, losses: np.ndarray) -> Non
     rows = (f"{epoch},{batch + i},{d:.9g},{g:.9g}\n" for i, (d, g) in enumerate(losses.tolist()))
     with writing(path), path.open("a", encoding="utf-8") as file:
         file.write("".join(rows))
+
+
+def runs_in(paths: Iterable[Path]) -> list[RunFolder]:
+    """The runs in folders, or in folders of such, as a sweep's is.
+
+    Raises:
+        RunError: one holds none.
+    """
+    found = []
+    for path in paths:
+        inner = sorted(config.parent for config in path.glob("*/config.json"))
+        if (path / "config.json").exists() or not inner:
+            inner = [path]
+        found += [RunFolder.open(each) for each in inner]
+    return found
 
 
 def read_losses(path: Path) -> np.ndarray:

@@ -28,9 +28,9 @@ def data_mesh(n_devices: int | None = None) -> Mesh:
     n_devices = len(devices) if n_devices is None else n_devices
     if not 1 <= n_devices <= len(devices):
         raise ConfigError(
-            f"devices must be in 1..{len(devices)}, not {n_devices}: here are {len(devices)} of "
-            f"kind {devices[0].device_kind}\nGive fewer. (For trials, JAX_NUM_CPU_DEVICES=8 in the "
-            "environment makes 8 of a CPU.)"
+            f"devices must be in 1..{len(devices)}, not {n_devices}: JAX sees {len(devices)} of "
+            f"kind {devices[0].device_kind} here\n"
+            "Give fewer. (For trials, JAX_NUM_CPU_DEVICES=8 in the environment makes 8 of a CPU.)"
         )
     if jax.process_count() > 1 and n_devices < len(devices):
         raise ConfigError(

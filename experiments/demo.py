@@ -96,7 +96,7 @@ def import_gradio(pictures: str) -> Any:
     except ImportError as error:
         raise ConfigError(
             "the demo needs Gradio, which is not installed\nexpected the extra `demo`\n"
-            "Install it with `pip install 'cgan_jax[demo]'`."
+            "Install it with `pip install -e '.[demo]'`."
         ) from error
     return gradio
 
@@ -197,7 +197,7 @@ def page(gr: Any, generator: "TrainedGenerator", title: str) -> Any:
         # A click while the first pictures are still drawn waits for its turn, and is not lost.
         patient: Any = {"trigger_mode": "always_last"}
         gr.on([app.load, draw.click], pictures, chosen, shown, api_name="pictures", **patient)
-        go.click(way, ends, strip, api_name="way", **patient)
+        gr.on([app.load, go.click], way, ends, strip, api_name="way", **patient)
     return app
 
 

@@ -40,7 +40,7 @@ def digits() -> Dataset:
     except ImportError as error:
         raise DataError(
             "the digits come with scikit-learn, which is not installed\n"
-            "expected the extra `examples`\nInstall it with `pip install 'cgan_jax[examples]'`."
+            "expected the extra `examples`\nInstall it with `pip install -e '.[examples]'`."
         ) from error
     found = load_digits()
     images = (found.images * (255 / 16)).round().astype(np.uint8)  # from 0..16

@@ -24,7 +24,7 @@ from cgan_jax.data import SPECS, load
 from cgan_jax.errors import ConfigError, RunError
 from cgan_jax.files import replacing
 from cgan_jax.measures_table import digits
-from cgan_jax.run_folder import RunFolder
+from cgan_jax.run_folder import RunFolder, runs_in
 from experiments.command_line import parse, run
 from experiments.report import write_or_warn
 
@@ -119,12 +119,7 @@ def run_folders(paths: Sequence[Path], *, best: bool) -> list[RunFolder]:
     Raises:
         RunError: there is none, one has no checkpoint, or is of another data set.
     """
-    found = []
-    for path in paths:
-        inner = sorted(config.parent for config in path.glob("*/config.json"))
-        if (path / "config.json").exists() or not inner:
-            inner = [path]
-        found += [RunFolder.open(each) for each in inner]
+    found = runs_in(paths)
     if not found:
         raise RunError(
             "there is no run to evaluate\nexpected at least one run folder\n"

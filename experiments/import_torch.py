@@ -38,10 +38,10 @@ class Flags:
       python -m experiments.import_torch generator.pt discriminator.pt --workdir runs/imported
     """
 
-    generator: Annotated[Path, tyro.conf.Positional]
-    """Its state dict: .safetensors, .pt or .pth."""
-    discriminator: Annotated[Path, tyro.conf.Positional]
-    """Its state dict."""
+    generator: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="GENERATOR")]
+    """The generator's state dict: .safetensors, .pt or .pth."""
+    discriminator: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DISCRIMINATOR")]
+    """The discriminator's state dict, likewise."""
     workdir: Path
     """The run folder to make."""
     class_names: tuple[str, ...] = ()

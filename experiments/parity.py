@@ -167,7 +167,7 @@ def main() -> None:
     try:
         import torch
     except ImportError:
-        fail("this comparison needs PyTorch.\nInstall it with pip install 'cgan_jax[torch]'")
+        fail("this comparison needs PyTorch.\nInstall it with pip install -e '.[torch]'")
     # Two threads that wait for each other on a busy machine take many times as long as one.
     torch.set_num_threads(1)
     print(HEADER)

@@ -29,7 +29,7 @@ class Progress(Callback):
 
     def on_train_start(self, step: int, last_step: int, steps_per_epoch: int) -> None:
         self._steps_per_epoch = steps_per_epoch
-        self._last_told, self._compiled = time.perf_counter(), False
+        self._last_told, self._compiled = time.perf_counter(), set[bool]()
         self._recent_seconds = self._recent_steps = 0.0
         self._epoch_seconds = 0.0
         self._bar = tqdm(
@@ -53,7 +53,7 @@ class Progress(Callback):
                     f"[D loss: {d_loss:.6f}] [G loss: {g_loss:.6f}]"
                 )
         n = len(span.losses)
-        self._update_pace(n)
+        self._update_pace(n, last_batch=span.batch == self._steps_per_epoch - 1)
         d_loss, g_loss = span.losses.mean(axis=0).tolist()
         self._bar.set_description_str(f"Epoch {span.epoch + 1}/{self._epochs}", refresh=False)
         self._bar.set_postfix_str(
@@ -78,15 +78,18 @@ class Progress(Callback):
     def on_train_end(self, step: int, state: GANState) -> None:
         self._bar.close()
 
-    def _update_pace(self, n: int) -> None:
-        """Time and steps of about the last minute, with pictures and saves; not the compilation."""
+    def _update_pace(self, n: int, last_batch: bool) -> None:
+        """Time and steps of about the last minute, with pictures and saves; not the compilations.
+
+        The first span compiles, and so does the first of an epoch's last batch, which is smaller.
+        """
         now = time.perf_counter()
         seconds, self._last_told = now - self._last_told, now
-        if self._compiled:
+        if last_batch in self._compiled:
             forget = math.exp(-seconds / 60)
             self._recent_seconds = self._recent_seconds * forget + seconds
             self._recent_steps = self._recent_steps * forget + n
-        self._compiled = True
+        self._compiled.add(last_batch)
 
     def _time_left(self, step: int) -> str:
         if not self._recent_steps:

@@ -12,7 +12,7 @@ import tyro
 
 from cgan_jax.checks import one_line
 from cgan_jax.errors import RunError
-from cgan_jax.run_folder import RunFolder
+from cgan_jax.run_folder import runs_in
 from experiments.command_line import parse, run
 
 MODULE = "experiments.report"
@@ -24,28 +24,22 @@ class Flags:
 
     Examples:
       python -m experiments.report runs/fashion_cgan
-      python -m experiments.report runs/sweep/*
+      python -m experiments.report runs/sweep          a folder of run folders
     """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Run folders."""
-
-    def check(self) -> None:
-        """Raises RunError where there is no run, or one is none."""
-        if not self.runs:
-            raise RunError("there is no run\nexpected at least one run folder\nName one.")
-        for path in self.runs:
-            RunFolder.open(path)
+    """Run folders, or folders of run folders."""
 
 
 def main() -> None:
-    flags = parse(Flags, MODULE)
-    flags.check()
+    folders = runs_in(parse(Flags, MODULE).runs)
+    if not folders:
+        raise RunError("there is no run\nexpected at least one run folder\nName one.")
 
     from cgan_jax.report import write_report
 
-    for path in flags.runs:
-        page = write_report(path)
+    for folder in folders:
+        page = write_report(folder.path)
         print(f"{page} ({page.stat().st_size / 1e6:.1f} MB): open it in a browser.")
 
 

@@ -20,6 +20,7 @@ from cgan_jax.run_folder import RunFolder
 from experiments.command_line import check_checkpoint_flags, parse, run
 
 MODULE = "experiments.sample"
+ALIEN = (".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".pdf", ".svg", ".npy", ".zip")
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,12 @@ class Flags:
         check_checkpoint_flags(self.step, self.best)
         if not self.label:
             raise ConfigError("there is no label\nexpected at least one\nGive some, or all.")
+        suffix = self.out.suffix.lower()
+        if suffix in ALIEN and not self.out.is_dir():
+            raise ConfigError(
+                f"out is {self.out}, but {suffix} files are not made\n"
+                "expected a name that ends in .png or .npz, or a folder's\nGive another --out."
+            )
         with writing(self.out):  # a name may be too long to be looked for
             full = self.out.is_dir() and any(self.out.iterdir())
         if full:

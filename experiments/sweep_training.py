@@ -20,6 +20,7 @@ from cgan_jax.sweep import Member, train_members
 from experiments.command_line import StopSignals
 from experiments.compile_cache import keep_programs
 from experiments.progress import Progress, duration
+from experiments.report import write_or_warn
 from experiments.sweep_folder import SweepFolder
 from experiments.sweep_results import report
 from experiments.training import check_not_lost, command, device, draw_real_images
@@ -69,6 +70,8 @@ def run(
             reached = _train(
                 sweep, program, dataset, per_epoch, sample_every, checkpoint_every, stop
             )
+            for name in program:
+                write_or_warn(sweep.run(name))
             if reached < epochs * per_epoch:
                 assert stop.caught
                 print(f"Stopped and saved after step {reached:,}. To go on: {command()}")

@@ -7,7 +7,6 @@ import contextlib
 import shlex
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -138,7 +137,7 @@ def _follow(config: TrainConfig, dataset: Dataset, mesh: Mesh | None) -> None:
     train(gan, config, dataset, state=state, mesh=mesh)
 
 
-def describe(config: TrainConfig, dataset: Dataset, workdir: Path) -> None:
+def describe(config: TrainConfig, dataset: Dataset, workdir: Path, *, resume: bool = True) -> None:
     """Print what `run` would do, and how long it would take here; train and write nothing."""
     keep_programs()
     for name, value in leaves(config):
@@ -146,34 +145,46 @@ def describe(config: TrainConfig, dataset: Dataset, workdir: Path) -> None:
     gan = GAN.from_config(config)
     shapes = jax.eval_shape(gan.init, jax.random.key(0))
     total = config.epochs * steps_per_epoch(len(dataset), config.batch_size)
+    begun = resume and (workdir / "config.json").exists()
+    left = total - min(total, RunFolder.open(workdir).steps_logged() if begun else 0)
     timer = _Timer()
-    train(gan, replace(config, epochs=1), dataset, callbacks=[timer], should_stop=timer.is_done)
+    train(gan, config, dataset, callbacks=[timer], should_stop=timer.is_done)
     print(f"{'generator':<28} {_size(shapes.gen.params):,} parameters")
     print(f"{'discriminator':<28} {_size(shapes.disc.params):,} parameters")
     print(f"{'data':<28} {len(dataset):,} images from {dataset.source}")
     print(f"{'run folder':<28} {workdir}")
     print(f"{'device':<28} {device()}")
     print(
-        f"{'expected time':<28} {duration(total / timer.steps_per_second())} for {total:,} steps "
+        f"{'expected time':<28} {duration(left / timer.steps_per_second())} for {left:,} "
+        f"{'of the ' if begun else ''}{f'{total:,} ' if begun else ''}steps "
         f"({timer.steps_per_second():.0f} a second, measured just now)"
     )
 
 
 class _Timer(Callback):
-    """Times a few seconds of training, leaving out the first spans: they compile and warm up."""
+    """Times a few seconds of training, leaving out spans that compile and warm up.
+
+    Those are the first two, and the first of an epoch's last batch, which is smaller.
+    """
 
     def __init__(self, seconds: float = 3.0) -> None:
         self._wanted = seconds
         self._spans: list[SpanEnd] = []
 
+    def on_train_start(self, step: int, last_step: int, steps_per_epoch: int) -> None:
+        self._last_batch = steps_per_epoch - 1
+
     def on_span_end(self, span: SpanEnd) -> None:
         self._spans.append(span)
 
     def is_done(self) -> bool:
-        return sum(span.seconds for span in self._spans[2:]) > self._wanted
+        return sum(span.seconds for span in self._warm()) > self._wanted
+
+    def _warm(self) -> list[SpanEnd]:
+        return [s for s in self._spans[2:] if s.epoch or s.batch != self._last_batch]
 
     def steps_per_second(self) -> float:
-        spans = self._spans[2:] or self._spans
+        spans = self._warm() or self._spans
         return sum(len(span.losses) for span in spans) / sum(span.seconds for span in spans)
 
 

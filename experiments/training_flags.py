@@ -113,7 +113,7 @@ class TrainingFlags:
         from experiments import training  # imports JAX, so only when the flags are known to be good
 
         if self.dry_run:
-            training.describe(config, dataset, workdir)
+            training.describe(config, dataset, workdir, resume=self.resume)
             return
         training.run(
             config,

@@ -304,7 +304,7 @@ OWN = [
          "a configuration of emnist", "Correct the name"),
     Case("path for a name", ConfigError, tfds_named("../../mnist"), "'../../mnist'", "a folder",
          "Correct the name"),
-    Case("no such set of TFDS's", ConfigError, tfds_named("zzzzzz"), "unknown data set 'zzzzzz'",
+    Case("no such set of TFDS's", ConfigError, tfds_named("zzzzzz"), "no TFDS data set 'zzzzzz'",
          "a name in", "Correct the name"),
     Case("files for TensorFlow", DataError, tfds_named("mnist"), "tfrecord files, which need",
          "array_record", "Prepare it so elsewhere",

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,8 +17,9 @@ from PIL import Image
 
 from cgan_jax.config import PRESETS, from_dict
 from cgan_jax.lock import sole_use
-from cgan_jax.run_folder import read_losses
+from cgan_jax.run_folder import RunFolder, read_losses
 from cgan_jax.sampling import load_generator
+from experiments import tiny, training
 from tests import helpers
 from tests.helpers import ROOT
 
@@ -206,6 +208,17 @@ def test_a_dry_run_says_everything_and_writes_nothing(tmp_path):
     ):
         assert words in done.stdout
     assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_knows_what_is_left_and_counts_no_compilation(tiny_dataset, tmp_path, capsys):
+    config = replace(tiny.CONFIG, epochs=1000)
+    run = RunFolder.start(tmp_path, config, tiny_dataset.class_names)
+    run.losses.write_text("epoch,batch,d_loss,g_loss\n" + 600 * "0,0,1,1\n")
+    training.describe(config, tiny_dataset, tmp_path)
+    found = re.search(r" for 5,400 of the 6,000 steps \((\d+) a second", capsys.readouterr().out)
+    assert int(found.group(1)) > 100  # with the compilation it were a few
+    training.describe(config, tiny_dataset, tmp_path, resume=False)
+    assert " for 6,000 steps (" in capsys.readouterr().out
 
 
 def test_help_names_every_flag_and_its_default():

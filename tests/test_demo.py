@@ -25,5 +25,5 @@ def test_a_page_needs_gradio(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "gradio", None)
     monkeypatch.setenv("GRADIO_TEMP_DIR", "before")
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "before")
-    with pytest.raises(ConfigError, match=r"needs Gradio.*\n.*\n.*pip install 'cgan_jax\[demo\]'"):
+    with pytest.raises(ConfigError, match=r"needs Gradio.*\n.*\n.*pip install -e '\.\[demo\]'"):
         import_gradio(str(tmp_path))

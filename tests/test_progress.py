@@ -42,6 +42,17 @@ def test_lines_and_time_left(clock, capsys):
     ]
 
 
+def test_the_compilation_for_an_epochs_last_batch_says_nothing_of_the_time_left(clock, capsys):
+    shown = Progress(epochs=11)
+    shown.on_train_start(0, 33, 3)
+    losses = np.zeros((3, 2), np.float32)
+    for batch, n, seconds in ((0, 1, 100.0), (1, 1, 2.0), (2, 1, 100.0)):
+        clock[0] += seconds
+        shown.on_span_end(SpanEnd(0, batch, losses[:n], seconds))
+    shown.on_epoch_end(EpochEnd(1, 3, None, losses))
+    assert "1 min 00 s left" in capsys.readouterr().out
+
+
 def test_time_left_follows_the_last_minute(clock, capsys):
     """After an hour at 1 s a step, ten minutes at 10 s a step."""
     shown = Progress(epochs=1)

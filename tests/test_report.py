@@ -5,6 +5,7 @@ How it looks and answers in a browser is test_browser.py's.
 
 import base64
 import logging
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from cgan_jax.config import PRESETS, differences
 from cgan_jax.errors import RunError
 from cgan_jax.report import EXAMPLES, MOST_GRIDS, spread, write_report
 from cgan_jax.run_folder import RunFolder
-from experiments.report import write_or_warn
+from experiments.report import main, write_or_warn
 from experiments.tiny import CONFIG
 from tests.helpers import command, finished_run
 
@@ -88,8 +89,21 @@ def test_a_run_without_pictures_has_a_page(tmp_path):
     run = RunFolder.start(tmp_path / "run", CONFIG, ("a", "b", "c"))
     page = Page(write_report(run.path))
     assert "There are none yet" in page.text
-    assert "experiments.evaluate" in page.text
+    assert "None were taken. --eval-every takes some" in " ".join(page.text.split())
     assert not page.all("img")
+    config = replace(CONFIG, dataset="fashion_mnist")
+    run = RunFolder.start(tmp_path / "fashion", config, ("a", "b", "c"))
+    assert "experiments.evaluate" in Page(write_report(run.path)).text
+
+
+def test_a_folder_of_runs_has_a_page_each(tmp_path, capsys, monkeypatch):
+    for name in ("one", "two"):
+        RunFolder.start(tmp_path / name, CONFIG, ("a", "b", "c"))
+    (tmp_path / "sweep.csv").touch()
+    monkeypatch.setattr("sys.argv", ["report", str(tmp_path)])
+    main()
+    assert capsys.readouterr().out.count("open it in a browser") == 2
+    assert {page.parent.name for page in tmp_path.glob("*/report.html")} == {"one", "two"}
 
 
 def test_grids_are_evenly_spread(tmp_path):

@@ -93,6 +93,11 @@ def test_a_step_may_be_chosen(tiny_config, tiny_dataset, tmp_path):
         load_generator(run.path, step=12)
 
 
+def test_without_a_best_checkpoint_one_hears_what_keeps_it():
+    with pytest.raises(RunError, match=r"has no best/\n.*--eval-every.*\nLeave out --best"):
+        load_generator(FOLDER, best=True)
+
+
 def test_flags_that_cannot_be_are_refused(tmp_path):
     (tmp_path / "notes.txt").touch()
     for flags, words in (
@@ -101,6 +106,7 @@ def test_flags_that_cannot_be_are_refused(tmp_path):
         ({"step": 1, "best": True}, "step does not go with --best"),
         ({"label": ()}, "there is no label"),
         ({"out": tmp_path}, "holds other files"),
+        ({"out": tmp_path / "boots.JPG"}, "but .jpg files are not made"),
     ):
         with pytest.raises(ConfigError, match=words):
             Flags(FOLDER, **flags).check()

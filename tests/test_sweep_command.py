@@ -74,6 +74,7 @@ def test_a_sweep_leaves_runs_and_says_what_came_of_them(members, tiny_dataset, t
         assert len(read_losses(folder.losses)) == 18
         assert load_generator(folder.path).generate([0, 1]).shape == (2, 4, 4, 1)
         assert (folder.path / "samples/epoch_0003.png").exists()
+        assert (folder.path / "report.html").exists()
     rows = (tmp_path / "sweep/sweep.csv").read_text().splitlines()
     assert rows[0] == "setting,seed,d_loss,g_loss,diverged_in_step"
     assert [row.split(",")[:2] for row in rows[1:3]] == [["lr_0.0002", "0"], ["lr_0.0002", "1"]]

@@ -155,8 +155,8 @@ def _unknown(name: Any) -> ConfigError:
         expected = "a folder, an .npz file, or a name in www.tensorflow.org/datasets/catalog"
     hint = f"; did you mean {one_line(', '.join(near), 100)}?" if near else ""
     return ConfigError(
-        f"unknown data set {checks.shown(name)}{hint}\nexpected {expected}\n"
-        "Correct the name, or name a folder or a file that is there."
+        f"there is no folder, no file and no TFDS data set {checks.shown(name)}{hint}\n"
+        f"expected {expected}\nCorrect the name."
     )
 
 

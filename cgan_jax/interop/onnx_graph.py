@@ -84,7 +84,7 @@ def packages() -> tuple[Any, Any]:
     except ImportError as error:
         raise DataError(
             f"ONNX files need a package that is not installed: {one_line(error)}\n"
-            "expected onnx and onnxruntime\nInstall them with pip install 'cgan_jax[onnx]'."
+            "expected onnx and onnxruntime\nInstall them with pip install -e '.[onnx]'."
         ) from error
     return onnx, onnxruntime
 

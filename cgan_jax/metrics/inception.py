@@ -44,7 +44,7 @@ def load_inception(path: str | PathLike[str]) -> Features:
     except ImportError as error:
         raise DataError(
             "Inception's features need PyTorch, which is not installed\n"
-            "expected the extra `torch`\nInstall it with `pip install 'cgan_jax[torch]'`."
+            "expected the extra `torch`\nInstall it with `pip install -e '.[torch]'`."
         ) from error
     try:
         with warnings.catch_warnings():

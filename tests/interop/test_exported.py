@@ -166,6 +166,6 @@ def test_an_absent_extra_is_named(absent, generator, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", sys)  # there, whether installed or not
     monkeypatch.setitem(sys.modules, "onnxruntime", sys)
     monkeypatch.setitem(sys.modules, absent, None)
-    with pytest.raises(DataError, match=r"pip install 'cgan_jax\[onnx\]'") as caught:
+    with pytest.raises(DataError, match=r"pip install -e '\.\[onnx\]'") as caught:
         interop.save_onnx(tmp_path / "generator.onnx", generator)
     assert absent in str(caught.value).splitlines()[0]
