@@ -21,12 +21,13 @@ def plot_losses(losses: np.ndarray, steps_per_epoch: int, path: Path) -> None:
     epochs = np.arange(len(losses)) / steps_per_epoch
     width = max(1, min(steps_per_epoch, len(losses) // 50))
     stride = max(1, len(losses) // 4000)
+    smoothed = f" (mean of {width} steps)" if width > 1 else ""
     for column, (name, colour) in enumerate([("discriminator", "C0"), ("generator", "C1")]):
         values = losses[:, column]
         axes.plot(epochs[::stride], values[::stride], colour, alpha=0.25, linewidth=0.6)
         smooth = np.convolve(values, np.ones(width) / width, mode="valid")
         centre = epochs[(width - 1) // 2 :][: len(smooth)]
-        axes.plot(centre, smooth, colour, linewidth=1.8, label=f"{name} (mean of {width} steps)")
+        axes.plot(centre, smooth, colour, linewidth=1.8, label=name + smoothed)
     axes.set(xlabel="epoch", ylabel="loss", xlim=(0, max(epochs[-1], 1e-9)))
     axes.set_ylim(0, None)
     axes.grid(alpha=0.3)
@@ -63,7 +64,7 @@ def plot_confusion(
             )
         axes.set_xticks(places, class_names, rotation=45, ha="right", rotation_mode="anchor")
         axes.set_yticks(places, class_names)
-        axes.set(title=title, xlabel="taken for", ylabel="asked for")
+        axes.set(title=f"{title}, per cent", xlabel="taken for", ylabel="asked for")
     figure.savefig(path, bbox_inches="tight")
 
 

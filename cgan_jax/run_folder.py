@@ -90,9 +90,11 @@ class RunFolder:
         file = path / "config.json"
         try:
             saved = json.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
+            inner = next(iter(sorted(path.glob("*/config.json"))), None)
             raise RunError(
-                f"{path} is not a run folder: it has no config.json\nName a run's folder."
+                f"{path} is not a run folder: it has no config.json\n"
+                f"Name a run's folder{f', as {inner.parent}' if inner else ''}."
             ) from None
         except (OSError, ValueError, RecursionError) as error:
             raise RunError(

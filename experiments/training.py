@@ -94,9 +94,10 @@ def run(
         if step >= last_step:
             print(f"{workdir} is finished: {step:,} steps. More --epochs would make it longer.")
             return
+        epochs = f"{config.epochs} epoch{'s' * (config.epochs > 1)}"
         print(
             f"{'Going on' if step else 'Training'} in {workdir}: "
-            + (f"step {step:,} of {last_step:,}" if step else f"{config.epochs} epochs")
+            + (f"step {step:,} of {last_step:,}" if step else epochs)
             + f", {last_step - step:,} steps to take on {device(n_devices)}. "
             + "Ctrl-C stops and saves; the same command goes on."
         )

@@ -116,6 +116,15 @@ def test_an_empty_or_missing_folder_can_be_used_and_checking_makes_none(tmp_path
     assert RunFolder.start(tmp_path / "a" / "b", CONFIG, NAMES).path.is_dir()
 
 
+def test_a_file_is_no_run_folder_and_a_folder_of_runs_names_one(tmp_path):
+    RunFolder.start(tmp_path / "one", CONFIG, NAMES)
+    with pytest.raises(RunError, match=r"no config\.json\nName a run's folder, as .*one\."):
+        RunFolder.open(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=r"no config\.json\nName a run's folder\."):
+        RunFolder.open(tmp_path / "file")
+
+
 @pytest.mark.parametrize(
     ("content", "named"),
     [
