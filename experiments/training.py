@@ -146,8 +146,10 @@ def describe(config: TrainConfig, dataset: Dataset, workdir: Path, *, resume: bo
     gan = GAN.from_config(config)
     shapes = jax.eval_shape(gan.init, jax.random.key(0))
     total = config.epochs * steps_per_epoch(len(dataset), config.batch_size)
-    begun = resume and (workdir / "config.json").exists()
-    left = total - min(total, RunFolder.open(workdir).steps_logged() if begun else 0)
+    left, steps = total, f"{total:,} steps"
+    if resume and (workdir / "config.json").exists():
+        left -= min(total, RunFolder.open(workdir).steps_logged())
+        steps = f"{left:,} of the {steps}"
     timer = _Timer()
     train(gan, config, dataset, callbacks=[timer], should_stop=timer.is_done)
     print(f"{'generator':<28} {_size(shapes.gen.params):,} parameters")
@@ -156,8 +158,7 @@ def describe(config: TrainConfig, dataset: Dataset, workdir: Path, *, resume: bo
     print(f"{'run folder':<28} {workdir}")
     print(f"{'device':<28} {device()}")
     print(
-        f"{'expected time':<28} {duration(left / timer.steps_per_second())} for {left:,} "
-        f"{'of the ' if begun else ''}{f'{total:,} ' if begun else ''}steps "
+        f"{'expected time':<28} {duration(left / timer.steps_per_second())} for {steps} "
         f"({timer.steps_per_second():.0f} a second, measured just now)"
     )
 
