@@ -18,7 +18,7 @@ def one_line(text: object, most: int = 240) -> str:
     return line if len(line) <= most else f"{line[: most - 3]}..."
 
 
-def shown(value: object) -> str:
+def short_repr(value: object) -> str:
     """Any value at all as a message can have it: on one line of at most 50 characters."""
     try:
         return one_line(repr(value), 50)
@@ -28,7 +28,7 @@ def shown(value: object) -> str:
         return f"this {type(value).__name__}"
 
 
-def as_whole(value: Any) -> int | None:
+def as_int(value: Any) -> int | None:
     """A whole number of Python's, NumPy's or JAX's as an int; None for anything else."""
     if type(value).__name__ in ("bool", "bool_"):  # Python's, or NumPy's, which is not imported
         return None
@@ -38,7 +38,7 @@ def as_whole(value: Any) -> int | None:
         return None
 
 
-def whole(name: str, value: Any, least: int, most: int | None = None, *, to_do: str) -> int:
+def check_int(name: str, value: Any, least: int, most: int | None = None, *, hint: str) -> int:
     """A whole number from `least` to `most`, as an int.
 
     Args:
@@ -46,39 +46,41 @@ def whole(name: str, value: Any, least: int, most: int | None = None, *, to_do: 
         value: what a user gave.
         least: the smallest that is good.
         most: the largest; None for no bound.
-        to_do: the message's last line.
+        hint: the message's last line.
 
     Raises:
         ConfigError: it is anything else.
     """
-    found = as_whole(value)
+    found = as_int(value)
     if found is None or found < least or (most is not None and found > most):
         bounds = f"of at least {least}" if most is None else f"in {least}..{most}"
-        raise ConfigError(f"{name} must be a whole number {bounds}, not {shown(value)}\n{to_do}")
+        raise ConfigError(
+            f"{name} must be a whole number {bounds}, not {short_repr(value)}\n{hint}"
+        )
     return found
 
 
-def field(config: Any, name: str, least: int, most: int | None = None) -> int:
+def check_int_field(config: Any, name: str, least: int, most: int | None = None) -> int:
     """A field of a dataclass, such as of a configuration or of flags; see `whole`."""
-    return whole(name, getattr(config, name), least, most, to_do=leave_out(config, name))
+    return check_int(name, getattr(config, name), least, most, hint=default_hint(config, name))
 
 
-def leave_out(config: Any, name: str) -> str:
+def default_hint(config: Any, name: str) -> str:
     """What to do about a field that is wrong and has a default."""
     default = type(config).__dataclass_fields__[name].default
     return "Leave it out for the default" + ("." if default is None else f", {default}.")
 
 
-def seed(value: Any) -> int:
+def check_seed(value: Any) -> int:
     """A seed as an int.
 
     Raises:
         ConfigError: it is no whole number in [0, 2**32).
     """
-    return whole("seed", value, 0, 2**32 - 1, to_do="Leave it out for the default, 0.")
+    return check_int("seed", value, 0, 2**32 - 1, hint="Leave it out for the default, 0.")
 
 
-def class_names(names: Any, where: str) -> tuple[str, ...]:
+def check_class_names(names: Any, where: str) -> tuple[str, ...]:
     """Class names as a tuple.
 
     Raises:
@@ -88,14 +90,14 @@ def class_names(names: Any, where: str) -> tuple[str, ...]:
     good = isinstance(names, Sequence) and not isinstance(names, str) and len(names) > 0
     if not good or not all(isinstance(n, str) and n.splitlines() == [n] for n in names):
         raise DataError(
-            f"{where}: class_names is {shown(names)}\n"
+            f"{where}: class_names is {short_repr(names)}\n"
             "expected a list of at least one name, each a text of one line\n"
             "Give one name a class, in the order of the labels."
         )
     return tuple(names)
 
 
-def directory(value: Any, name: str) -> Path:
+def as_directory(value: Any, name: str) -> Path:
     """A path that a user gave, with `~` as the shell reads it.
 
     Raises:
@@ -105,6 +107,6 @@ def directory(value: Any, name: str) -> Path:
         return Path(os.fspath(value)).expanduser()
     except (TypeError, RuntimeError) as error:
         raise DataError(
-            f"{name} leads nowhere: {shown(value)} ({one_line(error)})\n"
+            f"{name} leads nowhere: {short_repr(value)} ({one_line(error)})\n"
             "expected the path of a directory\nGive another, or leave it out."
         ) from error

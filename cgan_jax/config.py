@@ -1,7 +1,7 @@
-"""What determines a run's numbers: frozen dataclasses with their checks, and the presets.
+"""What determines a run's numbers: frozen dataclasses with their checks.
 
-Where a run is written and how often it reports is not here, for it changes no number.
-Imports no JAX, so that a command line can answer at once.
+The named recipes are in presets.py. Where a run is written and how often it reports is not here,
+for it changes no number. Imports no JAX, so that a command line can answer at once.
 """
 
 import dataclasses
@@ -10,22 +10,21 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from cgan_jax import checks
-from cgan_jax.checks import as_whole, leave_out, shown
+from cgan_jax.checks import as_int, check_int_field, default_hint, short_repr
 from cgan_jax.errors import ConfigError
 
 if TYPE_CHECKING:
     from cgan_jax.data import Dataset
 
-LOSS_NAMES = ("least_squares", "non_saturating", "hinge")
-MOST = 2**31 - 1  # steps of a run, which count themselves in an int32; and weights of a network
+LossName = Literal["least_squares", "non_saturating", "hinge"]
+INT32_MAX = 2**31 - 1  # most steps of a run, counted in an int32, and most weights of a network
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes and constants of the two networks. The defaults are the report's.
+    """Sizes and constants of the report's two networks, which are the defaults.
 
     Attributes:
         n_classes: how many classes there are.
@@ -39,7 +38,7 @@ class ModelConfig:
         dropout_rate: share of the discriminator's activations that are dropped, in [0, 1).
         bn_epsilon: added to the variance in BatchNorm. 0.8 is the report's, and not a misprint
             here; see `cgan_jax.Generator`.
-        bn_momentum: what the running statistics keep of themselves at each step: 1 - PyTorch's 0.1.
+        bn_momentum: decay of the running statistics, in [0, 1): 1 - PyTorch's 0.1.
 
     Raises:
         ConfigError: a value is of the wrong type or out of range.
@@ -65,11 +64,11 @@ class ModelConfig:
         for name in ("generator_widths", "discriminator_widths"):
             given = getattr(self, name)
             listed = isinstance(given, tuple | list)  # a list, as JSON has it
-            widths = tuple(as_whole(width) or 0 for width in given) if listed else ()
+            widths = tuple(as_int(width) or 0 for width in given) if listed else ()
             if not widths or min(widths) < 1:
                 raise ConfigError(
-                    f"{name} must be whole numbers above 0, not {shown(given)}\n"
-                    f"{leave_out(self, name)}"
+                    f"{name} must be whole numbers above 0, not {short_repr(given)}\n"
+                    f"{default_hint(self, name)}"
                 )
             object.__setattr__(self, name, widths)
         _number(self, "negative_slope", 0, 1, "in [0, 1]")
@@ -84,20 +83,20 @@ class ModelConfig:
         gen = self.latent_dim + label_dim, *self.generator_widths, pixels
         disc = pixels + label_dim, *self.discriminator_widths, 1
         n_weights = max(sum(i * o for i, o in pairwise(widths)) for widths in (gen, disc))
-        if n_weights + self.n_classes * label_dim > MOST:
+        if n_weights + self.n_classes * label_dim > INT32_MAX:
             sizes = {name: size for name, size in leaves(self) if isinstance(size, int)}
             sizes |= {"generator_widths": max(self.generator_widths)}
             sizes |= {"discriminator_widths": max(self.discriminator_widths)}
             largest = max(sizes, key=lambda name: sizes[name])
             raise ConfigError(
-                f"with {largest} {shown(sizes[largest])} a network has too many weights\n"
-                f"expected at most {MOST:,}\nGive smaller sizes."
+                f"with {largest} {short_repr(sizes[largest])} a network has too many weights\n"
+                f"expected at most {INT32_MAX:,}\nGive smaller sizes."
             )
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """Adam's settings, for both networks. The defaults are the report's.
+    """Adam's settings. The defaults are the report's.
 
     Attributes:
         lr: the learning rate, above 0.
@@ -131,8 +130,9 @@ class TrainConfig:
         batch_size: images a step, at least 2.
         seed: of all randomness, in [0, 2**32).
         loss: a name in `cgan_jax.LOSSES`.
-        model: the networks' sizes.
-        optimizer: Adam's settings.
+        model: the networks' kind, sizes and constants: one of `MODEL_KINDS`.
+        optimizer: Adam's settings for both networks.
+        disc_optimizer: the discriminator's, where they differ; None for the same.
 
     Raises:
         ConfigError: a value is of the wrong type or out of range.
@@ -142,29 +142,31 @@ class TrainConfig:
     epochs: int = 200
     batch_size: int = 64
     seed: int = 0
-    loss: str = "least_squares"
+    loss: LossName = "least_squares"
     model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    disc_optimizer: OptimizerConfig | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.dataset, str):
             raise ConfigError(
-                f"dataset must be a name, not {shown(self.dataset)}\n{leave_out(self, 'dataset')}"
+                f"dataset must be a name, not {short_repr(self.dataset)}\n"
+                f"{default_hint(self, 'dataset')}"
             )
         _whole(self, "epochs", at_least=1)
         _whole(self, "batch_size", at_least=2)  # BatchNorm needs two images
         _whole(self, "seed", at_least=0, at_most=2**32 - 1)
-        if not isinstance(self.loss, str) or self.loss not in LOSS_NAMES:
+        losses = get_args(LossName)
+        if self.loss not in losses:
             raise ConfigError(
-                f"loss must be one of {', '.join(LOSS_NAMES)}, not {shown(self.loss)}\n"
-                f"{leave_out(self, 'loss')}"
+                f"loss must be one of {', '.join(losses)}, not {short_repr(self.loss)}\n"
+                f"{default_hint(self, 'loss')}"
             )
-        for name, kind in (("model", ModelConfig), ("optimizer", OptimizerConfig)):
-            if not isinstance(getattr(self, name), kind):
-                raise ConfigError(
-                    f"{name} must be a {kind.__name__}, not {shown(getattr(self, name))}\n"
-                    "Leave it out for the report's."
-                )
+        _check_part(self, "model", tuple(MODEL_KINDS.values()))
+        _check_part(self, "optimizer", (OptimizerConfig,))
+        _check_part(self, "disc_optimizer", (OptimizerConfig, type(None)))
+        if self.disc_optimizer == self.optimizer:
+            object.__setattr__(self, "disc_optimizer", None)  # one way to say the same
 
     def for_data(self, dataset: "Dataset") -> "TrainConfig":
         """This configuration with the name, the classes and the image size of some data.
@@ -193,47 +195,87 @@ class TrainConfig:
         if self.batch_size > n_images:
             raise ConfigError(
                 f"batch_size must be at most the {n_images} training images, "
-                f"not {shown(self.batch_size)}\nGive a smaller one with --batch-size (batch_size=)."
+                f"not {short_repr(self.batch_size)}\n"
+                "Give a smaller one with --batch-size (batch_size=)."
             )
         if n_images % self.batch_size == 1:
             raise ConfigError(
                 f"batch_size {self.batch_size} leaves a last batch of one image of {n_images}\n"
                 "expected at least two, which BatchNorm needs\nGive one more or one fewer."
             )
-        most = MOST // -(-n_images // self.batch_size)
+        most = INT32_MAX // -(-n_images // self.batch_size)
         if self.epochs > most:
             raise ConfigError(
                 f"epochs must be at most {most} with {n_images} images in batches of "
-                f"{self.batch_size}, not {shown(self.epochs)}\nGive fewer."
+                f"{self.batch_size}, not {short_repr(self.epochs)}\nGive fewer."
             )
 
 
+DEFAULT_KIND = "report"
+MODEL_KINDS: dict[str, type] = {DEFAULT_KIND: ModelConfig}
+"""The kinds of model configuration, by the name that a run's `config.json` has for them.
+
+Each is a frozen dataclass with at least the fields n_classes, latent_dim, img_size and channels;
+`cgan_jax.models.networks` builds its networks. No name, as in early runs, means `report`.
+"""
+
+
 def to_dict(config: TrainConfig) -> dict[str, Any]:
-    """A configuration as JSON has it."""
-    return dataclasses.asdict(config)
+    """A configuration as JSON has it. What configurations of earlier versions lack is left out."""
+    values = dataclasses.asdict(config)
+    kind = next(name for name, kind in MODEL_KINDS.items() if type(config.model) is kind)
+    if kind != DEFAULT_KIND:
+        values["model"]["kind"] = kind
+    if config.disc_optimizer is None:
+        del values["disc_optimizer"]
+    return values
 
 
 def from_dict(values: Any) -> TrainConfig:
-    """The configuration that `to_dict` wrote. Fields that are missing take their defaults.
+    """The configuration that `to_dict` wrote. Missing fields take their defaults.
 
     Raises:
-        ConfigError: a field is unknown or its value is impossible.
+        ConfigError: a field or a kind is unknown, or a value is impossible.
     """
     values = dict(_fields(values, TrainConfig, "configuration"))
-    for name, kind in (("model", ModelConfig), ("optimizer", OptimizerConfig)):
-        if name in values:
-            values[name] = kind(**_fields(values[name], kind, name))
+    if "model" in values:
+        model = values["model"]
+        name = DEFAULT_KIND
+        if isinstance(model, Mapping) and "kind" in model:
+            name = model["kind"]
+            model = {key: value for key, value in model.items() if key != "kind"}
+        if not isinstance(name, str) or name not in MODEL_KINDS:
+            raise ConfigError(
+                f"unknown kind of model {short_repr(name)}\n"
+                f"expected one of {', '.join(MODEL_KINDS)}\n"
+                "Correct it. It may come from a newer cgan_jax."
+            )
+        values["model"] = MODEL_KINDS[name](**_fields(model, MODEL_KINDS[name], "model"))
+    for name in ("optimizer", "disc_optimizer"):
+        if values.get(name) is not None:
+            values[name] = OptimizerConfig(**_fields(values[name], OptimizerConfig, name))
     return TrainConfig(**values)
 
 
 def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
     """The fields in which two configurations differ, as `optimizer.lr: 0.0002 -> 0.001`."""
     before, after = dict(leaves(old)), dict(leaves(new))
-    return [f"{k}: {before[k]} -> {after[k]}" for k in before if before[k] != after[k]]
+    if type(old.model) is not type(new.model):
+        kinds = {kind: name for name, kind in MODEL_KINDS.items()}
+        return [f"model: {kinds[type(old.model)]} -> {kinds[type(new.model)]}"]
+    names = before | after  # those of both, in order
+    return [
+        f"{name}: {before.get(name)} -> {after.get(name)}"
+        for name in names
+        if before.get(name) != after.get(name)
+    ]
 
 
 def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """A configuration's settings one by one, as `("optimizer.lr", 0.0002)`."""
+    """A configuration's settings one by one, as `("optimizer.lr", 0.0002)`.
+
+    A `disc_optimizer` of None is one setting; otherwise its parts are settings.
+    """
     for part in dataclasses.fields(config):
         value = getattr(config, part.name)
         if dataclasses.is_dataclass(value):
@@ -245,21 +287,32 @@ def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def _fields(values: Any, kind: type, where: str) -> Mapping[str, Any]:
     if not isinstance(values, Mapping):
         raise ConfigError(
-            f"{where} must be a table of settings, not {shown(values)}\n"
-            "Leave it out for the report's."
+            f"{where} must be a table of settings, not {short_repr(values)}\n"
+            "Omit it to use the report's settings."
         )
     known = [f.name for f in dataclasses.fields(kind)]
     for name in values:
         if name not in known:
             raise ConfigError(
-                f"unknown setting {shown(name)} in {where}\nexpected some of {', '.join(known)}\n"
+                f"unknown setting {short_repr(name)} in {where}\n"
+                f"expected some of {', '.join(known)}\n"
                 "Correct or remove it. It may come from a newer cgan_jax."
             )
     return values
 
 
+def _check_part(config: TrainConfig, name: str, kinds: tuple[type, ...]) -> None:
+    value = getattr(config, name)
+    if not isinstance(value, kinds):
+        names = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
+        raise ConfigError(
+            f"{name} must be of type {names}, not {short_repr(value)}\n"
+            "Omit it to use the report's settings."
+        )
+
+
 def _whole(config: Any, name: str, at_least: int, at_most: int | None = None) -> None:
-    value = checks.field(config, name, at_least, at_most)
+    value = check_int_field(config, name, at_least, at_most)
     object.__setattr__(config, name, value)  # NumPy's whole numbers have no place in JSON
 
 
@@ -271,10 +324,7 @@ def _number(config: Any, name: str, low: float, high: float, text: str) -> None:
         value = math.inf
     if value is None or not (low <= value <= high and math.isfinite(value)):
         raise ConfigError(
-            f"{name} must be a finite number {text}, not {shown(given)}\n{leave_out(config, name)}"
+            f"{name} must be a finite number {text}, not {short_repr(given)}\n"
+            f"{default_hint(config, name)}"
         )
     object.__setattr__(config, name, value)
-
-
-PRESETS: Mapping[str, TrainConfig] = {"report": TrainConfig()}
-"""Named configurations; `report` is the conditional GAN of the course report."""

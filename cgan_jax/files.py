@@ -9,7 +9,7 @@ from cgan_jax.errors import RunError
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
+def write_errors(path: Path) -> Iterator[None]:
     """Name the file that the system could not write.
 
     Raises:
@@ -26,7 +26,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A name to write a file under, which then takes the place of `path`.
 
     Whoever opens `path`, whenever, sees the old file or the new one. After an error of whatever
@@ -36,7 +36,7 @@ def replacing(path: Path) -> Iterator[Path]:
         RunError: the file cannot be written.
     """
     temporary = path.with_name(f".{path.name}")  # keeps the suffix, which may tell the format
-    with writing(path):
+    with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary

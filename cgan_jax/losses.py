@@ -1,61 +1,23 @@
-"""Adversarial losses on raw scores, each with its paper. They return one value an example.
+"""The adversarial losses by name. They are defined in cgan_jax/training/losses.py."""
 
-Callers reduce. Networks and training steps live elsewhere.
-"""
+from cgan_jax.training.losses import (
+    LOSSES,
+    AdversarialLoss,
+    hinge_discriminator,
+    hinge_generator,
+    least_squares_discriminator,
+    least_squares_generator,
+    non_saturating_discriminator,
+    non_saturating_generator,
+)
 
-from collections.abc import Callable
-from typing import NamedTuple
-
-import jax
-import jax.numpy as jnp
-from jax.nn import relu, softplus
-
-
-class AdversarialLoss(NamedTuple):
-    """What the two players minimise, as functions of the discriminator's raw scores.
-
-    Attributes:
-        discriminator: `(real_scores_B, fake_scores_B) -> losses_B`.
-        generator: `(fake_scores_B) -> losses_B`.
-    """
-
-    discriminator: Callable[[jax.Array, jax.Array], jax.Array]
-    generator: Callable[[jax.Array], jax.Array]
-
-
-def least_squares_discriminator(real_B: jax.Array, fake_B: jax.Array) -> jax.Array:
-    """`((D(x) - 1)^2 + D(G(z))^2) / 2`. Mao et al. 2017, equation 9, with a = 0 and b = 1."""
-    return (jnp.square(real_B - 1) + jnp.square(fake_B)) / 2
-
-
-def least_squares_generator(fake_B: jax.Array) -> jax.Array:
-    """`(D(G(z)) - 1)^2`. Mao et al. 2017, equation 9, with c = 1; not halved, as in the report."""
-    return jnp.square(fake_B - 1)
-
-
-def non_saturating_discriminator(real_B: jax.Array, fake_B: jax.Array) -> jax.Array:
-    """`-log sigmoid(D(x)) - log(1 - sigmoid(D(G(z))))`. Goodfellow et al. 2014, equation 1."""
-    return softplus(-real_B) + softplus(fake_B)
-
-
-def non_saturating_generator(fake_B: jax.Array) -> jax.Array:
-    """`-log sigmoid(D(G(z)))`. Goodfellow et al. 2014, section 3."""
-    return softplus(-fake_B)
-
-
-def hinge_discriminator(real_B: jax.Array, fake_B: jax.Array) -> jax.Array:
-    """`max(0, 1 - D(x)) + max(0, 1 + D(G(z)))`. Lim and Ye 2017; Miyato et al. 2018, eq. 16."""
-    return relu(1 - real_B) + relu(1 + fake_B)
-
-
-def hinge_generator(fake_B: jax.Array) -> jax.Array:
-    """`-D(G(z))`. Lim and Ye 2017; Miyato et al. 2018, eq. 17."""
-    return -fake_B
-
-
-LOSSES = {
-    "least_squares": AdversarialLoss(least_squares_discriminator, least_squares_generator),
-    "non_saturating": AdversarialLoss(non_saturating_discriminator, non_saturating_generator),
-    "hinge": AdversarialLoss(hinge_discriminator, hinge_generator),
-}
-"""The losses by the names that a `TrainConfig` has for them; `least_squares` is the report's."""
+__all__ = [
+    "LOSSES",
+    "AdversarialLoss",
+    "hinge_discriminator",
+    "hinge_generator",
+    "least_squares_discriminator",
+    "least_squares_generator",
+    "non_saturating_discriminator",
+    "non_saturating_generator",
+]

@@ -1,1 +1,1 @@
-"""Command lines, each a thin file over cgan_jax. Run one as `python -m experiments.NAME`."""
+"""The commands: each top-level module is one, run as `python -m experiments.<name>`."""

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import tyro
 
-from cgan_jax import checks
+from cgan_jax.checks import check_int_field
 from cgan_jax.errors import ConfigError
-from cgan_jax.files import replacing
-from cgan_jax.run_folder import RunFolder
-from experiments.command_line import check_checkpoint_flags, parse, run
-from experiments.sample import class_ids, square
+from cgan_jax.files import atomic_write
+from cgan_jax.runs.folder import RunFolder
+from experiments.shared.choice import class_ids, square
+from experiments.shared.command_line import check_checkpoint_flags, parse, run
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -62,9 +62,9 @@ class Flags:
 
     def check(self) -> None:
         """Raises ConfigError for what the library does not look at."""
-        checks.field(self, "n", 1)
+        check_int_field(self, "n", 1)
         if self.frames is not None:
-            checks.field(self, "frames", 2)
+            check_int_field(self, "frames", 2)
         check_checkpoint_flags(self.step, self.best)
         of_training = not self.start
         kinds = (".gif",) if of_training else (".gif", ".png", ".npz")
@@ -100,10 +100,11 @@ def animate_training(folder: RunFolder, n: int, out: Path) -> None:
     Raises:
         RunError: there is none, or a file cannot be read or written.
     """
-    from cgan_jax.animation import progress_pictures, save_progress
+    from cgan_jax.pictures.gif import save_progress
+    from cgan_jax.reporting.animation import progress_pictures
 
     pictures = progress_pictures(folder, n)
-    with replacing(out) as file:
+    with atomic_write(out) as file:
         save_progress(pictures, file)
     print(f"{len(pictures)} pictures up to epoch {max(folder.sample_grids())} are in {out}.")
 
@@ -114,8 +115,8 @@ def animate_morph(folder: RunFolder, flags: Flags) -> None:
     Raises:
         CGANError: what a flag asks for is not there, or a file cannot be read or written.
     """
-    from cgan_jax.sampling import load_generator
-    from experiments.compile_cache import keep_programs
+    from cgan_jax.sampling.generator import load_generator
+    from experiments.shared.compile_cache import keep_programs
 
     start = class_ids(flags.start, folder.class_names)
     end = class_ids(flags.end, folder.class_names) if flags.end else start
@@ -160,12 +161,12 @@ def write(
     Raises:
         RunError: it cannot be written.
     """
-    from cgan_jax.animation import morph_pictures, save_there_and_back
+    from cgan_jax.pictures.gif import morph_pictures, save_there_and_back
 
     n = frames.shape[1] // len(start)
     grids = frames.reshape(len(frames), n, len(start), *frames.shape[2:])
     names = [[class_names[i] for i in ids] for ids in (start, end)]
-    with replacing(out) as file:
+    with atomic_write(out) as file:
         if out.suffix.lower() == ".gif":
             save_there_and_back(morph_pictures(*squares(grids, *names)), file)
         elif out.suffix.lower() == ".png":
@@ -190,7 +191,7 @@ def strips(grids: np.ndarray, start_names: list[str], end_names: list[str]) -> "
     """The frames side by side, a row a latent point, the classes one below the other."""
     from PIL import Image
 
-    from cgan_jax.animation import strip_picture
+    from cgan_jax.pictures.gif import strip_picture
 
     pictures = [
         np.asarray(strip_picture(grids[:, :, i], start, end))

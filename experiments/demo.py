@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from cgan_jax import checks
-from cgan_jax.checks import one_line
+from cgan_jax.checks import check_int_field, one_line, short_repr
 from cgan_jax.errors import CGANError, ConfigError
-from cgan_jax.run_folder import RunFolder
-from experiments.command_line import StopSignals, check_checkpoint_flags, parse, run
+from cgan_jax.runs.folder import RunFolder
+from experiments.shared.command_line import StopSignals, check_checkpoint_flags, parse, run
 
 if TYPE_CHECKING:
-    from cgan_jax.sampling import TrainedGenerator
+    from cgan_jax.sampling.generator import TrainedGenerator
 
 MODULE = "experiments.demo"
 TRUNCATIONS = {"none": None, "2": 2.0, "1": 1.0, "0.5": 0.5}  # few, as each is compiled once
@@ -53,7 +52,7 @@ class Flags:
     def check(self) -> None:
         """Raises ConfigError for a port that is none, or flags that do not go together."""
         check_checkpoint_flags(self.step, self.best)
-        checks.field(self, "port", 1, 65535)
+        check_int_field(self, "port", 1, 65535)
 
 
 def main() -> None:
@@ -67,8 +66,8 @@ def main() -> None:
     ):
         gradio = import_gradio(pictures)
 
-        from cgan_jax.sampling import load_generator
-        from experiments.compile_cache import keep_programs
+        from cgan_jax.sampling.generator import load_generator
+        from experiments.shared.compile_cache import keep_programs
 
         keep_programs()
         generator = load_generator(flags.run, step=flags.step, best=flags.best)
@@ -116,7 +115,7 @@ def listen(host: str, port: int) -> socket.socket:
                 f"port {port} of {host} is in use\nexpected a free one\nGive another --port."
             ) from error
         raise ConfigError(
-            f"nothing can listen on {checks.shown(host)}, port {port}: {one_line(error)}\n"
+            f"nothing can listen on {short_repr(host)}, port {port}: {one_line(error)}\n"
             "expected an address of this machine, and a port that you may use\n"
             "Give another --host or --port."
         ) from error
@@ -143,9 +142,9 @@ def page(gr: Any, generator: "TrainedGenerator", title: str) -> Any:
         generator: what draws. It looks at the seed too, which is None where the field is empty.
         title: the run's name.
     """
-    from cgan_jax.animation import strip_picture
-    from cgan_jax.images import grid
-    from experiments.sample import square
+    from cgan_jax.pictures.gif import strip_picture
+    from cgan_jax.pictures.grids import grid
+    from experiments.shared.choice import square
 
     names = generator.class_names
 

@@ -14,7 +14,7 @@ import numpy as np
 from cgan_jax.config import ModelConfig, TrainConfig
 from cgan_jax.data import Dataset
 from cgan_jax.errors import DataError
-from experiments.command_line import parse, run
+from experiments.shared.command_line import parse, run
 
 MODULE = "experiments.digits_cgan"
 
@@ -55,7 +55,7 @@ def main() -> None:
     dataset = digits()
     config = config.for_data(dataset)  # its name, number of classes, size of images
 
-    from experiments import training  # imports JAX, so only now that the flags are good
+    from experiments.shared import training  # imports JAX, so only now that the flags are good
 
     training.run(config, dataset, flags.workdir, sample_every=20, checkpoint_every=50)
 

@@ -19,14 +19,14 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from cgan_jax.config import PRESETS
 from cgan_jax.data import SPECS, load
 from cgan_jax.errors import ConfigError, RunError
-from cgan_jax.files import replacing
-from cgan_jax.measures_table import digits
-from cgan_jax.run_folder import RunFolder, runs_in
-from experiments.command_line import parse, run
-from experiments.report import write_or_warn
+from cgan_jax.files import atomic_write
+from cgan_jax.presets import PRESETS
+from cgan_jax.runs.folder import RunFolder, runs_in
+from cgan_jax.runs.measures_table import format_figure
+from experiments.shared.command_line import parse, run
+from experiments.shared.page import write_or_warn
 
 if TYPE_CHECKING:
     from cgan_jax.metrics.evaluation import Evaluation, Told
@@ -84,8 +84,8 @@ def main() -> None:
 
     from cgan_jax.metrics.evaluation import FAST, FULL, evaluate, prepare, work
     from cgan_jax.metrics.inception import load_inception
-    from cgan_jax.sampling import load_generator
-    from experiments.compile_cache import keep_programs
+    from cgan_jax.sampling.generator import load_generator
+    from experiments.shared.compile_cache import keep_programs
 
     keep_programs()
     full = replace(FULL, cas=flags.cas, cas_on_real=flags.cas_on_real)
@@ -174,7 +174,12 @@ def table(evaluation: "Evaluation") -> str:
         sd, real = found["sd"], found["real"]
         # The kernel distance of real images is about 0, on either side.
         ratio = found["mean"] / real if real and name != "kcd" else None
-        cells = (digits(found["mean"]), digits(sd), digits(real), digits(ratio))
+        cells = (
+            format_figure(found["mean"]),
+            format_figure(sd),
+            format_figure(real),
+            format_figure(ratio),
+        )
         lines.append(
             f"{name:<17} {cells[0]:>8} {cells[1]:>8} {cells[2]:>8} {cells[3]:>7}  {MEASURES[name]}"
         )
@@ -190,14 +195,14 @@ def write(
     evaluation: "Evaluation", names: Sequence[str], about: dict[str, Any], place: Path
 ) -> None:
     """Put figures and pictures into a folder, in place of an older evaluation's."""
-    from cgan_jax.images import grid
-    from cgan_jax.plots import plot_confusion, plot_per_class
+    from cgan_jax.pictures.grids import grid
+    from cgan_jax.pictures.plots import plot_confusion, plot_per_class
 
     matrices = {
         "fakes": evaluation.confusion["fakes"].counts,
         "real test images": evaluation.confusion["real"].counts,
     }
-    with replacing(place / "confusion.png") as temporary:
+    with atomic_write(place / "confusion.png") as temporary:
         plot_confusion(matrices, names, temporary)
     titles = {
         "gan_test": "taken for the class asked for",
@@ -205,19 +210,19 @@ def write(
         "diversity": "grey levels between two pictures of the class",
     }
     bars = {title: evaluation.per_class[name] for name, title in titles.items()}
-    with replacing(place / "per_class.png") as temporary:
+    with atomic_write(place / "per_class.png") as temporary:
         plot_per_class(bars, names, temporary)
     fakes, nearest = evaluation.neighbours
-    with replacing(place / "nearest.png") as temporary:
+    with atomic_write(place / "nearest.png") as temporary:
         grid(np.concatenate([fakes, nearest], axis=2), names).save(temporary)
-    with replacing(place / "evaluation.json") as temporary:
+    with atomic_write(place / "evaluation.json") as temporary:
         saved = {"about": about} | evaluation.to_dict()
         temporary.write_text(json.dumps(saved, indent=2) + "\n", encoding="utf-8")
 
 
 def compare(found: "Sequence[Evaluation]", names: Sequence[str], place: Path) -> None:
     """Print and write the measures of several runs, with mean and standard deviation."""
-    from cgan_jax.plots import plot_comparison
+    from cgan_jax.pictures.plots import plot_comparison
 
     measures = found[0].measures
     values = {name: [each.measures[name]["mean"] for each in found] for name in measures}
@@ -227,11 +232,11 @@ def compare(found: "Sequence[Evaluation]", names: Sequence[str], place: Path) ->
     print("".join([f"{'measure':<17}", *(f" {name[-10:]:>10}" for name in (*names, "mean", "sd"))]))
     for name, each in values.items():
         cells = (*each, mean[name], sd[name])
-        print("".join([f"{name:<17}", *(f" {digits(cell):>10}" for cell in cells)]))
+        print("".join([f"{name:<17}", *(f" {format_figure(cell):>10}" for cell in cells)]))
     shown = {name: values[name] for name in HEADLINE if name in values}
-    with replacing(place / "comparison.png") as temporary:
+    with atomic_write(place / "comparison.png") as temporary:
         plot_comparison(shown, real, names, temporary)
-    with replacing(place / "comparison.json") as temporary:
+    with atomic_write(place / "comparison.json") as temporary:
         saved = {"runs": list(names), "stamp": found[0].stamp, "real": real}
         saved |= {"measures": values, "mean": mean, "sd": sd}
         temporary.write_text(json.dumps(saved, indent=2) + "\n", encoding="utf-8")

@@ -15,13 +15,14 @@ import tyro
 
 from cgan_jax.config import ModelConfig
 from cgan_jax.errors import ConfigError, RunError
-from cgan_jax.files import replacing, writing
-from cgan_jax.run_folder import RunFolder
-from experiments.command_line import check_checkpoint_flags, fail, parse, run
+from cgan_jax.files import atomic_write, write_errors
+from cgan_jax.runs.folder import RunFolder
+from cgan_jax.runs.restore import restore_run
+from experiments.shared.command_line import check_checkpoint_flags, fail, parse, run
 
 if TYPE_CHECKING:
     from cgan_jax.interop import ExportedGenerator
-    from cgan_jax.sampling import TrainedGenerator
+    from cgan_jax.sampling.generator import TrainedGenerator
 
 MODULE = "experiments.export"
 Format = Literal["stablehlo", "onnx", "safetensors", "torch"]
@@ -84,7 +85,7 @@ class Flags:
                 f"{file} is no name for the format {self.format}\n"
                 f"expected one that ends in {' or '.join(suffixes)}\nName another."
             )
-        with writing(file):  # a name may be too long to be looked for
+        with write_errors(file):  # a name may be too long to be looked for
             if file.exists() and not (self.overwrite and file.is_file()):
                 raise RunError(
                     f"{file} is there already\nexpected no such file\n"
@@ -108,16 +109,16 @@ def main() -> None:
         packages()  # says what is not installed before a checkpoint is read
 
     from cgan_jax.interop import largest_difference
-    from cgan_jax.sampling import load_generator
+    from cgan_jax.sampling.generator import load_generator
 
     generator = load_generator(flags.run, step=flags.step, best=flags.best)
-    with replacing(flags.out) as file:
+    with atomic_write(flags.out) as file:
         exported = write_generator(file, flags.format, generator, folder.config.model)
         difference = largest_difference(generator, exported)
         check_difference(flags.out, difference, flags.tolerance)
     say(flags.out, generator.step, difference)
     if flags.discriminator is not None:
-        with replacing(flags.discriminator) as file:
+        with atomic_write(flags.discriminator) as file:
             difference = write_discriminator(file, generator, folder, flags.best)
             check_difference(flags.discriminator, difference, flags.tolerance)
         say(flags.discriminator, generator.step, difference)
@@ -159,7 +160,7 @@ def write_discriminator(
 
     from cgan_jax import interop
 
-    gan, state = folder.restore(step=generator.step, best=best)
+    gan, state = restore_run(folder, step=generator.step, best=best)
     ours, model = {"params": state.disc.params}, folder.config.model
     table = interop.metadata(generator)
     del table["latent_dim"], table["generator"]  # the rest holds for both

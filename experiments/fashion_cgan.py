@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cgan_jax.data import SPECS, load
-from cgan_jax.run_folder import RunFolder
-from experiments.command_line import parse, run
-from experiments.training_flags import TrainingFlags
+from cgan_jax.runs.folder import RunFolder
+from experiments.shared.command_line import parse, run
+from experiments.shared.training_flags import TrainingFlags
 
 MODULE = "experiments.fashion_cgan"
 

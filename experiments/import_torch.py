@@ -11,8 +11,7 @@ from typing import Annotated
 
 import tyro
 
-from cgan_jax import checks
-from cgan_jax.config import PRESETS
+from cgan_jax.checks import check_class_names
 from cgan_jax.data import SPECS
 from cgan_jax.errors import DataError, RunError
 from cgan_jax.interop import (
@@ -22,9 +21,10 @@ from cgan_jax.interop import (
     generator_from_torch,
     load_state_dict,
 )
-from cgan_jax.lock import sole_use
-from cgan_jax.run_folder import RunFolder
-from experiments.command_line import parse, run
+from cgan_jax.presets import PRESETS
+from cgan_jax.runs.folder import RunFolder
+from cgan_jax.runs.lock import run_lock
+from experiments.shared.command_line import parse, run
 
 MODULE = "experiments.import_torch"
 REPORT = PRESETS["report"]
@@ -60,7 +60,7 @@ def main() -> None:
     )
     model = config_from_torch(gen_weights, disc_weights, channels=flags.channels)
     config = replace(REPORT, model=replace(model, bn_epsilon=flags.bn_epsilon))
-    names = flags.class_names and checks.class_names(flags.class_names, MODULE)
+    names = flags.class_names and check_class_names(flags.class_names, MODULE)
     if not names and model.n_classes == len(SPECS[config.dataset].class_names):
         names = SPECS[config.dataset].class_names
     if len(names) != model.n_classes:
@@ -78,8 +78,8 @@ def main() -> None:
     import jax
     import jax.numpy as jnp
 
-    from cgan_jax.checkpoint import Checkpoints
-    from cgan_jax.state import GAN
+    from cgan_jax.runs.checkpoint import Checkpoints
+    from cgan_jax.training.gan import GAN
 
     gan = GAN.from_config(config)
     gen = generator_from_torch(gen_weights, model)
@@ -91,7 +91,7 @@ def main() -> None:
         gen=fresh.gen.replace(params=gen["params"], batch_stats=gen["batch_stats"]),
         disc=fresh.disc.replace(params=disc["params"]),
     )
-    with sole_use(flags.workdir):
+    with run_lock(flags.workdir):
         folder = RunFolder.start(flags.workdir, config, names)
         with Checkpoints(folder.checkpoints) as checkpoints:
             checkpoints.save(step, state)

@@ -3,17 +3,15 @@
 python -m experiments.report runs/fashion_cgan
 """
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from cgan_jax.checks import one_line
 from cgan_jax.errors import RunError
-from cgan_jax.run_folder import runs_in
-from experiments.command_line import parse, run
+from cgan_jax.runs.folder import runs_in
+from experiments.shared.command_line import parse, run
 
 MODULE = "experiments.report"
 
@@ -36,24 +34,11 @@ def main() -> None:
     if not folders:
         raise RunError("there is no run\nexpected at least one run folder\nName one.")
 
-    from cgan_jax.report import write_report
+    from cgan_jax.reporting.page import write_report
 
     for folder in folders:
         page = write_report(folder.path)
         print(f"{page} ({page.stat().st_size / 1e6:.1f} MB): open it in a browser.")
-
-
-def write_or_warn(path: Path) -> None:
-    """Write a run's report; a report that fails takes nothing else with it."""
-    try:
-        from cgan_jax.report import write_report
-
-        write_report(path)
-    except Exception as error:
-        logging.getLogger("cgan_jax").warning(
-            "%s has no new report.html: %s. To make it: python -m %s %s",
-            *(path, one_line(error), MODULE, path),
-        )
 
 
 if __name__ == "__main__":

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cgan_jax import checks
-from cgan_jax.config import PRESETS, TrainConfig
+from cgan_jax.checks import check_int_field, short_repr
+from cgan_jax.config import TrainConfig
 from cgan_jax.data import SPECS, load
 from cgan_jax.errors import ConfigError
-from experiments.command_line import parse, run
-from experiments.sweep_folder import SweepFolder
+from cgan_jax.presets import PRESETS
+from experiments.shared.command_line import parse, run
+from experiments.shared.sweep_folder import SweepFolder
 
 MODULE = "experiments.sweep"
 REPORT = PRESETS["report"]
@@ -59,12 +60,12 @@ class Flags:
     def check(self) -> None:
         """Raises ConfigError for what `members` does not look at."""
         for name in ("seeds", "sample_every", "checkpoint_every"):
-            checks.field(self, name, 1)
+            check_int_field(self, name, 1)
         for name in ("lr", "b1", "latent_dim"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
                 raise ConfigError(
-                    f"{name} must be one or more values, each once, not {checks.shown(values)}\n"
+                    f"{name} must be one or more values, each once, not {short_repr(values)}\n"
                     "Leave it out for the report's."
                 )
 
@@ -103,7 +104,9 @@ def main() -> None:
     SweepFolder.check(flags.workdir, members)
     dataset = load(REPORT.dataset, data_dir=flags.data_dir)
 
-    from experiments import sweep_training  # imports JAX, so only now that the flags are good
+    from experiments.shared import (
+        sweep_training,  # imports JAX, so only now that the flags are good
+    )
 
     sweep_training.run(
         programs(members),

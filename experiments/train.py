@@ -14,12 +14,12 @@ from typing import Annotated, Literal
 
 import tyro
 
-from cgan_jax import checks
+from cgan_jax.checks import as_directory
 from cgan_jax.data import SPECS, Dataset, load, load_folder, load_npz, load_tfds
 from cgan_jax.errors import ConfigError
-from cgan_jax.run_folder import RunFolder
-from experiments.command_line import parse, run
-from experiments.training_flags import TrainingFlags
+from cgan_jax.runs.folder import RunFolder
+from experiments.shared.command_line import parse, run
+from experiments.shared.training_flags import TrainingFlags
 
 MODULE = "experiments.train"
 
@@ -44,7 +44,7 @@ class DataFlags:
         Raises:
             ConfigError, DataError: as the functions of cgan_jax.data.
         """
-        path = checks.directory(self.data, "data")
+        path = as_directory(self.data, "data")
         is_npz = path.suffix.lower() == ".npz"
         if os.path.exists(path) or is_npz or self.data.startswith((".", "/", "~")):
             if self.data_dir:

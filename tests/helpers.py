@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cgan_jax.callbacks import Callback
-from cgan_jax.images import grid
-from cgan_jax.measures_table import write_measures
-from cgan_jax.run_folder import RunFolder, append_losses
-from experiments import tiny
+from cgan_jax.pictures.grids import grid
+from cgan_jax.runs.folder import RunFolder, append_losses
+from cgan_jax.runs.measures_table import write_measures
+from cgan_jax.training.callbacks import Callback
+from experiments.proofs import tiny
 
 ROOT = Path(__file__).parents[1]
 

@@ -24,10 +24,10 @@ from cgan_jax.data import Dataset, debian, load_folder, load_npz, tfds_files
 from cgan_jax.data.spec import FASHION_MNIST
 from cgan_jax.errors import ConfigError, DataError, RunError
 from cgan_jax.interop import load_state_dict
-from cgan_jax.run_folder import RunFolder
-from cgan_jax.sampling import label_ids
-from experiments.command_line import parse
+from cgan_jax.runs.folder import RunFolder
+from cgan_jax.sampling.generator import label_ids
 from experiments.fashion_cgan import Flags
+from experiments.shared.command_line import parse
 
 settings.register_profile("any input", deadline=None, max_examples=200)
 any_input = settings(settings.get_profile("any input"))

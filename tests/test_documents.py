@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 import cgan_jax
-from cgan_jax.checkpoint import Checkpoints
-from cgan_jax.config import PRESETS
 from cgan_jax.data import Dataset
-from cgan_jax.run_folder import RunFolder
-from cgan_jax.state import GAN
+from cgan_jax.presets import PRESETS
+from cgan_jax.runs.checkpoint import Checkpoints
+from cgan_jax.runs.folder import RunFolder
+from cgan_jax.training.gan import GAN
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ["README.md", "docs/tutorial.md"]

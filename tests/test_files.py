@@ -5,12 +5,12 @@ import errno
 import pytest
 
 from cgan_jax.errors import RunError
-from cgan_jax.files import replacing, writing
+from cgan_jax.files import atomic_write, write_errors
 
 
 def test_a_file_is_replaced_when_it_is_whole(tmp_path):
     (tmp_path / "a.png").write_text("old")
-    with replacing(tmp_path / "a.png") as temporary:
+    with atomic_write(tmp_path / "a.png") as temporary:
         assert temporary.suffix == ".png"
         temporary.write_text("new")
         assert (tmp_path / "a.png").read_text() == "old"
@@ -19,7 +19,7 @@ def test_a_file_is_replaced_when_it_is_whole(tmp_path):
 
 
 def test_the_folder_is_made(tmp_path):
-    with replacing(tmp_path / "new" / "a.txt") as temporary:
+    with atomic_write(tmp_path / "new" / "a.txt") as temporary:
         temporary.write_text("x")
     assert (tmp_path / "new" / "a.txt").read_text() == "x"
 
@@ -28,7 +28,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_names_it(tmp_path):
     (tmp_path / "a.txt").write_text("old")
 
     def fail_in_the_middle():
-        with replacing(tmp_path / "a.txt") as temporary:
+        with atomic_write(tmp_path / "a.txt") as temporary:
             temporary.write_text("hal")
             raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -40,5 +40,5 @@ def test_a_write_that_fails_leaves_the_old_file_and_names_it(tmp_path):
 
 
 def test_other_errors_are_not_the_systems(tmp_path):
-    with pytest.raises(ZeroDivisionError), writing(tmp_path):
+    with pytest.raises(ZeroDivisionError), write_errors(tmp_path):
         1 / 0  # noqa: B018

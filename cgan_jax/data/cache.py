@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cgan_jax import checks
+from cgan_jax.checks import as_directory
 from cgan_jax.data import idx
 from cgan_jax.data.idx_files import Arrays
 from cgan_jax.data.spec import Spec
@@ -30,7 +30,7 @@ def default_directory() -> Path:
         DataError: $CGAN_JAX_CACHE leads to the home of a user who has none.
     """
     if named := os.environ.get("CGAN_JAX_CACHE"):
-        return checks.directory(named, "CGAN_JAX_CACHE")
+        return as_directory(named, "CGAN_JAX_CACHE")
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("cgan_jax"))

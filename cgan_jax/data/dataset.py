@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from cgan_jax import checks
+from cgan_jax.checks import check_class_names, one_line
 from cgan_jax.errors import DataError
 
 
@@ -52,7 +52,7 @@ class Dataset:
                 f"{self.name}: labels are {labels.dtype} {list(labels.shape)}, "
                 f"expected int32 [{len(images)}]\nGive one for each image."
             )
-        checks.class_names(self.class_names, self.name)
+        check_class_names(self.class_names, self.name)
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= len(self.class_names):
             raise DataError(
@@ -95,12 +95,12 @@ class Dataset:
         Raises:
             DataError: as for Dataset; also labels that are not integers or not within int32.
         """
-        names = checks.class_names(class_names, name)
+        names = check_class_names(class_names, name)
         try:
             images, labels = np.asarray(images), np.asarray(labels)
         except (TypeError, ValueError, RuntimeError) as error:  # the last is PyTorch's
             raise DataError(
-                f"{name}: images or labels are no array: {checks.one_line(error)}\n"
+                f"{name}: images or labels are no array: {one_line(error)}\n"
                 "expected images of one size, and one label for each\nMake arrays of them."
             ) from error
         if images.ndim == 3:

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cgan_jax import checks
-from cgan_jax.checks import one_line
+from cgan_jax.checks import as_directory, one_line
 from cgan_jax.data import pictures
 from cgan_jax.data.dataset import Dataset
 from cgan_jax.errors import DataError
@@ -43,7 +42,7 @@ def load_folder(
             sizes without `img_size`, or more of them than this machine can hold.
     """
     pictures.check_wishes(img_size, channels)
-    folder = checks.directory(path, "the data's folder")
+    folder = as_directory(path, "the data's folder")
     name = os.path.basename(os.path.abspath(folder)) or "pictures"
     classes = _classes(folder)
     files = [file for found in classes.values() for file in found]

@@ -9,8 +9,7 @@ from typing import IO, NamedTuple
 import numpy as np
 from numpy.lib import format as npy
 
-from cgan_jax import checks
-from cgan_jax.checks import one_line
+from cgan_jax.checks import as_directory, one_line
 from cgan_jax.data import pictures
 from cgan_jax.data.dataset import Dataset
 from cgan_jax.errors import DataError
@@ -45,7 +44,7 @@ def load_npz(
             larger than this machine can hold.
     """
     pictures.check_wishes(img_size, channels)
-    file = checks.directory(path, "the data's file")
+    file = as_directory(path, "the data's file")
     try:
         with zipfile.ZipFile(file) as archive:
             headers = {

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from cgan_jax import checks
+from cgan_jax.checks import as_int, check_int, one_line, short_repr
 from cgan_jax.data.dataset import Dataset
 from cgan_jax.errors import ConfigError, DataError
 
@@ -27,10 +27,10 @@ _log = logging.getLogger("cgan_jax")
 def check_wishes(img_size: Any, channels: Any) -> None:
     """Raises ConfigError for what a user cannot ask for; see `load_folder`."""
     if img_size is not None:
-        checks.whole("img_size", img_size, 1, to_do="Leave it out for the pictures' own size.")
-    if channels is not None and checks.as_whole(channels) not in (1, 3):
+        check_int("img_size", img_size, 1, hint="Leave it out for the pictures' own size.")
+    if channels is not None and as_int(channels) not in (1, 3):
         raise ConfigError(
-            f"channels must be 1 (grey) or 3 (colour), not {checks.shown(channels)}\n"
+            f"channels must be 1 (grey) or 3 (colour), not {short_repr(channels)}\n"
             "Leave it out for what the pictures have."
         )
 
@@ -153,7 +153,7 @@ def dataset(images: np.ndarray, labels: Any, class_names: Any, name: str, source
     if len(used) < len(names):
         empty = [each for i, each in enumerate(names) if i not in set(used.tolist())]
         kept = [names[i] for i in used]
-        _log.info("%s: left out classes of no picture: %s", name, checks.one_line(", ".join(empty)))
+        _log.info("%s: left out classes of no picture: %s", name, one_line(", ".join(empty)))
         made = Dataset.from_arrays(images, new_labels, kept, name=name, source=source)
     return made
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cgan_jax import checks
+from cgan_jax.checks import as_directory, one_line, short_repr
 from cgan_jax.data import cache, debian, idx_files, tfds_download, tfds_files
 from cgan_jax.data.dataset import Dataset
 from cgan_jax.data.idx_files import Arrays
@@ -56,18 +56,18 @@ def load(
     """
     if not isinstance(name, str) or name not in SPECS:
         raise ConfigError(
-            f"unknown data set {checks.shown(name)}\nexpected one of {', '.join(SPECS)}\n"
+            f"unknown data set {short_repr(name)}\nexpected one of {', '.join(SPECS)}\n"
             "Name it so, or make a Dataset of your own arrays with Dataset.from_arrays."
         )
     spec = SPECS[name]
     if not isinstance(split, str) or split not in spec.splits:
         raise ConfigError(
-            f"{name} has no split {checks.shown(split)}\n"
+            f"{name} has no split {short_repr(split)}\n"
             f"expected one of {', '.join(spec.splits)}\nLeave it out for train."
         )
-    kept = checks.directory(cache_dir, "cache_dir") if cache_dir else cache.default_directory()
+    kept = as_directory(cache_dir, "cache_dir") if cache_dir else cache.default_directory()
     if data_dir is not None:
-        place = checks.directory(data_dir, "data_dir")
+        place = as_directory(data_dir, "data_dir")
         try:
             arrays, source = _from_named(spec, split, place, kept)
         except DataError as error:
@@ -96,7 +96,7 @@ def _from_named(spec: Spec, split: str, directory: Path, kept: Path) -> tuple[Ar
         mark = cache.fingerprint(files)
     except (OSError, RuntimeError) as error:  # the latter for links that go round in a circle
         raise DataError(
-            f"cannot read the data directory {directory}: {checks.one_line(error)}\n"
+            f"cannot read the data directory {directory}: {one_line(error)}\n"
             "expected one that you may read"
         ) from error
     if not files:

@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from cgan_jax import checks
-from cgan_jax.checks import one_line
+from cgan_jax.checks import as_directory, one_line
 from cgan_jax.data import idx, order
 from cgan_jax.data.idx_files import Arrays, verify
 from cgan_jax.data.spec import Spec
@@ -36,7 +35,7 @@ def usual_root() -> Path:
         DataError: this user has no home.
     """
     named = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return checks.directory(named, "TFDS's directory")
+    return as_directory(named, "TFDS's directory")
 
 
 def versions(name: str, root: Path) -> list[Path]:

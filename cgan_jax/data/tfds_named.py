@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cgan_jax import checks
-from cgan_jax.checks import one_line
+from cgan_jax.checks import as_directory, one_line, short_repr
 from cgan_jax.data import pictures, tfds_download, tfds_files
 from cgan_jax.data.dataset import Dataset
 from cgan_jax.data.tensorflow_stand_in import without_tensorflow
@@ -61,7 +60,7 @@ def load_tfds(
     pictures.check_wishes(img_size, channels)
     if not isinstance(name, str) or not re.fullmatch(r"\w+(/[\w.+-]+)?", name):
         raise _unknown(name)
-    root = checks.directory(data_dir, "data_dir") if data_dir else tfds_files.usual_root()
+    root = as_directory(data_dir, "data_dir") if data_dir else tfds_files.usual_root()
     try:
         prepared = tfds_files.find(name, root) or _prepare(name, root)
     except OSError as error:
@@ -78,7 +77,7 @@ def load_tfds(
     if split not in n_rows:
         known = one_line(", ".join(map(str, n_rows)))
         raise ConfigError(
-            f"{name} has no split {checks.shown(split)}\nexpected one of {known}\nName one."
+            f"{name} has no split {short_repr(split)}\nexpected one of {known}\nName one."
         )
     try:
         with tfds_files.quiet(), pictures.strictly():
@@ -155,7 +154,7 @@ def _unknown(name: Any) -> ConfigError:
         expected = "a folder, an .npz file, or a name in www.tensorflow.org/datasets/catalog"
     hint = f"; did you mean {one_line(', '.join(near), 100)}?" if near else ""
     return ConfigError(
-        f"there is no folder, no file and no TFDS data set {checks.shown(name)}{hint}\n"
+        f"there is no folder, no file and no TFDS data set {short_repr(name)}{hint}\n"
         f"expected {expected}\nCorrect the name."
     )
 

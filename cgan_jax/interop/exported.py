@@ -12,10 +12,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from cgan_jax.checks import shown
+from cgan_jax.checks import short_repr
 from cgan_jax.errors import ConfigError, DataError
-from cgan_jax.models import Generator
-from cgan_jax.sampling import TrainedGenerator
+from cgan_jax.models.report import Generator
+from cgan_jax.sampling.generator import TrainedGenerator
 
 FORMAT = 1
 BATCHES = (1, 7, 64)
@@ -55,7 +55,7 @@ class ExportedGenerator:
             )
         if not len(labels) or labels.min() < 0 or labels.max() >= n_classes:
             raise ConfigError(
-                f"the labels are {shown(labels.tolist())}\n"
+                f"the labels are {short_repr(labels.tolist())}\n"
                 f"expected one or more, in 0..{n_classes - 1}\nGive places in class_names."
             )
         return np.asarray(self.function(latent, labels))
@@ -132,7 +132,7 @@ def check_metadata(table: Any, where: object) -> dict[str, Any]:
         )
     if table["format"] != FORMAT:
         raise DataError(
-            f"{where} has export format {shown(table['format'])}\nexpected {FORMAT}\n"
+            f"{where} has export format {short_repr(table['format'])}\nexpected {FORMAT}\n"
             "Use the version of cgan_jax that made it, or a newer one."
         )
     return table

@@ -10,13 +10,12 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from cgan_jax import checks
-from cgan_jax.checks import one_line
+from cgan_jax.checks import check_class_names, one_line
 from cgan_jax.errors import DataError
 from cgan_jax.interop.exported import check_metadata, library_module, metadata
 from cgan_jax.interop.weight_files import load_weights, save_state_dict
-from cgan_jax.models import Generator
-from cgan_jax.sampling import TrainedGenerator
+from cgan_jax.models.report import Generator
+from cgan_jax.sampling.generator import TrainedGenerator
 
 
 def save_safetensors(path: str | os.PathLike[str], generator: TrainedGenerator) -> None:
@@ -49,7 +48,7 @@ def load_safetensors(path: str | os.PathLike[str]) -> TrainedGenerator:
     try:
         settings = table["generator"]
         module = Generator(**settings | {"widths": tuple(settings["widths"])})
-        names, step = checks.class_names(table["class_names"], str(path)), int(table["step"])
+        names, step = check_class_names(table["class_names"], str(path)), int(table["step"])
         inputs = np.zeros((1, module.latent_dim), np.float32), np.zeros(1, np.int32)
         wanted = jax.eval_shape(partial(module.init, train=False), jax.random.key(0), *inputs)
     except Exception as error:  # whatever the header says, Flax tries to build

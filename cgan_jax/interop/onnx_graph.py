@@ -12,14 +12,14 @@ import numpy as np
 
 from cgan_jax.checks import one_line
 from cgan_jax.errors import DataError
-from cgan_jax.files import writing
+from cgan_jax.files import write_errors
 from cgan_jax.interop.exported import (
     ExportedGenerator,
     check_metadata,
     library_module,
     metadata,
 )
-from cgan_jax.sampling import TrainedGenerator
+from cgan_jax.sampling.generator import TrainedGenerator
 
 OPSET, IR_VERSION = 17, 8  # of 2022: what is needed has not changed since, and old runtimes read it
 KEY = "cgan_jax"
@@ -45,7 +45,7 @@ def save_onnx(path: str | os.PathLike[str], generator: TrainedGenerator) -> None
     model = _model(onnx, generator)
     onnx.checker.check_model(model, full_check=True)
     data = model.SerializeToString()
-    with writing(Path(path)):
+    with write_errors(Path(path)):
         Path(path).write_bytes(data)
 
 

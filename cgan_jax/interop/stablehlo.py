@@ -13,14 +13,14 @@ from jax import export
 
 from cgan_jax.checks import one_line
 from cgan_jax.errors import DataError
-from cgan_jax.files import writing
+from cgan_jax.files import write_errors
 from cgan_jax.interop.exported import (
     ExportedGenerator,
     check_metadata,
     images_function,
     metadata,
 )
-from cgan_jax.sampling import TrainedGenerator
+from cgan_jax.sampling.generator import TrainedGenerator
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 PROGRAM, METADATA = "generator.stablehlo", "metadata.json"
@@ -54,7 +54,7 @@ def save_stablehlo(path: str | os.PathLike[str], generator: TrainedGenerator) ->
             *arguments
         )
     table = json.dumps(metadata(generator), indent=2)
-    with writing(Path(path)), zipfile.ZipFile(path, "w") as file:
+    with write_errors(Path(path)), zipfile.ZipFile(path, "w") as file:
         # ZipInfo's date is 1980-01-01: the same generator gives the same bytes.
         for name, data in ((PROGRAM, bytes(program.serialize())), (METADATA, table)):
             file.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)

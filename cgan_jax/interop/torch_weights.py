@@ -1,7 +1,7 @@
 """PyTorch state dicts <-> linen variables for the report's two networks.
 
 Works on plain dicts of NumPy arrays, without PyTorch; their files are weight_files.py's.
-The networks themselves live in cgan_jax.models; training state and checkpoints elsewhere.
+The networks themselves live in cgan_jax.models.report; training state and checkpoints elsewhere.
 """
 
 import math
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cgan_jax.checks import one_line, whole
-from cgan_jax.config import MOST, ModelConfig
+from cgan_jax.checks import check_int, one_line
+from cgan_jax.config import INT32_MAX, ModelConfig
 from cgan_jax.errors import ConfigError, DataError
 
 StateDict = dict[str, npt.NDArray[Any]]
@@ -72,7 +72,7 @@ def config_from_torch(
         DataError: these are not a generator and a discriminator of this kind that fit.
         ConfigError: `channels` is no number of channels.
     """
-    channels = whole("channels", channels, 1, to_do="Leave it out for the default, 1.")
+    channels = check_int("channels", channels, 1, hint="Leave it out for the default, 1.")
     gen, disc = _normalised(generator), _normalised(discriminator)
     (n_classes, label_dim), *gen_shapes = _matrix_shapes("generator", gen)
     (disc_classes, disc_label_dim), *disc_shapes = _matrix_shapes("discriminator", disc)
@@ -175,7 +175,7 @@ def batches_tracked(state_dict: Mapping[str, Any]) -> int:
         if name.endswith(_COUNTER):
             count = as_array(value)
             good = count is not None and count.shape == () and count.dtype.kind in "iu"
-            if count is None or not good or not 0 <= count <= MOST:
+            if count is None or not good or not 0 <= count <= INT32_MAX:
                 raise DataError(
                     f"{one_line(name)} is {describe(count)}{f', {count}' if good else ''}.\n"
                     "Expected a single number of steps.\nLeave such entries out for 0 steps."

@@ -14,9 +14,9 @@ import numpy as np
 import optax
 from jax import lax, random
 
-from cgan_jax import checks
+from cgan_jax.checks import check_seed
 from cgan_jax.errors import DataError
-from cgan_jax.images import to_unit_range
+from cgan_jax.models.value_range import to_unit_range
 
 CHUNK = 250  # images at a time: one compiled shape, as the last chunk is filled up
 
@@ -72,7 +72,7 @@ def fit(
             f"{len(images)} images and labels {list(np.shape(labels))} cannot train a classifier\n"
             f"expected at least {recipe.batch_size} images, and one label for each\nGive more."
         )
-    init_key, step_key = random.split(random.key(checks.seed(seed)))
+    init_key, step_key = random.split(random.key(check_seed(seed)))
     example = to_unit_range(jnp.asarray(images[:2]))
     variables = jax.jit(partial(module.init, train=False))(init_key, example)
     params, stats = variables["params"], variables.get("batch_stats", {})

@@ -20,7 +20,7 @@ from cgan_jax.metrics.inception import Features
 from cgan_jax.metrics.kernel import kernel_distance
 from cgan_jax.metrics.manifold import manifold_measures
 from cgan_jax.metrics.reference import Reference, load_reference
-from cgan_jax.sampling import TrainedGenerator
+from cgan_jax.sampling.generator import TrainedGenerator
 
 FORMAT = 1
 COLLAPSED = 0.5  # of the real images' diversity: a class below this has few pictures

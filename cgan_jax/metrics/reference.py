@@ -1,6 +1,6 @@
 """The reference classifier of Fashion-MNIST, whose features and labels the measures are taken on.
 
-Its weights come with the package. `python -m experiments.train_reference` made them, from training
+Its weights come with the package. `python -m experiments.proofs.train_reference` made them, from training
 images 0 to 54,999; it takes no part in training a GAN, nor in choosing a checkpoint. It is the
 second: the first, in larger batches and with shifted images, had 92.3% on the test split, as this
 one without mirror images, which were taken in for what they gain on images 55,000 to 59,999.

@@ -143,15 +143,15 @@ def test_trouble_with_the_file_system_is_passed_over_too(tiny, monkeypatch):
 def test_when_nothing_serves_the_error_tells_all_and_what_to_do(tiny, tmp_path):
     with pytest.raises(DataError) as caught:
         load()
-    culprit, tried, to_do = str(caught.value).splitlines()
+    culprit, tried, hint = str(caught.value).splitlines()
     assert culprit.startswith("Tiny-MNIST could not be had")
     assert tried == (
         f"tried were TFDS's directory (nothing prepared in {tmp_path / 'tfds/fashion_mnist'}); "
         f"an installed Debian package (no files in {tiny.spec.debian_dir}); "
         "a download through TFDS (no network); Debian's package (no network)"
     )
-    assert "--data-dir" in to_do
-    assert "apt install dataset-fashion-mnist" in to_do
+    assert "--data-dir" in hint
+    assert "apt install dataset-fashion-mnist" in hint
     assert not (tmp_path / "tfds").exists()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from experiments.torch_cgan import (
+from experiments.proofs.torch_cgan import (
     Discriminator,
     Generator,
     inject_dropout_masks,

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from cgan_jax.callbacks import LossesTable
-from cgan_jax.checkpoint import Checkpoints
 from cgan_jax.config import ModelConfig, TrainConfig
-from cgan_jax.loop import train
-from cgan_jax.run_folder import RunFolder
-from cgan_jax.sampling import load_generator
-from cgan_jax.state import GAN
-from experiments import tiny
+from cgan_jax.reporting.callbacks import LossesTable
+from cgan_jax.runs.checkpoint import Checkpoints
+from cgan_jax.runs.folder import RunFolder
+from cgan_jax.sampling.generator import load_generator
+from cgan_jax.training.gan import GAN
+from cgan_jax.training.loop import train
+from experiments.proofs import tiny
 
 FOLDER = Path(__file__).parent / "run_folder"
 CONFIG = TrainConfig(

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file
 
 from cgan_jax import interop
 from cgan_jax.errors import ConfigError, DataError
-from cgan_jax.sampling import TrainedGenerator, load_generator
+from cgan_jax.sampling.generator import TrainedGenerator, load_generator
 from tests.golden.make_run_folder import FOLDER
 
 

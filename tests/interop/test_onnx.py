@@ -12,8 +12,8 @@ import pytest
 from cgan_jax import interop
 from cgan_jax.config import ModelConfig, TrainConfig
 from cgan_jax.errors import ConfigError, DataError
-from cgan_jax.sampling import TrainedGenerator, load_generator
-from cgan_jax.state import GAN
+from cgan_jax.sampling.generator import TrainedGenerator, load_generator
+from cgan_jax.training.gan import GAN
 from tests.golden.make_run_folder import FOLDER
 from tests.helpers import command
 

@@ -493,8 +493,8 @@ def test_torch_and_linen_networks_agree_both_ways(config: ModelConfig) -> None:
     import jax
     import torch
 
-    from cgan_jax import models
-    from experiments import torch_cgan
+    from cgan_jax.models import report as models
+    from experiments.proofs import torch_cgan
 
     torch.manual_seed(0)
     shape = (config.channels, config.img_size, config.img_size)

@@ -1,0 +1,1 @@
+"""Arrays to images: grids, plots, frames of GIFs. Knows nothing of runs."""

@@ -1,0 +1,110 @@
+"""Frames of a morph, and animated GIFs. The grids of a frame are grids.py's."""
+
+from collections.abc import Sequence
+from os import PathLike
+
+import numpy as np
+from PIL import Image
+
+from cgan_jax.pictures.grids import TILE, grid
+
+STEP_MS, HOLD_MS = 50, 800  # how long a frame is shown, and one to be looked at
+EPOCH_MS, LAST_MS = 150, 2500
+GREYS = 32  # levels: enough for such pictures, in a quarter of the bytes of 256
+MORPH_WIDTH = 320  # pixels that few columns of a morph have together
+
+
+def morph_pictures(
+    frames: np.ndarray, start_names: Sequence[str], end_names: Sequence[str]
+) -> list[Image.Image]:
+    """Draw a morph, a grid a frame. Names that change fade out, and the new ones in.
+
+    Args:
+        frames: uint8 `[frames, rows, columns, H, W, C]`.
+        start_names: one a column, of the first frame.
+        end_names: the same, of the last frame.
+
+    Returns:
+        RGB pictures of one size.
+
+    Raises:
+        ConfigError: the images or the names do not make a grid; see `cgan_jax.pictures.grids.grid`.
+    """
+    columns, width = frames.shape[2], frames.shape[4]
+    side = MORPH_WIDTH // columns
+    scale = max(1, side // width) if side > TILE else 1
+    enlarged = frames.repeat(scale, 3).repeat(scale, 4)
+    same = list(start_names) == list(end_names)
+    pictures = []
+    for images, t in zip(enlarged, np.linspace(0, 1, len(frames)), strict=True):
+        fade = 0 if same else round(255 * (1 - abs(1 - 2 * t)))
+        names = start_names if t <= 0.5 else end_names
+        pictures.append(grid(images, names, ink=(fade, fade, fade)))
+    return pictures
+
+
+def strip_picture(frames: np.ndarray, start_name: str, end_name: str) -> Image.Image:
+    """Draw a morph's frames side by side, a row a latent point.
+
+    Args:
+        frames: uint8 `[frames, rows, H, W, C]`, at least two frames.
+        start_name: above the first frame.
+        end_name: above the last.
+    """
+    names = [start_name, *[""] * (len(frames) - 2), end_name]
+    return grid(frames.swapaxes(0, 1), names)
+
+
+def save_there_and_back(pictures: Sequence[Image.Image], file: str | PathLike[str]) -> None:
+    """Save pictures as a GIF that runs to the last one and back, for ever; both ends stay a while.
+
+    Args:
+        pictures: of one size, at least two.
+        file: the file to write.
+    """
+    way = [STEP_MS] * (len(pictures) - 2)
+    save_gif([*pictures, *pictures[-2:0:-1]], file, [HOLD_MS, *way, HOLD_MS, *way])
+
+
+def save_progress(pictures: Sequence[Image.Image], file: str | PathLike[str]) -> None:
+    """Save pictures as a GIF that runs for ever, its last one shown for longer.
+
+    Args:
+        pictures: of one size, at least one.
+        file: the file to write.
+    """
+    save_gif(pictures, file, [EPOCH_MS] * (len(pictures) - 1) + [LAST_MS])
+
+
+def save_gif(
+    pictures: Sequence[Image.Image], file: str | PathLike[str], durations: Sequence[int]
+) -> None:
+    """Save pictures as a GIF that runs for ever, grey ones in 32 levels.
+
+    Args:
+        pictures: RGB, of one size, at least one.
+        file: the file to write.
+        durations: how long each is shown, in milliseconds; a GIF counts in tens.
+    """
+    first, *rest = map(_with_palette, pictures)
+    first.save(
+        file,
+        "GIF",
+        save_all=True,
+        append_images=rest,
+        duration=list(durations),
+        loop=0,
+        optimize=True,
+    )
+
+
+def _with_palette(picture: Image.Image) -> Image.Image:
+    """The picture in at most 256 colours, which is what a GIF can hold."""
+    values = np.asarray(picture)
+    if (values != values[..., :1]).any():
+        return picture.quantize(256, dither=Image.Dither.NONE)
+    levels = np.linspace(0, 255, GREYS).round().astype(np.uint8)
+    nearest = (values[..., 0].astype(np.uint16) * (GREYS - 1) + 127) // 255
+    grey = Image.fromarray(nearest.astype(np.uint8))
+    grey.putpalette(levels.repeat(3).tobytes())
+    return grey

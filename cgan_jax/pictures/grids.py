@@ -1,0 +1,167 @@
+"""Grids of images under their class names.
+
+Plots of numbers are in plots.py; moving pictures are in gif.py.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from cgan_jax.checks import short_repr
+from cgan_jax.errors import ConfigError
+
+TILE = 80  # pixels of a tile's side at least; for long names up to twice that
+GAP, MARGIN, FONT_SIZE = 4, 12, 13
+MOST_COLUMNS = 20  # side by side: as wide as a screen
+
+
+def grid(
+    images: np.ndarray, column_names: Sequence[str], *, ink: tuple[int, int, int] = (0, 0, 0)
+) -> Image.Image:
+    """Tile images, with a name above each column.
+
+    Args:
+        images: uint8 `[rows, columns, H, W, C]` with one (grey) or three (RGB) channels.
+        column_names: one a column.
+        ink: the names' colour, RGB in 0..255.
+
+    Returns:
+        an RGB picture on white; small images are enlarged by whole pixels, for long names too;
+        the longest names are shortened. More than 20 columns are parted into bands of as many, one
+        below the other.
+
+    Raises:
+        ConfigError: the array or the names do not fit this.
+    """
+    dtype = getattr(images, "dtype", type(images).__name__)
+    shape: tuple[int, ...] = getattr(images, "shape", ())
+    if dtype != np.uint8 or len(shape) != 5 or 0 in shape or shape[-1] not in (1, 3):
+        raise ConfigError(
+            f"the images of a grid are {dtype} {list(shape)}\n"
+            "expected uint8 [rows, columns, H, W, 1 or 3], none of them 0\n"
+            "Reshape them; cgan_jax.models.value_range.to_uint8 takes floats in [-1, 1]."
+        )
+    rows, columns, height, width, _ = shape
+    listed = isinstance(column_names, Sequence) and not isinstance(column_names, str)
+    good = listed and all(isinstance(n, str) and len(n.splitlines()) < 2 for n in column_names)
+    if not good or len(column_names) != columns:
+        raise ConfigError(
+            f"the names of a grid's {columns} columns are {short_repr(column_names)}\n"
+            "expected as many texts of one line\nGive a list with a name for each column."
+        )
+
+    font = ImageFont.load_default(FONT_SIZE)
+    longest = max(font.getlength(name) for name in column_names)
+    scale = max(1, -(-int(min(max(TILE, longest), 2 * TILE)) // width))
+    enlarged = images.repeat(scale, 2).repeat(scale, 3)
+    rgb = np.broadcast_to(enlarged, (*enlarged.shape[:-1], 3))
+    layout = _Layout(rows, *_bands(columns), height * scale, width * scale)
+    picture = Image.new("RGB", layout.size, "white")
+    draw = ImageDraw.Draw(picture)
+    for column, name in enumerate(column_names):
+        x, y = layout.place(column)
+        title = _shortened(name, font, width * scale)
+        draw.text((x + width * scale / 2, y), title, ink, font, anchor="mt")
+        for row in range(rows):
+            tile = Image.fromarray(np.ascontiguousarray(rgb[row, column]))
+            picture.paste(tile, layout.place(column, row))
+    return picture
+
+
+def tiles(picture: Image.Image, columns: int, height: int, width: int) -> np.ndarray:
+    """The images of a grid: the inverse of `grid`.
+
+    Args:
+        picture: what `grid` made.
+        columns: how many it has.
+        height: of an image, in its own pixels.
+        width: likewise.
+
+    Returns:
+        uint8 `[rows, columns, height, width, 3]`; the channels of grey images are equal.
+
+    Raises:
+        ConfigError: the picture has another size than such a grid.
+    """
+    bands, across = _bands(columns)
+    scale, rest_of_pixels = divmod((picture.width - 2 * MARGIN + GAP) // across - GAP, width)
+    band_height = (picture.height - MARGIN) // bands - MARGIN
+    rows = (band_height - FONT_SIZE) // max(1, height * scale + GAP)
+    layout = _Layout(rows, bands, across, height * scale, width * scale)
+    if rest_of_pixels or rows < 1 or scale < 1 or picture.size != layout.size:
+        raise ConfigError(
+            f"a picture of {picture.width}x{picture.height} pixels is no grid of "
+            f"{columns} columns of {width}x{height} images\n"
+            "expected one that cgan_jax.pictures.grids.grid made\nGive the numbers that it was made with."
+        )
+    pixels = np.asarray(picture.convert("RGB"))
+    found = np.empty((rows, columns, height, width, 3), np.uint8)
+    for row, column in np.ndindex(rows, columns):
+        x, y = layout.place(column, row)
+        tile = pixels[y : y + height * scale : scale, x : x + width * scale : scale]
+        found[row, column] = tile
+    return found
+
+
+def _bands(columns: int) -> tuple[int, int]:
+    """Into how many bands columns are parted, and how many are side by side in each."""
+    bands = -(-columns // MOST_COLUMNS)
+    return bands, -(-columns // bands)
+
+
+class _Layout(NamedTuple):
+    """Where what is in a grid, in pixels."""
+
+    rows: int
+    bands: int
+    across: int
+    tile_height: int
+    tile_width: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the picture."""
+        width = 2 * MARGIN + self.across * (self.tile_width + GAP) - GAP
+        return width, MARGIN + self.bands * (self._band_height + MARGIN)
+
+    @property
+    def _band_height(self) -> int:
+        return FONT_SIZE + self.rows * (GAP + self.tile_height)
+
+    def place(self, column: int, row: int | None = None) -> tuple[int, int]:
+        """Left and top of a tile; without a row, of the name above the column."""
+        band, x = divmod(column, self.across)
+        top = MARGIN + band * (self._band_height + MARGIN)
+        if row is not None:
+            top += FONT_SIZE + GAP + row * (GAP + self.tile_height)
+        return MARGIN + x * (self.tile_width + GAP), top
+
+
+def _shortened(name: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    if font.getlength(name) <= width:
+        return name
+    cut = next(n for n in range(len(name), -1, -1) if font.getlength(f"{name[:n]}…") <= width)
+    return f"{name[:cut].rstrip()}…"
+
+
+def labelled_examples(
+    images: np.ndarray, labels: np.ndarray, n_classes: int, rows: int
+) -> np.ndarray:
+    """The first `rows` images of each class, for `grid`.
+
+    Args:
+        images: uint8 `[N, H, W, C]`.
+        labels: integers `[N]`.
+        n_classes: how many columns.
+        rows: how many of each; a class with fewer is filled up with white.
+
+    Returns:
+        uint8 `[rows, n_classes, H, W, C]`.
+    """
+    examples = np.full((rows, n_classes, *images.shape[1:]), 255, np.uint8)
+    for label in range(n_classes):
+        found = images[np.flatnonzero(labels == label)[:rows]]
+        examples[: len(found), label] = found
+    return examples

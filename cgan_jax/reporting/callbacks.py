@@ -1,0 +1,128 @@
+"""What happens beside training: the losses' table and plot, sample grids, TensorBoard events.
+
+The loop that calls them is loop.py's. A progress bar is the command line's own (experiments/).
+"""
+
+import numpy as np
+from jax import random
+
+from cgan_jax.checks import check_int, check_seed
+from cgan_jax.files import atomic_write, write_errors
+from cgan_jax.pictures.grids import grid
+from cgan_jax.pictures.plots import plot_losses
+from cgan_jax.runs.folder import RunFolder, append_losses, read_losses
+from cgan_jax.runs.measures_table import INDEX_COLUMNS, measures_at
+from cgan_jax.sampling.latent_space import generate
+from cgan_jax.training.callbacks import Callback, EpochEnd, SpanEnd
+from cgan_jax.training.gan import GAN, GANState
+
+
+class LossesTable(Callback):
+    """Every step's losses in `losses.csv`, and a plot of them in `losses.png`.
+
+    Args:
+        run: the run folder.
+        plot_every: in epochs; and at the end.
+    """
+
+    def __init__(self, run: RunFolder, plot_every: int = 5) -> None:
+        self._run = run
+        hint = "Leave it out for the default, 5."
+        self._plot_every = check_int("plot_every", plot_every, 1, hint=hint)
+
+    def on_train_start(self, step: int, last_step: int, steps_per_epoch: int) -> None:
+        self._steps_per_epoch = steps_per_epoch
+        self._run.rewind_losses(step, steps_per_epoch)
+
+    def on_span_end(self, span: SpanEnd) -> None:
+        append_losses(self._run.losses, span.epoch, span.batch, span.losses)
+
+    def on_epoch_end(self, epoch: EpochEnd) -> None:
+        if epoch.epoch % self._plot_every == 0:
+            self._plot()
+
+    def on_train_end(self, step: int, state: GANState) -> None:
+        if step:
+            self._plot()
+
+    def _plot(self) -> None:
+        losses = read_losses(self._run.losses)
+        with atomic_write(self._run.path / "losses.png") as temporary:
+            plot_losses(losses, self._steps_per_epoch, temporary)
+
+
+class SampleGrids(Callback):
+    """A grid of samples in `samples/epoch_NNNN.png`: a column a class, always the same points.
+
+    Args:
+        gan: what is trained.
+        run: the run folder.
+        every: in epochs; and after the first and the last.
+        rows: how many of each class.
+        seed: of the latent points.
+    """
+
+    def __init__(
+        self, gan: GAN, run: RunFolder, every: int = 5, rows: int = 10, seed: int = 0
+    ) -> None:
+        self._gan, self._run = gan, run
+        self._every = check_int("every", every, 1, hint="Leave it out for the default, 5.")
+        self._rows = check_int("rows", rows, 1, hint="Leave it out for the default, 10.")
+        self._key = random.key(check_seed(seed))
+
+    def on_epoch_end(self, epoch: EpochEnd) -> None:
+        if epoch.epoch % self._every == 0 or epoch.epoch in (1, self._run.config.epochs):
+            names = self._run.class_names
+            labels = np.tile(np.arange(len(names), dtype=np.int32), self._rows)
+            variables = epoch.state.gen.variables
+            images = generate(self._gan.generator, variables, labels, self._key)
+            picture = grid(images.reshape(self._rows, len(names), *images.shape[1:]), names)
+            with atomic_write(self._run.sample_grid(epoch.epoch)) as temporary:
+                picture.save(temporary)
+
+
+class TensorBoard(Callback):
+    """Losses, speed, sample grids and measures as TensorBoard events, in `events/`.
+
+    Args:
+        run: the run folder.
+        every: log the losses of each `every`-th step.
+    """
+
+    def __init__(self, run: RunFolder, every: int = 50) -> None:
+        self._run, self._folder = run, run.path / "events"
+        self._every = check_int("every", every, 1, hint="Leave it out for the default, 50.")
+
+    def on_train_start(self, step: int, last_step: int, steps_per_epoch: int) -> None:
+        from cgan_jax.runs.events import EventFile
+
+        self._step, self._seconds = step, 0.0
+        # Events after this step come from a run that ended before it saved again.
+        with write_errors(self._folder):
+            self._events = EventFile(self._folder, purge_step=step)
+
+    def on_span_end(self, span: SpanEnd) -> None:
+        with write_errors(self._folder):
+            for i in range(-self._step % self._every, len(span.losses), self._every):
+                d_loss, g_loss = span.losses[i].tolist()
+                self._events.scalar("loss/discriminator", d_loss, self._step + i)
+                self._events.scalar("loss/generator", g_loss, self._step + i)
+            self._events.flush()
+        self._step += len(span.losses)
+        self._seconds += span.seconds
+
+    def on_epoch_end(self, epoch: EpochEnd) -> None:
+        rate = len(epoch.losses) / self._seconds
+        self._seconds = 0.0
+        grid_file = self._run.sample_grid(epoch.epoch)
+        measures = measures_at(self._run, epoch.step) or {}
+        with write_errors(self._folder):
+            self._events.scalar("speed/steps_per_second", rate, epoch.step)
+            if grid_file.exists():
+                self._events.picture("samples", grid_file, epoch.step)
+            for name in measures.keys() - set(INDEX_COLUMNS):
+                self._events.scalar(f"measures/{name}", measures[name], epoch.step)
+
+    def on_train_end(self, step: int, state: GANState) -> None:
+        with write_errors(self._folder):
+            self._events.close()

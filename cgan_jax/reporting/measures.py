@@ -1,0 +1,127 @@
+"""Measures in the course of a run, as callbacks: a row each time, a plot, the best checkpoint.
+
+Which measures they are is the caller's choice; see metrics/quick.py. Their file is
+measures_table.py's.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from jax import random
+
+from cgan_jax.checks import check_int, check_seed, one_line
+from cgan_jax.errors import RunError
+from cgan_jax.files import atomic_write, write_errors
+from cgan_jax.pictures.plots import plot_measures
+from cgan_jax.runs.checkpoint import Checkpoints
+from cgan_jax.runs.folder import RunFolder
+from cgan_jax.runs.measures_table import measures_at, read_measures, write_measures
+from cgan_jax.sampling.latent_space import generate
+from cgan_jax.training.callbacks import Callback, EpochEnd
+from cgan_jax.training.gan import GAN
+
+Measure = Callable[[np.ndarray, np.ndarray], Mapping[str, float]]
+
+
+class MeasuresTable(Callback):
+    """Measures of generated images, a row each time, in `measures.csv`, and a plot of them.
+
+    Args:
+        gan: what is trained.
+        run: the run folder.
+        measure: maps images, uint8 `[n, H, W, C]`, and the classes asked for, int32 `[n]`, to
+            numbers by name, the same names each time.
+        every: in epochs.
+        n_images: how many, as many of each class.
+        seed: of the latent points, which are the same each time.
+    """
+
+    def __init__(
+        self,
+        gan: GAN,
+        run: RunFolder,
+        measure: Measure,
+        every: int,
+        n_images: int = 2_000,
+        seed: int = 0,
+    ) -> None:
+        self._gan, self._run, self._measure = gan, run, measure
+        self._every = check_int("every", every, 1, hint="Give a number of epochs.")
+        hint = "Leave it out for the default, 2000."
+        n_images = check_int("n_images", n_images, 2, hint=hint)
+        self._labels = np.arange(n_images, dtype=np.int32) % len(run.class_names)
+        self._key = random.key(check_seed(seed))
+
+    def on_train_start(self, step: int, last_step: int, steps_per_epoch: int) -> None:
+        """Rows after this step were written by a run that ended before it saved again."""
+        if self._run.measures.exists():
+            kept = [row for row in read_measures(self._run.measures) if row["step"] <= step]
+            write_measures(self._run.measures, kept)
+
+    def on_epoch_end(self, epoch: EpochEnd) -> None:
+        if epoch.epoch % self._every:
+            return
+        variables = epoch.state.gen.variables
+        images = generate(self._gan.generator, variables, self._labels, self._key)
+        found = self._measure(images, self._labels)
+        row = {"epoch": epoch.epoch, "step": epoch.step} | dict(found)
+        rows = read_measures(self._run.measures) if self._run.measures.exists() else []
+        write_measures(self._run.measures, [*rows, row])
+        epochs = [int(each["epoch"]) for each in (*rows, row)]
+        values = {name: [each[name] for each in (*rows, row)] for name in found}
+        with atomic_write(self._run.path / "measures.png") as temporary:
+            plot_measures(epochs, values, temporary)
+
+
+class BestCheckpoint(Callback):
+    """The state with the lowest measure so far, in `best/`, beside the latest in `checkpoints/`.
+
+    The next best is whole before it takes the place of the one before. A run that goes on from an
+    earlier step keeps the best that it had: it comes by the same state again.
+
+    Args:
+        run: the run folder, in whose table MeasuresTable, called before this, writes.
+        by: the measure's name; the lower the better.
+    """
+
+    def __init__(self, run: RunFolder, by: str) -> None:
+        self._run, self._by = run, by
+        self._new, self._old = (run.path / f".best.{which}" for which in ("new", "old"))
+
+    def on_train_start(self, step: int, last_step: int, steps_per_epoch: int) -> None:
+        with write_errors(self._run.best):
+            if self._old.exists() and not self._run.best.exists():
+                self._old.rename(self._run.best)  # the process ended between two renamings
+        self._lowest = np.inf
+        if self._run.best.exists():
+            self._lowest = _number_in(self._run.best / "measure.json", self._by)
+
+    def on_epoch_end(self, epoch: EpochEnd) -> None:
+        row = measures_at(self._run, epoch.step)
+        if row is None or not row[self._by] < self._lowest:
+            return
+        with write_errors(self._run.best):
+            shutil.rmtree(self._new, ignore_errors=True)
+            with Checkpoints(self._new) as checkpoints:
+                checkpoints.save(epoch.step, epoch.state)
+            about = json.dumps({"epoch": epoch.epoch, self._by: row[self._by]})
+            (self._new / "measure.json").write_text(about + "\n", encoding="utf-8")
+            shutil.rmtree(self._old, ignore_errors=True)
+            if self._run.best.exists():
+                self._run.best.rename(self._old)
+            self._new.rename(self._run.best)
+            shutil.rmtree(self._old, ignore_errors=True)
+        self._lowest = row[self._by]
+
+
+def _number_in(file: Path, name: str) -> float:
+    try:
+        return float(json.loads(file.read_text(encoding="utf-8"))[name])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{file} cannot be read: {one_line(error)}\nexpected a table with {name}\n"
+            "Move the folder away; then the same command goes on, and keeps the best from there on."
+        ) from error

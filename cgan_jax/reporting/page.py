@@ -1,0 +1,204 @@
+"""A run as one web page, made of what its folder holds. How it looks is report.html's.
+
+The page needs no network: pictures are in it, and its policy forbids the browser to fetch anything.
+"""
+
+import base64
+import io
+import json
+import os
+import shlex
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from cgan_jax.checks import one_line
+from cgan_jax.config import leaves
+from cgan_jax.errors import ConfigError, RunError
+from cgan_jax.files import atomic_write
+from cgan_jax.pictures.grids import tiles
+from cgan_jax.presets import PRESETS
+from cgan_jax.runs.folder import RunFolder
+from cgan_jax.runs.measures_table import INDEX_COLUMNS, format_figure, read_measures
+
+MOST_GRIDS, MOST_BYTES = 40, 8_000_000  # of all sample grids together
+EXAMPLES = 10  # pictures of each class in a row
+GREY = 128  # of the line between two of them, on a light page and on a dark one
+
+
+class Setting(NamedTuple):
+    """A setting of the run, and of the report preset."""
+
+    name: str
+    value: str
+    report: str
+    changed: bool
+
+
+class Picture(NamedTuple):
+    """A picture as a page has it: a data URI, and its size in pixels."""
+
+    uri: str
+    width: int
+    height: int
+
+
+def write_report(run_dir: str | os.PathLike[str]) -> Path:
+    """Write `report.html` into a run's folder: what was trained, how it went, what it draws.
+
+    Nothing is computed anew: what the folder lacks (samples, measures), the page lacks.
+
+    Returns:
+        the page's path.
+
+    Raises:
+        RunError: the folder is no run, a file in it cannot be read, or the page not be written.
+    """
+    import jinja2
+
+    run = RunFolder.open(run_dir)
+    templates = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters |= {"digits": format_figure, "quote": shlex.quote, "python": repr}
+    page = templates.get_template("report.html").render(_contents(run))
+    path = run.path / "report.html"
+    with atomic_write(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return path
+
+
+def spread(grids: Mapping[int, Path]) -> list[int]:
+    """The epochs whose grids a page shows: evenly spaced, the first and the last among them.
+
+    At most MOST_GRIDS, and fewer where they would be more than MOST_BYTES.
+    """
+    largest = max((path.stat().st_size for path in grids.values()), default=0)
+    n = min(len(grids), MOST_GRIDS, max(2, MOST_BYTES // max(1, largest)))
+    places = np.linspace(0, len(grids) - 1, n).round().astype(int)
+    return [sorted(grids)[place] for place in places]
+
+
+def _contents(run: RunFolder) -> dict[str, Any]:
+    """What the template fills in."""
+    report = dict(leaves(PRESETS["report"]))
+    try:
+        grids = run.sample_grids()
+        samples = _examples(run, grids[max(grids)]) if grids else {}
+        real = _examples(run, run.path / "real.png")
+        steps, epoch = _reached(run)
+        measures = read_measures(run.measures) if run.measures.exists() else []
+        return {
+            "name": run.path.resolve().name,
+            "run": run,
+            "settings": [
+                Setting(name, _words(value), _words(report[name]), value != report[name])
+                for name, value in leaves(run.config)
+            ],
+            "version": version("cgan_jax"),
+            "steps": steps,
+            "epoch": epoch,
+            "command": run.command.read_text(encoding="utf-8") if run.command.exists() else None,
+            "grids": [(epoch, _picture(grids[epoch])) for epoch in spread(grids)],
+            "classes": [(n, samples.get(i), real.get(i)) for i, n in enumerate(run.class_names)],
+            "real": _picture(run.path / "real.png"),
+            "losses": _picture(run.path / "losses.png"),
+            "measures": {
+                k: v for row in measures[-1:] for k, v in row.items() if k not in INDEX_COLUMNS
+            },
+            "measures_plot": _picture(run.path / "measures.png"),
+            "evaluations": [
+                _evaluation(file) for file in sorted(run.path.glob("evaluation*/evaluation.json"))
+            ],
+        }
+    except (OSError, ValueError) as error:
+        where = getattr(error, "filename", None) or run.path
+        raise RunError(
+            f"{where} cannot be shown in a report: {one_line(error)}\n"
+            "expected what the run wrote\nMove away what is damaged; the report does without it."
+        ) from error
+
+
+def _reached(run: RunFolder) -> tuple[int, int]:
+    """How many steps `losses.csv` has, and which epoch the last is in, from 1; or 0 and 0."""
+    rows = run.losses.read_text(encoding="utf-8").splitlines()[1:] if run.losses.exists() else []
+    try:
+        return len(rows), int(rows[-1].partition(",")[0]) + 1 if rows else 0
+    except ValueError as error:
+        raise ValueError(f"{run.losses.name}: {error}") from error
+
+
+def _examples(run: RunFolder, grid_file: Path) -> dict[int, Picture]:
+    """Each class's images of a grid in a row; none where the picture is no such grid."""
+    side = run.config.model.img_size
+    if not grid_file.exists():
+        return {}
+    with Image.open(grid_file) as picture:
+        try:
+            images = tiles(picture, len(run.class_names), side, side)[:EXAMPLES]
+        except ConfigError:  # somebody else drew it
+            return {}
+    apart = np.pad(images, ((0, 0), (0, 0), (0, 0), (0, 1), (0, 0)), constant_values=GREY)
+    found = {}
+    for label in range(len(run.class_names)):
+        row, file = Image.fromarray(np.concatenate(apart[:, label], axis=1)[:, :-1]), io.BytesIO()
+        row.convert("L" if run.config.model.channels == 1 else "RGB").save(file, "PNG")
+        found[label] = Picture(_data_uri(file.getvalue()), *row.size)
+    return found
+
+
+def _evaluation(file: Path) -> dict[str, Any]:
+    """What experiments/evaluate.py wrote: when, how, the figures, the pictures."""
+    from cgan_jax.metrics.evaluation import MEASURES
+
+    try:
+        saved = json.loads(file.read_text(encoding="utf-8"))
+        protocol = saved["stamp"]["protocol"]
+        return {
+            "kind": file.parent.name,
+            "step": f"{saved['stamp']['step']:,}",
+            "fakes": f"{protocol['n_images']:,}",
+            "seeds": len(protocol["seeds"]),
+            "fast": protocol["name"] == "fast",
+            "measures": [
+                (
+                    name,
+                    MEASURES.get(name, ""),
+                    *(format_figure(found[k]) for k in ("mean", "sd", "real")),
+                )
+                for name, found in saved["measures"].items()
+            ],
+            "confusion": _picture(file.with_name("confusion.png")),
+            "per_class": _picture(file.with_name("per_class.png")),
+            "nearest": _picture(file.with_name("nearest.png")),
+        }
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise RunError(
+            f"{file} cannot be read: {one_line(error)}\nexpected what experiments.evaluate wrote\n"
+            "Evaluate the run again, or move the folder away."
+        ) from error
+
+
+def _picture(path: Path) -> Picture | None:
+    if not path.exists():
+        return None
+    with Image.open(path) as picture:
+        return Picture(_data_uri(path.read_bytes()), *picture.size)
+
+
+def _data_uri(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    return "default" if value is None else str(value)

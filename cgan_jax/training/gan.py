@@ -1,0 +1,210 @@
+"""What is trained: `GAN` (modules, optimizers, loss: static) and `GANState` (arrays only).
+
+How a step changes the state is in steps.py; how it is stored is in cgan_jax/runs/checkpoint.py.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from cgan_jax.checks import as_int, short_repr
+from cgan_jax.config import LossName, ModelConfig, OptimizerConfig, TrainConfig
+from cgan_jax.errors import ConfigError
+from cgan_jax.models import networks
+from cgan_jax.presets import PRESETS
+from cgan_jax.training.augment import Augment
+from cgan_jax.training.averaging import Average
+from cgan_jax.training.losses import LOSSES, AdversarialLoss
+from cgan_jax.training.optimizers import adam
+from cgan_jax.training.penalties import Penalty
+
+
+@struct.dataclass
+class NetState:
+    """One network's arrays.
+
+    Attributes:
+        params: the parameters, a tree of float arrays.
+        batch_stats: what BatchNorm and the like keep beside them; may be empty.
+        opt_state: the optimizer's state.
+    """
+
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What the network's `apply` takes: `params` and `batch_stats`."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+@struct.dataclass
+class GANState:
+    """Everything that training changes: a tree of arrays.
+
+    Attributes:
+        step: int32 scalar, how many steps are done: the run's only clock.
+        gen: the generator's.
+        disc: the discriminator's.
+        average: the running average of the generator's variables; None, which has no leaf, of a
+            GAN that keeps none.
+    """
+
+    step: jax.Array
+    gen: NetState
+    disc: NetState
+    average: Any = None
+
+    @property
+    def shown(self) -> Any:
+        """The generator's variables to sample, measure and export: the average where it is kept."""
+        return self.gen.variables if self.average is None else self.average
+
+
+@dataclass(frozen=True)
+class GAN:
+    """The two networks, their optimizers and the loss. Hashable: a static argument under jit.
+
+    Any modules with these signatures work. They may have `params` and `batch_stats`, and the
+    discriminator may draw from `dropout`. Build it once: two Optax transformations made by equal
+    calls are not equal, and jit would trace again. To change a part, use
+    `dataclasses.replace(gan, loss=...)`.
+
+    Args:
+        generator: maps `(latent, labels, train=)`, float32 `[B, latent_dim]` and int32 `[B]`, to
+            images in [-1, 1], `[B, img_size, img_size, channels]`; its fields say `n_classes`,
+            `latent_dim`, `img_size` and `channels`.
+        discriminator: maps `(images, labels, train=)` to raw scores `[B]`.
+        gen_optimizer: any Optax transformation.
+        disc_optimizer: likewise.
+        loss: on raw scores.
+        penalty: a term to add to the discriminator's loss; see `cgan_jax.training.penalties`.
+        augment: a random change of every image that the discriminator sees; see
+            `cgan_jax.training.augment`.
+        average: the running average of the generator; see `cgan_jax.training.averaging`.
+
+    A part that is None is not in the compiled program, and the state has no array for it.
+
+    Raises:
+        ConfigError: the generator lacks a field, or a part is of the wrong type.
+    """
+
+    generator: nn.Module
+    discriminator: nn.Module
+    gen_optimizer: optax.GradientTransformation
+    disc_optimizer: optax.GradientTransformation
+    loss: AdversarialLoss = LOSSES["least_squares"]
+    penalty: Penalty | None = None
+    augment: Augment | None = None
+    average: Average | None = None
+
+    def __post_init__(self) -> None:
+        check_generator(self.generator)
+        if not isinstance(self.loss, AdversarialLoss):
+            raise ConfigError(
+                f"loss is {short_repr(self.loss)}\nexpected an AdversarialLoss\n"
+                "Pass one of cgan_jax.LOSSES, or AdversarialLoss(discriminator, generator)."
+            )
+        for name in ("penalty", "augment", "average"):
+            part = getattr(self, name)
+            if part is not None and not callable(part):
+                raise ConfigError(
+                    f"{name} is {short_repr(part)}\nexpected a function, or None\n"
+                    f"Pass one with the signature that the docstring of GAN names, or omit it."
+                )
+
+    @staticmethod
+    def from_config(config: TrainConfig = PRESETS["report"]) -> "GAN":
+        """The networks, optimizers and loss of a configuration.
+
+        Configurations that differ in none of these share one object, and so one compiled program.
+        """
+        return _from_parts(
+            config.model, config.optimizer, config.disc_optimizer or config.optimizer, config.loss
+        )
+
+    def init(self, key: jax.Array) -> GANState:
+        """Fresh parameters, statistics and optimizer states, drawn from `key`. Pure.
+
+        Raises:
+            ConfigError: a network's output has another shape than it should.
+        """
+        gen_key, disc_key = jax.random.split(key)
+        images, gen = _init_generator(self.generator, gen_key)
+        labels = jnp.zeros(len(images), jnp.int32)
+        scores, disc = self.discriminator.init_with_output(disc_key, images, labels, train=False)
+        if scores.shape != labels.shape:
+            raise ConfigError(
+                f"the discriminator gives {list(scores.shape)} for {len(labels)} images\n"
+                f"expected a score each, {list(labels.shape)}\nEnd it as with scores[:, 0]."
+            )
+        return GANState(
+            step=jnp.zeros((), jnp.int32),
+            gen=(gen_state := _net_state(gen, self.gen_optimizer)),
+            disc=_net_state(disc, self.disc_optimizer),
+            average=gen_state.variables if self.average else None,
+        )
+
+
+@lru_cache
+def _from_parts(
+    model: ModelConfig, gen: OptimizerConfig, disc: OptimizerConfig, loss: LossName
+) -> GAN:
+    generator, discriminator = networks(model)
+    return GAN(
+        generator,
+        discriminator,
+        gen_optimizer=adam(gen.lr, gen.b1, gen.b2, gen.eps),
+        disc_optimizer=adam(disc.lr, disc.b1, disc.b2, disc.eps),
+        loss=LOSSES[loss],
+    )
+
+
+def check_generator(generator: nn.Module) -> None:
+    """Raises ConfigError where a module lacks a field by which a generator says its sizes."""
+    for name in ("n_classes", "latent_dim", "img_size", "channels"):
+        if as_int(getattr(generator, name, None)) is None:
+            raise ConfigError(
+                f"the generator {type(generator).__name__} has no {name}\n"
+                "expected n_classes, latent_dim, img_size and channels, whole numbers\n"
+                f"Give it the field, as `{name}: int = ...`."
+            )
+
+
+def generator_like(generator: nn.Module) -> GANState:
+    """What of a state a trained generator needs: shapes and dtypes. The other fields are None.
+
+    Raises:
+        ConfigError: the module is no generator; see `GAN`.
+    """
+    check_generator(generator)
+    _, variables = jax.eval_shape(partial(_init_generator, generator), jax.random.key(0))
+    step: Any = jax.ShapeDtypeStruct((), jnp.int32)
+    gen = NetState(variables["params"], variables.get("batch_stats", {}), None)
+    disc: Any = None
+    return GANState(step, gen, disc)
+
+
+def _init_generator(generator: nn.Module, key: jax.Array) -> tuple[jax.Array, Any]:
+    """Two images, and the network's variables."""
+    latent, labels = jnp.zeros((2, generator.latent_dim)), jnp.zeros(2, jnp.int32)
+    images, variables = generator.init_with_output(key, latent, labels, train=True)
+    expected = (2, generator.img_size, generator.img_size, generator.channels)
+    if images.shape != expected:
+        raise ConfigError(
+            f"the generator makes {list(images.shape)} of 2 latent points and labels\n"
+            f"expected {list(expected)}, as its img_size and channels say\nReshape its output."
+        )
+    return images, variables
+
+
+def _net_state(variables: Any, optimizer: optax.GradientTransformation) -> NetState:
+    params = variables["params"]
+    return NetState(params, variables.get("batch_stats", {}), optimizer.init(params))

@@ -1,0 +1,68 @@
+"""Adversarial losses on raw scores, each with its paper. They return one value per example.
+
+The training step takes the mean. A penalty on D's gradients is not a loss on scores: see
+penalties.py.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.nn import relu, softplus
+
+from cgan_jax.config import LossName
+
+
+class AdversarialLoss(NamedTuple):
+    """What the two players minimise, as functions of the discriminator's raw scores.
+
+    Attributes:
+        discriminator: `(real_scores_B, fake_scores_B) -> losses_B`.
+        generator: `(fake_scores_B) -> losses_B`; of a paired loss
+            `(real_scores_B, fake_scores_B) -> losses_B`.
+        paired: whether score i of the fakes is compared with score i of the real images. Then the
+            fakes take the batch's labels, and the generator's half is given the real scores too.
+    """
+
+    discriminator: Callable[[jax.Array, jax.Array], jax.Array]
+    generator: Callable[..., Any]
+    paired: bool = False
+
+
+def least_squares_discriminator(real_B: jax.Array, fake_B: jax.Array) -> jax.Array:
+    """`((D(x) - 1)^2 + D(G(z))^2) / 2`. Mao et al. 2017, equation 9, with a = 0 and b = 1."""
+    return (jnp.square(real_B - 1) + jnp.square(fake_B)) / 2
+
+
+def least_squares_generator(fake_B: jax.Array) -> jax.Array:
+    """`(D(G(z)) - 1)^2`. Mao et al. 2017, equation 9, with c = 1; not halved, as in the report."""
+    return jnp.square(fake_B - 1)
+
+
+def non_saturating_discriminator(real_B: jax.Array, fake_B: jax.Array) -> jax.Array:
+    """`-log sigmoid(D(x)) - log(1 - sigmoid(D(G(z))))`. Goodfellow et al. 2014, equation 1."""
+    return softplus(-real_B) + softplus(fake_B)
+
+
+def non_saturating_generator(fake_B: jax.Array) -> jax.Array:
+    """`-log sigmoid(D(G(z)))`. Goodfellow et al. 2014, section 3."""
+    return softplus(-fake_B)
+
+
+def hinge_discriminator(real_B: jax.Array, fake_B: jax.Array) -> jax.Array:
+    """`max(0, 1 - D(x)) + max(0, 1 + D(G(z)))`. Lim and Ye 2017; Miyato et al. 2018, eq. 16."""
+    return relu(1 - real_B) + relu(1 + fake_B)
+
+
+def hinge_generator(fake_B: jax.Array) -> jax.Array:
+    """`-D(G(z))`. Lim and Ye 2017; Miyato et al. 2018, eq. 17."""
+    return -fake_B
+
+
+LOSSES: Mapping[LossName, AdversarialLoss] = {
+    "least_squares": AdversarialLoss(least_squares_discriminator, least_squares_generator),
+    "non_saturating": AdversarialLoss(non_saturating_discriminator, non_saturating_generator),
+    "hinge": AdversarialLoss(hinge_discriminator, hinge_generator),
+}
+"""The losses by the names that a `TrainConfig` has for them; `least_squares` is the report's."""

@@ -1,0 +1,268 @@
+"""The hot path: one training step, and a loop over a span of them. Pure; jitted by the caller.
+
+The clock is `state.step`: order and noise derive from it and a key, and nothing else is stored.
+"""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax, random
+
+from cgan_jax.checks import check_seed
+from cgan_jax.errors import ConfigError
+from cgan_jax.models.value_range import to_unit_range
+from cgan_jax.training.gan import GAN, GANState, NetState
+from cgan_jax.training.prng import THREEFRY
+from cgan_jax.training.sharding import shard_batch
+
+
+class Batch(NamedTuple):
+    """Real images and their labels: a batch, or a whole data set.
+
+    Attributes:
+        images: uint8 `[N, H, W, C]`.
+        labels: int32 `[N]`.
+    """
+
+    images: jax.Array
+    labels: jax.Array
+
+
+class Losses(NamedTuple):
+    """The two players' losses before a step's updates: float scalars, or `[n]` for n steps."""
+
+    d_loss: jax.Array
+    g_loss: jax.Array
+
+
+class RunKeys(NamedTuple):
+    """A run's three independent streams of randomness.
+
+    They may be any keys of `jax.random`; those of `run_keys` are the fastest on a CPU.
+
+    Attributes:
+        init: of the networks' first weights.
+        order: of the order of the images in each epoch.
+        steps: of latent points, labels and dropout; step s has `fold_in(steps, s)`.
+    """
+
+    init: jax.Array
+    order: jax.Array
+    steps: jax.Array
+
+
+def run_keys(seed: int | jax.Array) -> RunKeys:
+    """The streams of the run with this seed: `jax.random.split(jax.random.key(seed), 3)`.
+
+    Args:
+        seed: in [0, 2**32).
+
+    Raises:
+        ConfigError: the seed is no whole number in [0, 2**32).
+    """
+    if not isinstance(seed, jax.core.Tracer):
+        seed = check_seed(seed)
+    return _run_keys(jnp.asarray(seed, np.uint32))
+
+
+@jax.jit
+def _run_keys(seed: jax.Array) -> RunKeys:
+    return RunKeys(*random.split(random.key(seed, impl=THREEFRY), 3))
+
+
+def train_step(gan: GAN, state: GANState, batch: Batch, key: jax.Array) -> tuple[GANState, Losses]:
+    """Update the generator, then the discriminator, in the report's order.
+
+    1. Draw latent points and uniform labels (not the batch's, unless the loss is paired), and make
+       the fakes.
+    2. Generator: descend its loss on D(fake), with D's dropout active.
+    3. Discriminator: descend its loss on the real batch and on the *same* fakes, made before the
+       generator's update, with no gradient into them and with fresh dropout masks. Both halves go
+       through D in one pass.
+    4. Average: take the updated generator into its running average.
+
+    Penalty, augmentation, average and pairing are static: what `gan` lacks is not in the program.
+
+    Args:
+        gan: networks, optimizers and loss (static under jit).
+        state: the state before the step.
+        batch: B real images and labels.
+        key: the source of all of this step's randomness.
+
+    Returns:
+        the state one step later, and the losses before its updates; the penalty is not in them.
+
+    Raises:
+        ConfigError: the batch is not what these networks take.
+    """
+    _check(batch, gan)
+    latent_key, label_key, gen_dropout_key, disc_dropout_key, *more_keys = _split(key, gan)
+    n = len(batch.labels)
+    latent_BxZ = random.normal(latent_key, (n, gan.generator.latent_dim))
+    fake_labels_B = (
+        batch.labels
+        if gan.loss.paired
+        else random.randint(label_key, (n,), 0, gan.generator.n_classes)
+    )
+    batch, latent_BxZ, fake_labels_B = shard_batch((batch, latent_BxZ, fake_labels_B))
+    real = to_unit_range(batch.images)
+
+    def generator_loss(params: Any) -> tuple[jax.Array, Any]:
+        fake, stats = _apply(gan.generator, params, state.gen, latent_BxZ, fake_labels_B)
+        images, labels = fake, fake_labels_B
+        if gan.loss.paired:
+            images, labels = _both(real, fake), _both(batch.labels, fake_labels_B)
+        if gan.augment:
+            images = gan.augment(images, more_keys[0])
+        scores, _ = _apply(
+            gan.discriminator, state.disc.params, state.disc, images, labels, gen_dropout_key
+        )
+        halves = (scores[:n], scores[n:]) if gan.loss.paired else (scores,)
+        return gan.loss.generator(*halves).mean(), (fake, stats)
+
+    gradient = jax.value_and_grad(generator_loss, has_aux=True)
+    (g_loss, (fake, gen_stats)), gen_grads = gradient(state.gen.params)
+    gen = _update(gan.gen_optimizer, state.gen, gen_grads, gen_stats)
+
+    # To the discriminator's loss the fakes are constants: no gradient flows into the generator.
+    images, labels = _both(real, fake), _both(batch.labels, fake_labels_B)
+
+    def discriminator_loss(params: Any) -> tuple[jax.Array, Any]:
+        def score(images: jax.Array, labels: jax.Array) -> tuple[jax.Array, Any]:
+            if gan.augment:
+                images = gan.augment(images, more_keys[1])
+            return _apply(gan.discriminator, params, state.disc, images, labels, disc_dropout_key)
+
+        scores, stats = score(images, labels)
+        d_loss = gan.loss.discriminator(scores[:n], scores[n:]).mean()
+        if not gan.penalty:
+            return d_loss, (d_loss, stats)
+        penalty = gan.penalty(
+            lambda images, labels: score(images, labels)[0],
+            (real, batch.labels),
+            (fake, fake_labels_B),
+            step=state.step,
+            key=more_keys[2],
+        )
+        return d_loss + penalty, (d_loss, stats)
+
+    gradient = jax.value_and_grad(discriminator_loss, has_aux=True)
+    (_, (d_loss, disc_stats)), disc_grads = gradient(state.disc.params)
+    disc = _update(gan.disc_optimizer, state.disc, disc_grads, disc_stats)
+
+    step, average = state.step + 1, None
+    if gan.average:
+        average = gan.average(state.average, gen.variables, step)
+    return GANState(step, gen, disc, average), Losses(d_loss, g_loss)
+
+
+def shuffle(data: Batch, key: jax.Array, epoch: int | jax.Array) -> Batch:
+    """The whole data set in the order in which an epoch shows it, a permutation of its own.
+
+    Args:
+        data: N images and labels.
+        key: of a run's orders.
+        epoch: counted from 0.
+
+    Returns:
+        the same images and labels in another order.
+    """
+    order_N = random.permutation(random.fold_in(key, epoch), len(data.labels))
+    return jax.tree.map(lambda array: array[order_N], data)
+
+
+def train_steps(
+    gan: GAN,
+    state: GANState,
+    shuffled: Batch,
+    key: jax.Array,
+    n_steps: int | jax.Array,
+    *,
+    batch_size: int,
+    last_batch: bool = False,
+) -> tuple[GANState, Losses]:
+    """Take `n_steps` training steps from `state.step` on, all within one epoch.
+
+    An epoch takes the shuffled data as they come, in `ceil(N / batch_size)` batches. The last one
+    holds what is left; since its size may differ, it needs a call of its own.
+    `cgan_jax.training.spans.next_span` cuts a run into such calls.
+
+    Jit it with `gan`, `batch_size` and `last_batch` static. `n_steps` may be traced, so that one
+    compiled program serves spans of every length, or static, for a trip count that is known to XLA.
+
+    Args:
+        gan: networks, optimizers and loss.
+        state: what training has reached; donate it.
+        shuffled: the whole data set, N images, in this epoch's order: see `shuffle`.
+        key: of the steps' noise; step s has `fold_in(key, s)`.
+        n_steps: how many steps.
+        batch_size: images a step.
+        last_batch: whether the one step is the epoch's last, of the images that are left.
+
+    Returns:
+        the state after the steps, and the losses of each, `[ceil(N / batch_size)]` long, of which
+        the first `n_steps` are filled.
+    """
+    n_images = len(shuffled.labels)
+    steps_per_epoch = -(-n_images // batch_size)
+    rows = n_images - (steps_per_epoch - 1) * batch_size if last_batch else batch_size
+
+    def body(i: jax.Array, carry: tuple[GANState, Losses]) -> tuple[GANState, Losses]:
+        state, losses = carry
+        start = state.step % steps_per_epoch * batch_size
+        batch = jax.tree.map(lambda array: lax.dynamic_slice_in_dim(array, start, rows), shuffled)
+        state, now = train_step(gan, state, batch, random.fold_in(key, state.step))
+        return state, jax.tree.map(lambda all_, one: all_.at[i].set(one), losses, now)
+
+    no_losses = Losses(jnp.zeros(steps_per_epoch), jnp.zeros(steps_per_epoch))
+    return lax.fori_loop(0, n_steps, body, (state, no_losses))
+
+
+def _split(key: jax.Array, gan: GAN) -> jax.Array:
+    """A step's keys; those that only some recipes need come last, so that the others stay."""
+    return random.split(key, 7 if gan.augment or gan.penalty else 4)
+
+
+def _both(real: jax.Array, fake: jax.Array) -> jax.Array:
+    return jnp.concatenate([real, fake])
+
+
+def _check(batch: Batch, gan: GAN) -> None:
+    """Costs nothing: under jit, once when it is traced."""
+    images, labels, made = batch.images, batch.labels, gan.generator
+    expected = (made.img_size, made.img_size, made.channels)
+    good = images.dtype == np.uint8 and images.shape[1:] == expected and len(images) > 1
+    if not good or labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
+        raise ConfigError(
+            f"the batch has images {images.dtype} {list(images.shape)} and labels {labels.dtype} "
+            f"{list(labels.shape)}\nexpected uint8 [B, {', '.join(map(str, expected))}] and "
+            "integers [B], B at least 2\nGive the images as they are, from 0 to 255."
+        )
+
+
+def _apply(
+    module: nn.Module,
+    params: Any,
+    net: NetState,
+    inputs: jax.Array,
+    labels: jax.Array,
+    dropout_key: jax.Array | None = None,
+) -> tuple[jax.Array, Any]:
+    """One network in training mode: its output and its updated batch statistics."""
+    variables = {"params": params, "batch_stats": net.batch_stats}
+    rngs = {} if dropout_key is None else {"dropout": dropout_key}
+    output, updated = module.apply(
+        variables, inputs, labels, train=True, rngs=rngs, mutable=["batch_stats"]
+    )
+    return output, updated.get("batch_stats", {})
+
+
+def _update(
+    optimizer: optax.GradientTransformation, net: NetState, grads: Any, batch_stats: Any
+) -> NetState:
+    updates, opt_state = optimizer.update(grads, net.opt_state, net.params)
+    return NetState(optax.apply_updates(net.params, updates), batch_stats, opt_state)

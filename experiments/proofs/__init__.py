@@ -1,0 +1,1 @@
+"""What the tables in docs/results.md are made with: parity, faults, benchmarks, the reference."""

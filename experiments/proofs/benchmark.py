@@ -1,0 +1,177 @@
+"""How fast the report preset is: this library beside PyTorch, in turns, and beside the machine.
+
+    python -m experiments.proofs.benchmark        # some four minutes on 2 cores; PyTorch: extra `torch`
+
+Whoever else uses the machine slows all of them alike: read the ratios, taken round by round. What
+is timed is in benchmark_parts.py.
+"""
+
+import json
+import platform
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from cgan_jax.checks import check_int_field
+from cgan_jax.files import atomic_write
+from experiments.shared.command_line import parse, run
+
+MODULE = "experiments.proofs.benchmark"
+OURS = "cgan_jax, spans of steps"
+PEER = "PyTorch, eager, in memory"  # the report's own loop, which the ratios refer to
+N_SEEDS = 4
+PRODUCTS, ADAM = "a step's products alone", "a step's Adam alone"
+
+Part = Literal["training", "machine", "startup", "sampling", "data", "sizes"]
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Time the report's GAN: this library and PyTorch in turns, and what the machine could do.
+
+    Examples:
+      python -m experiments.proofs.benchmark --rounds 9 --json speed.json
+      python -m experiments.proofs.benchmark --parts startup
+    """
+
+    parts: tuple[Part, ...] = ("training", "machine", "startup", "sampling", "data")
+    """training: steps a second, in turns; machine: the limit that a step's arithmetic and memory
+    set, in the same turns; startup: seconds to the first step, and memory; sampling: images a
+    second; data: seconds to load them; sizes: steps a second of larger batches and networks, which
+    takes minutes more."""
+    rounds: int = 5
+    """How many turns each contestant gets."""
+    steps: int = 150
+    """Steps a turn; half an epoch at most."""
+    compiled: bool = False
+    """Let torch.compile take part as well, which takes minutes more and a C++ compiler."""
+    json: Path | None = None
+    """Write the figures to this file too, with versions and machine."""
+
+    def check(self) -> None:
+        """Raises ConfigError for a number that is out of range."""
+        check_int_field(self, "rounds", 1, 1000)
+        check_int_field(self, "steps", 1, 468)
+
+
+def main() -> None:
+    flags = parse(Flags, MODULE)
+    flags.check()
+    figures = measure(flags)
+    if flags.json:
+        from cgan_jax.environment import environment
+
+        machine = {"system": platform.platform(), "processor": processor()}
+        with atomic_write(flags.json) as file:
+            file.write_text(json.dumps(machine | environment() | figures, indent=2) + "\n")
+        print(f"Written to {flags.json}.")
+
+
+def measure(flags: Flags) -> dict[str, Any]:
+    """All parts one after another; each prints what it found."""
+    from experiments.proofs import benchmark_parts as parts
+
+    figures: dict[str, Any] = {}
+    contestants: dict[str, Callable[[int], float]] = {}
+    if "training" in flags.parts:
+        contestants = {
+            OURS: parts.spans(),
+            f"cgan_jax, {N_SEEDS} seeds at once, all steps": parts.seeds_at_once(N_SEEDS),
+            "cgan_jax, single steps from NumPy": parts.single(),
+        }
+        if find_spec("torch"):
+            contestants |= parts.torch_contestants(PEER, compiled=flags.compiled)
+        else:
+            print("PyTorch is not installed (extra `torch`): measuring this library alone.")
+    if "machine" in flags.parts:
+        contestants |= {PRODUCTS: parts.products(), ADAM: parts.adam()}
+    if contestants:
+        rates = in_turns(contestants, flags.rounds, flags.steps)
+        print(table(rates))
+        figures["steps_per_second"] = rates
+    if OURS in contestants:
+        best = statistics.median(rates[OURS])
+        figures |= show({"200 epochs, minutes": 187_600 / best / 60})
+    if PRODUCTS in contestants:
+        figures["machine"] = show(limits(rates, parts.flops(), 7 * 4 * parts.n_weights()))
+    for part, found in (("startup", parts.startup), ("sampling", parts.sampling)):
+        if part in flags.parts:
+            figures[part] = show(found())
+    if "data" in flags.parts:
+        figures["data"] = show(parts.data())
+    if "sizes" in flags.parts:
+        print(f"{'widths':>7} {'batch':>6} {'steps/s':>8} {'images/s':>9} {'share of limit':>15}")
+        figures["sizes"] = []
+        for size in parts.sizes():
+            width, batch, rate, share = size.values()
+            print(
+                f"{width:>6}x {batch:>6} {rate:>8.2f} {rate * batch:>9.0f} {share:>15.2f}",
+                flush=True,
+            )
+            figures["sizes"].append(size)
+    return figures
+
+
+def in_turns(
+    contestants: Mapping[str, Callable[[int], float]], rounds: int, steps: int
+) -> dict[str, list[float]]:
+    """Steps a second of each, A B C A B C ..."""
+    rates: dict[str, list[float]] = {name: [] for name in contestants}
+    for turn in range(rounds):
+        for name, contestant in contestants.items():
+            rates[name].append(contestant(steps))
+        print(f"round {turn + 1} of {rounds} is done", flush=True)
+    return rates
+
+
+def table(rates: Mapping[str, list[float]]) -> str:
+    """Steps a second as median, least and most, and the ratio to the peer, round by round."""
+    peer = rates.get(PEER)
+    lines = [f"{'steps a second':<36} {'median':>7} {'min':>7} {'max':>7} {'ratio':>6}"]
+    for name, values in rates.items():
+        ratio = ""
+        if peer:
+            ratio = f"{statistics.median(v / p for v, p in zip(values, peer, strict=True)):.2f}"
+        lines.append(
+            f"{name:<36} {statistics.median(values):>7.1f} {min(values):>7.1f} "
+            f"{max(values):>7.1f} {ratio:>6}"
+        )
+    return "\n".join(lines)
+
+
+def limits(rates: Mapping[str, list[float]], flops: int, adam_bytes: int) -> dict[str, float]:
+    """What the machine could do at most, and how much of it training does, round by round."""
+    each = [1 / (1 / p + 1 / a) for p, a in zip(rates[PRODUCTS], rates[ADAM], strict=True)]
+    found = {
+        "products, GFLOP a second": statistics.median(rates[PRODUCTS]) * flops / 1e9,
+        "Adam's memory, GB a second": statistics.median(rates[ADAM]) * adam_bytes / 1e9,
+        "limit, steps a second": statistics.median(each),
+    }
+    if OURS in rates:
+        shares = [ours / limit for ours, limit in zip(rates[OURS], each, strict=True)]
+        found["share of that limit"] = statistics.median(shares)
+    return found
+
+
+def show(figures: dict[str, float]) -> dict[str, float]:
+    """Print figures, a line each."""
+    for name, value in figures.items():
+        print(f"{name:<36} {value:>7.2f}", flush=True)
+    return figures
+
+
+def processor() -> str:
+    """The processor's name, where the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+if __name__ == "__main__":
+    run(main)

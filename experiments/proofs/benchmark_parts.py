@@ -1,0 +1,245 @@
+"""What benchmark.py times. Each part returns figures by name, or a function that times steps."""
+
+import contextlib
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import random
+
+from cgan_jax.config import TrainConfig
+from cgan_jax.data import load
+from cgan_jax.presets import PRESETS
+from cgan_jax.sampling.generator import TrainedGenerator
+from cgan_jax.training.gan import GAN
+from cgan_jax.training.spans import Spans
+from cgan_jax.training.steps import Batch, run_keys, train_step
+from cgan_jax.training.sweep import member_spans
+
+REPORT = PRESETS["report"]
+BATCH = REPORT.batch_size
+BATCHES, WIDTHS = (64, 256, 1024, 4096), (1, 2, 4)
+
+
+def spans(config: TrainConfig = REPORT) -> Callable[[int], float]:
+    """Times our loop over a span of steps: nothing is read back until its end."""
+    gan, keys = GAN.from_config(config), run_keys(0)
+    ours, init = Spans(gan, load(), config.batch_size, keys), jax.jit(gan.init)
+
+    def measure(steps: int) -> float:
+        state, _, _ = ours.run(init(keys.init), 0, steps)  # compiles once, warms up each time
+        began = time.perf_counter()
+        _, span, _ = ours.run(state, steps, steps)
+        return span.n_steps / (time.perf_counter() - began)
+
+    return measure
+
+
+def seeds_at_once(n_seeds: int) -> Callable[[int], float]:
+    """Times several runs in one program: the steps of all of them."""
+    together = member_spans([replace(REPORT, seed=seed) for seed in range(n_seeds)], load())
+
+    def measure(steps: int) -> float:
+        each = max(1, steps // n_seeds)
+        state, _, _ = together.run(together.fresh_state(), 0, each)
+        began = time.perf_counter()
+        _, span, _ = together.run(state, each, each)
+        return n_seeds * span.n_steps / (time.perf_counter() - began)
+
+    return measure
+
+
+def single() -> Callable[[int], float]:
+    """Times one jitted step after another, each batch from NumPy, each loss read back."""
+    gan, keys, dataset = GAN.from_config(), run_keys(0), load()
+    step = jax.jit(train_step, static_argnames="gan", donate_argnames="state")
+    init, order = jax.jit(gan.init), np.random.default_rng(0).permutation(len(dataset))
+
+    def measure(steps: int) -> float:
+        state, began = init(keys.init), 0.0
+        for i in range(-20, steps):
+            if i == 0:
+                began = time.perf_counter()
+            rows = order[(i % 900) * BATCH :][:BATCH]
+            batch = Batch(jnp.asarray(dataset.images[rows]), jnp.asarray(dataset.labels[rows]))
+            state, losses = step(gan, state, batch, random.fold_in(keys.steps, i + 20))
+            float(losses.d_loss), float(losses.g_loss)
+        return steps / (time.perf_counter() - began)
+
+    return measure
+
+
+def torch_contestants(peer: str, *, compiled: bool) -> dict[str, Callable[[int], float]]:
+    """The report's loop in PyTorch: as it is, its data item by item, and at PyTorch's best."""
+    import torch
+
+    from experiments.proofs.torch_cgan import measure_steps_per_second
+
+    dataset, device = load(), "cuda" if torch.cuda.is_available() else "cpu"
+
+    def contestant(variant: str) -> Callable[[int], float]:
+        return lambda steps: measure_steps_per_second(
+            variant, dataset.images, dataset.labels, n_steps=steps, device=device
+        )
+
+    return {
+        peer: contestant("eager"),
+        "PyTorch, eager, DataLoader": contestant("dataloader"),
+        "PyTorch, fused Adam, in memory": contestant("fused"),
+    } | ({"PyTorch, fused Adam, compiled": contestant("fused+compile")} if compiled else {})
+
+
+def products(config: TrainConfig = REPORT) -> Callable[[int], float]:
+    """Times the matrix products of a step, at their shapes, in a loop of their own."""
+    layers = _layers(config)
+    shapes = [((m, i), (i, o), (m, o), (m, o), (i, o), (m, i)) for m, i, o, *_ in layers]
+
+    def body(turn: jax.Array, carry: Any) -> Any:
+        one = 1 + 0 * turn.astype(jnp.float32)  # XLA cannot know: it has to multiply each time
+        return [
+            (x, w, dy, (x * one) @ w, (x * one).T @ dy if k else dw, (dy * one) @ w.T if d else dx)
+            for (x, w, dy, _, dw, dx), (*_, k, d) in zip(carry, layers, strict=True)
+        ]
+
+    return _timed_loop(body, [tuple(map(jnp.ones, layer)) for layer in shapes])
+
+
+def adam(config: TrainConfig = REPORT) -> Callable[[int], float]:
+    """Times a step's two Adams as one, of one vector: it reads four arrays and writes three."""
+
+    def body(_: jax.Array, carry: Any) -> Any:
+        p, g, m, v = carry
+        m, v = 0.5 * m + 0.5 * g, 0.999 * v + 0.001 * g * g
+        return p - 2e-4 * m / (jnp.sqrt(v) + 1e-8), g, m, v
+
+    return _timed_loop(body, (jnp.ones(n_weights(config)),) * 4)
+
+
+def flops(config: TrainConfig = REPORT) -> int:
+    """Of a step's products."""
+    return sum(2 * m * i * o * (1 + kernel + inputs) for m, i, o, kernel, inputs in _layers(config))
+
+
+def n_weights(config: TrainConfig = REPORT) -> int:
+    """Of both networks' layers."""
+    return sum(i * o + o for _, i, o, kernel, _ in _layers(config) if kernel)
+
+
+def _layers(config: TrainConfig) -> list[tuple[int, int, int, bool, bool]]:
+    """Rows, in, out; whether the kernel's and the input's gradient are taken."""
+    model, batch = config.model, config.batch_size
+    gen = (model.latent_dim + 10, *model.generator_widths, 784)
+    disc = (784 + 10, *model.discriminator_widths, 1)
+    layers = [(batch, i, o, True, i != gen[0]) for i, o in itertools.pairwise(gen)]
+    layers += [(batch, i, o, False, True) for i, o in itertools.pairwise(disc)]  # in G's loss
+    return layers + [(2 * batch, i, o, True, i != disc[0]) for i, o in itertools.pairwise(disc)]
+
+
+def sizes() -> Iterator[dict[str, float]]:
+    """Training and its limit, for batches and networks of several sizes."""
+    for times, batch in itertools.product(WIDTHS, BATCHES):
+        model = replace(
+            REPORT.model,
+            generator_widths=tuple(times * width for width in REPORT.model.generator_widths),
+            discriminator_widths=tuple(times * w for w in REPORT.model.discriminator_widths),
+        )
+        config = replace(REPORT, batch_size=batch, model=model)
+        steps = max(1, round(1e11 / flops(config)))  # a second or two
+        ours, limits = spans(config), (products(config), adam(config))
+        # In turns, and each the best of three: what disturbs it can only make it slower.
+        turns = [[ours(steps), *(limit(steps) for limit in limits)] for _ in range(3)]
+        rate, *parts = map(max, zip(*turns, strict=True))
+        limit = 1 / sum(1 / part for part in parts)
+        yield {"width": times, "batch": batch, "steps/s": rate, "share": rate / limit}
+
+
+def _timed_loop(body: Callable[[jax.Array, Any], Any], carry: Any) -> Callable[[int], float]:
+    """Turns a second of a loop whose buffers stay where they are, as in training."""
+    loop = jax.jit(lambda turns, carry: jax.lax.fori_loop(0, turns, body, carry))
+
+    def measure(turns: int) -> float:
+        jax.block_until_ready(loop(turns, carry))
+        began = time.perf_counter()
+        jax.block_until_ready(loop(turns, carry))
+        return turns / (time.perf_counter() - began)
+
+    return measure
+
+
+def startup() -> dict[str, float]:
+    """Seconds from the command to the first finished step, compiling and not; and memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        cold, memory = _first_step(Path(folder), "cold")
+        warm, _ = _first_step(Path(folder), "warm")
+    return {
+        "cold start to the first step, s": cold,
+        "warm start, s": warm,
+        "peak memory, GiB": memory,
+    }
+
+
+def sampling() -> dict[str, float]:
+    """Images a second, in one call for 10,000."""
+    gan = GAN.from_config()
+    gen = jax.jit(gan.init)(run_keys(0).init).gen
+    names = tuple(map(str, range(10)))
+    trained = TrainedGenerator(gan.generator, gen.variables, names, 0)
+    labels = np.arange(10_000, dtype=np.int32) % 10
+    trained.generate(labels, seed=0)
+    began = time.perf_counter()
+    trained.generate(labels, seed=1)
+    return {"sampling, images a second": 10_000 / (time.perf_counter() - began)}
+
+
+def data() -> dict[str, float]:
+    """Seconds to load the training images, after the first time."""
+    load()
+    began = time.perf_counter()
+    load()
+    return {"loading the data, s": time.perf_counter() - began}
+
+
+def _first_step(folder: Path, name: str) -> tuple[float, float]:
+    """Start the main job, and stop it after its first line of losses: seconds, peak GiB."""
+    command = [sys.executable, "-u", "-m", "experiments.fashion_cgan", "--log-every", "1"]
+    began = time.perf_counter()
+    with subprocess.Popen(
+        [*command, "--workdir", str(folder / name)],
+        env=os.environ
+        | {
+            "JAX_COMPILATION_CACHE_DIR": str(folder / "programs"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        assert process.stdout
+        for line in process.stdout:
+            if line.startswith("[Epoch 0/"):
+                break
+        taken = time.perf_counter() - began
+        memory = _peak_memory(process.pid)
+        process.send_signal(signal.SIGTERM)
+        process.stdout.read()
+    return taken, memory
+
+
+def _peak_memory(pid: int) -> float:
+    """GiB so far; NaN where the system does not tell. Not getrusage, which counts the parent's."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 2**20
+    return float("nan")

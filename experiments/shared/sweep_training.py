@@ -1,0 +1,118 @@
+"""A whole sweep from the command line: programs one after another, each with many runs at once.
+
+The flags are in sweep.py; the loop itself is cgan_jax.training.sweep.
+"""
+
+import contextlib
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from cgan_jax.config import TrainConfig
+from cgan_jax.data import Dataset
+from cgan_jax.reporting.callbacks import LossesTable, SampleGrids, TensorBoard
+from cgan_jax.runs.checkpoint import Checkpoints
+from cgan_jax.runs.folder import RunFolder
+from cgan_jax.runs.lock import run_lock
+from cgan_jax.training.gan import GAN
+from cgan_jax.training.spans import steps_per_epoch
+from cgan_jax.training.sweep import Member, train_members
+from experiments.shared.command_line import StopSignals
+from experiments.shared.compile_cache import keep_programs
+from experiments.shared.page import write_or_warn
+from experiments.shared.progress import Progress, duration
+from experiments.shared.sweep_folder import SweepFolder
+from experiments.shared.sweep_summary import report
+from experiments.shared.training import check_not_lost, command, device, draw_real_images
+
+
+def run(
+    programs: Sequence[dict[str, TrainConfig]],
+    dataset: Dataset,
+    workdir: Path,
+    *,
+    sample_every: int,
+    checkpoint_every: int,
+) -> None:
+    """Train all members in a sweep's folder, or until a signal to stop; then say what came of it.
+
+    Args:
+        programs: members by name, those together that one program trains.
+        dataset: the training images.
+        workdir: the sweep's folder.
+        sample_every: epochs between two grids of samples.
+        checkpoint_every: epochs between two checkpoints.
+
+    Raises:
+        SystemExit: 128 + the signal's number, after a stop.
+        RunError: the folder holds something else, is in use, or cannot be written.
+    """
+    keep_programs()
+    members = {name: config for program in programs for name, config in program.items()}
+    SweepFolder.check(workdir, members)
+    first = next(iter(members.values()))  # its epochs and its batch size are all members'
+    epochs, per_epoch = first.epochs, steps_per_epoch(len(dataset), first.batch_size)
+    stop = StopSignals()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(run_lock(workdir))
+        sweep = SweepFolder.start(workdir, members)
+        stack.enter_context(stop.listening())
+        print(
+            f"Training {len(members)} runs in {workdir}, {len(programs[0])} at once, {epochs} "
+            f"epochs each, on {device()}. Ctrl-C stops and saves; the same command goes on."
+        )
+        began = time.perf_counter()
+        for number, program in enumerate(programs, start=1):
+            if len(programs) > 1:
+                print(f"Program {number} of {len(programs)}: {', '.join(program)}")
+            if all(name in sweep.diverged for name in program):
+                continue
+            reached = _train(
+                sweep, program, dataset, per_epoch, sample_every, checkpoint_every, stop
+            )
+            for name in program:
+                write_or_warn(sweep.run(name))
+            if reached < epochs * per_epoch:
+                assert stop.caught
+                print(f"Stopped and saved after step {reached:,}. To go on: {command()}")
+                raise SystemExit(128 + stop.caught)
+    print(f"Finished in {duration(time.perf_counter() - began)}.\n")
+    print(report(sweep, members, per_epoch))
+    print(f"\nEach run is in a folder of its own in {workdir}, with sweep.csv and sweep.png.")
+
+
+def _train(
+    sweep: SweepFolder,
+    program: dict[str, TrainConfig],
+    dataset: Dataset,
+    per_epoch: int,
+    sample_every: int,
+    checkpoint_every: int,
+    stop: StopSignals,
+) -> int:
+    """One program's members, until their end or a stop: the step that was reached."""
+    data, members = dataset.identity(), []
+    with contextlib.ExitStack() as stack:
+        for name, config in program.items():
+            stack.enter_context(run_lock(sweep.run(name)))
+            folder = RunFolder.start(sweep.run(name), config, dataset.class_names, data=data)
+            checkpoints = stack.enter_context(Checkpoints(folder.checkpoints))
+            if checkpoints.latest() is None and name not in sweep.diverged:
+                check_not_lost(folder, checkpoint_every * per_epoch)
+            draw_real_images(dataset, folder.path / "real.png")
+            callbacks = [
+                LossesTable(folder, plot_every=sample_every),
+                SampleGrids(GAN.from_config(config), folder, every=sample_every),
+                TensorBoard(folder),
+            ]
+            members.append(Member(name, config, callbacks, checkpoints))
+        states = train_members(
+            members,
+            dataset,
+            callbacks=[Progress(members[0].config.epochs)],
+            checkpoint_every=checkpoint_every,
+            should_stop=stop,
+            diverged=sweep.diverged,
+            on_divergence=sweep.note_divergence,
+        )
+    return int(states[0].step)

@@ -1,0 +1,177 @@
+"""The library's step against PyTorch's, number by number, on stored steps of small networks.
+
+Needs no PyTorch: tests/golden/make_parity.py made the values. test_parity_live.py has it run along.
+"""
+
+import jax
+import numpy as np
+import pytest
+
+from cgan_jax.config import ModelConfig, TrainConfig
+from cgan_jax.interop import discriminator_from_torch, generator_from_torch
+from cgan_jax.training.gan import GAN
+from cgan_jax.training.steps import Batch
+from experiments.proofs.trajectory import (
+    IDLE,
+    Net,
+    Noise,
+    Snapshot,
+    differences,
+    flatten,
+    make_state,
+    replay_step,
+    snapshot,
+)
+from tests.helpers import ROOT
+
+MODEL = ModelConfig(
+    n_classes=3,
+    latent_dim=5,
+    img_size=3,
+    channels=2,
+    generator_widths=(6, 8, 8),
+    discriminator_widths=(8, 8, 8),
+)
+N_STEPS = 6
+
+BOUNDS = {
+    # Rounding: 53 bits on both sides, some ten operations deep, six steps long.
+    "float64": {
+        "D loss": 1e-14,
+        "G loss": 1e-14,
+        "fakes": 1e-14,
+        "gradients": 1e-14,
+        "parameters": 1e-12,
+        "first moments": 1e-14,
+        "second moments": 1e-14,
+        "running means": 1e-12,
+        "running variances": 1e-14,
+        # The true gradient is zero; Adam divides what rounding leaves of it by its own size.
+        f"parameters, {IDLE}": 1e-11,
+        f"gradients, {IDLE}": 1e-15,
+        f"first moments, {IDLE}": 1e-15,
+        f"second moments, {IDLE}": 1e-30,
+    },
+    # 24 bits against PyTorch's 53. A parameter whose gradient is about Adam's epsilon, 1e-8, moves
+    # by a share of 2e-4 that rounding decides.
+    "float32": {
+        "D loss": 1e-6,
+        "G loss": 1e-6,
+        "fakes": 1e-6,
+        "gradients": 1e-6,
+        "parameters": 5e-5,
+        "first moments": 1e-6,
+        "second moments": 1e-7,
+        "running means": 1e-4,
+        "running variances": 1e-6,
+        # Up to Adam's whole step of 2e-4 in each of the six, and the running mean goes with them.
+        f"parameters, {IDLE}": 6 * 2e-4,
+        f"gradients, {IDLE}": 1e-6,
+        f"first moments, {IDLE}": 1e-6,
+        f"second moments, {IDLE}": 1e-12,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def golden():
+    with np.load(ROOT / "tests/golden/parity_tiny.npz") as arrays:
+        return dict(arrays)
+
+
+def arrays_of(golden, net, kind, at):
+    """One kind of arrays of a network, by PyTorch's names, at one place along the steps."""
+    prefix = f"{net}.{kind}."
+    found = {name.removeprefix(prefix): golden[name][at] for name in golden if prefix in name}
+    assert found or (net, kind) == ("D", "buffer")
+    return found
+
+
+def variables(golden, at):
+    """Both networks' linen variables at one place along the steps; 0 is before the first."""
+    gen = arrays_of(golden, "G", "param", at) | arrays_of(golden, "G", "buffer", at)
+    disc = arrays_of(golden, "D", "param", at)
+    return generator_from_torch(gen, MODEL), discriminator_from_torch(disc, MODEL)
+
+
+def theirs(golden, step):
+    """What PyTorch computed in a step; its gradients come out of its first moments."""
+
+    def net(name, convert, after):
+        def tree(kind, step):
+            buffers = arrays_of(golden, name, "buffer", step + 1)
+            return flatten(convert(arrays_of(golden, name, kind, step) | buffers, MODEL)["params"])
+
+        mu, old = tree("exp_avg", step), tree("exp_avg", max(step - 1, 0))
+        return Net(
+            params=flatten(after["params"]),
+            grads={path: 2 * mu[path] - (old[path] if step else 0) for path in mu},
+            mu=mu,
+            nu=tree("exp_avg_sq", step),
+            batch_stats=flatten(after.get("batch_stats", {})),
+        )
+
+    gen, disc = variables(golden, step + 1)
+    return Snapshot(
+        d_loss=golden["d_loss"][step],
+        g_loss=golden["g_loss"][step],
+        fakes=golden[f"fakes.{step}"],
+        gen=net("G", generator_from_torch, gen),
+        disc=net("D", discriminator_from_torch, disc),
+    )
+
+
+def replay(golden, dtype):
+    """The same steps by the library: the differences after each."""
+    gan = GAN.from_config(TrainConfig(model=MODEL))
+    # Unoptimised code takes half the time to make; test_parity_live.py has what a run has.
+    options = {"xla_backend_optimization_level": 0}
+    step = jax.jit(replay_step, static_argnames="gan", compiler_options=options)
+    cast = jax.tree.map(lambda leaf: leaf.astype(dtype), variables(golden, 0))
+    state = make_state(gan, *cast)
+    found = []
+    for i in range(N_STEPS):
+        batch = Batch(golden[f"images.{i}"], golden[f"labels.{i}"])
+        masks = tuple(tuple(layers) for layers in golden[f"masks.{i}"])
+        noise = Noise(golden[f"z.{i}"].astype(dtype), golden[f"fake_labels.{i}"], masks)
+        before = state
+        state, losses = step(gan, before, batch, noise)
+        ours = snapshot(gan, before, state, losses, noise)
+        assert {leaf.dtype for leaf in jax.tree.leaves((ours.gen, ours.disc))} == {np.dtype(dtype)}
+        found.append(differences(ours, theirs(golden, i)))
+    return found
+
+
+@pytest.fixture(scope="module", params=["float32", "float64"])
+def replayed(request, golden):
+    with jax.enable_x64(request.param == "float64"):
+        return request.param, replay(golden, request.param)
+
+
+@pytest.mark.parametrize("what", BOUNDS["float32"])
+def test_every_step_is_pytorchs(replayed, what):
+    """Losses, fakes, gradients, parameters, moments and statistics, after each of six steps; the
+    fourth batch is smaller."""
+    dtype, found = replayed
+    for step, gaps in enumerate(found):
+        assert gaps[what] <= BOUNDS[dtype][what], f"step {step}"
+
+
+def test_the_bounds_name_all_that_is_compared(replayed):
+    dtype, found = replayed
+    assert found[0].keys() - {"gradients, relative"} == BOUNDS[dtype].keys()
+
+
+def test_the_first_gradients_agree_in_relation_to_their_size(replayed):
+    dtype, found = replayed
+    assert found[0]["gradients, relative"] <= {"float32": 1e-5, "float64": 1e-13}[dtype]
+
+
+def test_the_stored_steps_move_everything(golden):
+    """So that a network which stands still would be seen: all arrays change, in each step."""
+    for name, array in golden.items():
+        if name[:2] in ("G.", "D."):
+            moves = np.diff(array.astype(float), axis=0)
+            assert all(move.any() for move in moves), name
+    sizes = [len(golden[f"labels.{i}"]) for i in range(N_STEPS)]
+    assert sizes == [8, 8, 8, 5, 8, 8]

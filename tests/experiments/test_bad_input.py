@@ -1,0 +1,768 @@
+"""What a user can get wrong, in one table: each is refused in three lines, and nothing is written.
+
+The first line names the culprit, the last one says what to do. What no table can hold, arbitrary
+input, is in test_any_input.py; damage to checkpoints in test_checkpoint.py.
+"""
+
+import gzip
+import importlib
+import io
+import json
+import logging
+import os
+import struct
+import sys
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+from unittest import mock
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import save
+
+from cgan_jax import Batch, generate_latent_points, grid, load_generator, run_keys, train_step
+from cgan_jax.config import ModelConfig, OptimizerConfig, TrainConfig, from_dict
+from cgan_jax.data import SPECS, Dataset, idx, load, load_folder, load_npz, load_tfds
+from cgan_jax.data.spec import FASHION_MNIST, SplitSpec
+from cgan_jax.errors import CGANError, ConfigError, DataError, RunError
+from cgan_jax.interop import config_from_torch, load_state_dict, save_state_dict
+from cgan_jax.reporting.callbacks import LossesTable, SampleGrids, TensorBoard
+from cgan_jax.runs.checkpoint import Checkpoints
+from cgan_jax.runs.folder import RunFolder
+from cgan_jax.sampling.generator import TrainedGenerator, label_ids
+from cgan_jax.training.gan import GAN
+from cgan_jax.training.loop import train
+from experiments.shared.command_line import run
+
+Call = Callable[[Path], object]
+Files = Mapping[str, bytes | str | None]
+
+
+class Case(NamedTuple):
+    """A mistake: what is in the folder, what is called with it, and what the error says.
+
+    `files` by name: bytes, the target of a link, or None for a directory.
+    """
+
+    name: str
+    kind: type[CGANError]
+    call: Call
+    culprit: str
+    expected: str
+    hint: str
+    files: Files = MappingProxyType({})
+
+
+def unreadable(function: str, call: Call) -> Call:
+    """Such that the system refuses the file. Permissions would not do: tests may run as root."""
+
+    def attempt(at: Path) -> object:
+        with mock.patch(function, side_effect=PermissionError(13, "Permission denied")):
+            return call(at)
+
+    return attempt
+
+
+def with_variable(name: str, value: str, call: Call) -> Call:
+    def attempt(at: Path) -> object:
+        with mock.patch.dict(os.environ, {name: value}):
+            return call(at)
+
+    return attempt
+
+
+# Configurations
+
+DIGITS = 10**5000  # more than Python prints; and no float holds it
+CONFIGURATIONS = [
+    Case(name, ConfigError, lambda at, make=make: make(), culprit, expected, hint)
+    for name, make, culprit, expected, hint in [
+        ("no epochs", lambda: TrainConfig(epochs=0), "epochs", "at least 1, not 0", "default, 200"),
+        ("half", lambda: TrainConfig(epochs=0.5), "epochs", "a whole number", "default, 200"),
+        ("text", lambda: TrainConfig(epochs="10"), "epochs", "not '10'", "default, 200"),
+        ("true", lambda: TrainConfig(epochs=True), "epochs", "not True", "default, 200"),
+        ("one", lambda: TrainConfig(batch_size=1), "batch_size", "of at least 2", "default, 64"),
+        ("seed", lambda: TrainConfig(seed=-1), "seed", "in 0..4294967295", "default, 0"),
+        ("digits", lambda: TrainConfig(seed=DIGITS), "seed", "in 0..4294967295", "default, 0"),
+        ("loss", lambda: TrainConfig(loss="lsgan"), "loss", "hinge, not 'lsgan'", "default, least"),
+        ("losses", lambda: TrainConfig(loss=np.ones(2)), "loss", "one of least", "default, least"),
+        ("array", lambda: TrainConfig(dataset=np.ones((9, 9))), "dataset", "a name", "default"),
+        ("model", lambda: TrainConfig(model={}), "model", "a ModelConfig, not {}", "Leave it out"),
+        ("nan", lambda: OptimizerConfig(lr=float("nan")), "lr", "above 0, not nan", "0.0002"),
+        ("inf", lambda: OptimizerConfig(lr=float("inf")), "lr", "a finite number", "0.0002"),
+        ("huge", lambda: OptimizerConfig(lr=DIGITS), "lr", "a finite number above 0", "0.0002"),
+        ("b1", lambda: OptimizerConfig(b1=1.0), "b1", "in [0, 1), not 1.0", "default, 0.5"),
+        ("slope", lambda: ModelConfig(negative_slope="x"), "negative_slope", "in [0, 1]", "0.2"),
+        ("widths", lambda: ModelConfig(generator_widths=()), "generator_widths", "0, not ()", "12"),
+        ("label_dim", lambda: ModelConfig(label_dim=0), "label_dim", "at least 1", "the default."),
+        ("size", lambda: ModelConfig(latent_dim=10**12), "latent_dim 1000", "at most 2,", "small"),
+        ("digit", lambda: ModelConfig(img_size=DIGITS), "img_size", "at most 2,147", "smaller"),
+        ("table", lambda: from_dict([]), "configuration", "a table of settings, not []", "Leave"),
+        ("misspelt", lambda: from_dict({"epoch": 3}), "'epoch'", "dataset, epochs", "Correct or"),
+        ("odd key", lambda: from_dict({"model": {3: 1}}), "3 in model", "latent_dim", "Correct or"),
+        ("nested", lambda: from_dict({"optimizer": 3}), "optimizer", "a table", "Leave it out"),
+        ("value", lambda: from_dict({"epochs": "many"}), "epochs", "a whole number", "default"),
+    ]
+]
+
+# Data: small stand-ins for the published files
+
+IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
+PIXELS = np.arange(16, dtype=np.uint8).reshape(4, 2, 2)
+RAW = idx.header((4, 2, 2)) + PIXELS.tobytes()
+RAW_LABELS = idx.header((4,)) + bytes([0, 1, 2, 9])
+ZIPPED = gzip.compress(RAW)
+SMALL = replace(
+    FASHION_MNIST,
+    name="small",
+    splits={
+        "train": SplitSpec(
+            (4, 2, 2), IMAGES, LABELS, idx.sha256(PIXELS), idx.sha256(np.array([0, 1, 2, 9], "u1"))
+        )
+    },
+)
+INFO = "small/1.0.0/dataset_info.json"
+ANOTHER = "name another directory, or none"
+
+
+def read_data(at: Path) -> Dataset:
+    return load("small", data_dir=at / "data")
+
+
+def data(name: str, culprit: str, expected: str, /, call: Call = read_data, **files) -> Case:
+    """A named directory that holds the good files but for these."""
+    good = {IMAGES: RAW, LABELS: RAW_LABELS} | files
+    files = {f"data/{name}": held for name, held in good.items() if held != b"-"}
+    return Case(name, DataError, call, culprit, expected, ANOTHER, files)
+
+
+def make_dataset(**wrong) -> Call:
+    good = {"images": PIXELS[..., None], "labels": np.zeros(4, np.int32), "class_names": ("a", "b")}
+    return lambda at: Dataset(**{**good, **wrong}, name="toy", source="memory")
+
+
+def from_arrays(images=PIXELS, labels=(0, 1, 1, 0), class_names=("a", "b")) -> Call:
+    return lambda at: Dataset.from_arrays(images, labels, class_names, name="toy")
+
+
+NO_INFO = {IMAGES: b"-", LABELS: b"-"}
+DATA = [
+    data("image magic", f"{IMAGES} is not an idx file", "00 00 08 03", **{IMAGES: b"\1" + RAW[1:]}),
+    data("a web page", "starts with 3c 68 74 6d", "00 00 08 03", **{IMAGES: b"<html>"}),
+    data("empty file", f"{IMAGES} is not an idx file", "00 00 08 03", **{IMAGES: b""}),
+    data("idx type", "idx type 0x0d", "[4, 2, 2]", **{IMAGES: RAW[:2] + b"\x0d" + RAW[3:]}),
+    data("dimensions", "has 1 dimensions", "[4, 2, 2]", **{IMAGES: RAW[:3] + b"\1" + RAW[4:]}),
+    data("cut header", "within its header", "[4, 2, 2]", **{IMAGES: RAW[:9]}),
+    data("other size", "holds an array of shape [2, 2, 4]", "[4, 2, 2]",
+         **{IMAGES: idx.header((2, 2, 4)) + RAW[16:]}),
+    data("cut data", "cut short: 15 bytes", "expected 16", **{IMAGES: RAW[:-1]}),
+    data("more data", "bytes after its data", "16 bytes", **{IMAGES: RAW + b"\0"}),
+    data("cut gzip", "damaged or cut", "a whole gzip file", **{IMAGES: ZIPPED[:-9]}),
+    data("gzip checksum", "CRC", "a whole gzip", **{IMAGES: ZIPPED[:-8] + bytes(4) + ZIPPED[-4:]}),
+    data("label range", "the label 10", "0 to 9 (10 classes)", **{LABELS: RAW_LABELS[:-1] + b"\n"}),
+    data("checksum", "train images in", "expected", **{IMAGES: RAW[:-1] + b"\0"}),
+    data("no labels", f"lacks {LABELS}", IMAGES, **{LABELS: b"-"}),
+    data("directory for a file", f"lacks {IMAGES}", LABELS, **{IMAGES: None}),
+    data("link to itself", f"lacks {IMAGES}", LABELS, **{IMAGES: IMAGES}),
+    data("empty directory", "holds no Fashion-MNIST train", f"{IMAGES}[.gz]", **NO_INFO, x=None),
+    data("file for directory", "is not there", "a directory", **NO_INFO,
+         call=lambda at: load("small", data_dir=at / "data" / "x"), x=b""),
+    data("unreadable", f"{IMAGES}: Permission denied", "may read",
+         call=unreadable("builtins.open", read_data)),
+    data("unreadable folder", "Permission denied", "may read",
+         call=unreadable("pathlib.Path.is_file", read_data)),
+    data("no TFDS description", "is not a TFDS description", "TFDS", **NO_INFO,
+         **{INFO: b"[" * 99_999}),
+    data("tfrecord", "tfrecord files", "array_record", **NO_INFO,
+         **{INFO: json.dumps({"name": "small", "fileFormat": "tfrecord"}).encode()}),
+    data("other set", "data set 'mnist'", "'small'", **NO_INFO, **{INFO: b'{"name": "mnist"}'}),
+    Case("no such directory", DataError, lambda at: load("small", data_dir=at / "nowhere"),
+         "nowhere", "a directory", ANOTHER),
+    Case("overlong name", DataError, lambda at: load("small", data_dir="x" * 300), "xxx",
+         "a directory", ANOTHER),
+    Case("no such home", DataError, lambda at: load("small", data_dir="~no-such-user/data"),
+         "~no-such-user", "the path of", "Give another"),
+    Case("no path", DataError, lambda at: load("small", data_dir=3), "data_dir",
+         "the path of a directory", "Give another"),
+    Case("no cache home", DataError,
+         with_variable("CGAN_JAX_CACHE", "~no-such-user/c", lambda at: load("small")),
+         "CGAN_JAX_CACHE", "the path", "Give another"),
+    Case("unknown set", ConfigError, lambda at: load("../../fashion_mnist"),
+         "'../../fashion_mnist'", "one of fashion_mnist", "from_arrays"),
+    Case("set of sets", ConfigError, lambda at: load(["fashion_mnist"]), "['fashion_mnist']",
+         "one of fashion_mnist", "from_arrays"),
+    Case("unknown split", ConfigError, lambda at: load("small", "validation"), "'validation'",
+         "one of train", "Leave it out"),
+]  # fmt: skip
+
+# One's own pictures
+
+
+def png(width: int, height: int, mode: str = "L") -> bytes:
+    stream = io.BytesIO()
+    Image.new(mode, (width, height)).save(stream, "png")
+    return stream.getvalue()
+
+
+def bomb() -> bytes:
+    """A small file that says it is a picture of 100 million pixels."""
+    good = png(4, 4)
+    header = b"IHDR" + struct.pack(">II", 20_000, 5_000) + good[24:29]
+    return good[:12] + header + struct.pack(">I", zlib.crc32(header)) + good[33:]
+
+
+def npz(**wrong) -> Files:
+    good = {"images": PIXELS, "labels": np.array([0, 1, 1, 0]), "class_names": np.array(["a", "b"])}
+    stream = io.BytesIO()
+    np.savez(stream, **{name: array for name, array in (good | wrong).items() if array is not ...})
+    return {"set.npz": stream.getvalue()}
+
+
+def huge_npz() -> Files:
+    """A few bytes that say they are 10**15 images."""
+    stream, header = io.BytesIO(), io.BytesIO()
+    said = {"descr": "|u1", "fortran_order": False, "shape": (10**15, 8, 8)}
+    np.lib.format.write_array_header_1_0(header, said)
+    with zipfile.ZipFile(io.BytesIO(npz(labels=np.zeros(4, int))["set.npz"])) as good:
+        label = good.read("labels.npy").replace(b"(4,), ", b"(1000000000000000,), ")
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("images.npy", header.getvalue())
+        archive.writestr("labels.npy", label)
+    return {"set.npz": stream.getvalue()}
+
+
+def folder(at: Path) -> Dataset:
+    return load_folder(at / "set")
+
+
+def own_npz(at: Path) -> Dataset:
+    return load_npz(at / "set.npz")
+
+
+def tfds_named(name: str) -> Call:
+    return lambda at: load_tfds(name, data_dir=at)
+
+
+OWN = [
+    Case("no folder", DataError, folder, "set: ", "a sub-folder of pictures", "Name another"),
+    Case("a file for a folder", DataError, folder, "it is a file", "for each class", "an .npz file",
+         {"set": png(4, 4)}),
+    Case("an empty folder", DataError, folder, "set has no sub-folders", "one for each class",
+         "Put the pictures", {"set": None}),
+    Case("pictures without classes", DataError, folder, "set holds no sub-folders, but files",
+         "one for each class", "name of the class", {"set/a.png": png(4, 4)}),
+    Case("a class without pictures", DataError, folder, "holds no picture", ".png or .jpg",
+         "Name the folder whose", {"set/train/cat/a.png": png(4, 4)}),
+    Case("a link in a circle", DataError, folder, "set", "", "Name another", {"set": "set"}),
+    Case("a cut picture", DataError, folder, "b.png cannot be read", "a whole picture", "Mend it",
+         {"set/a/a.png": png(4, 4), "set/a/b.png": png(4, 4)[:43]}),
+    Case("a text for a picture", DataError, folder, "a.jpg cannot be read", "a whole picture",
+         "Mend it", {"set/a/a.jpg": b"<html>"}),
+    Case("a deep picture", DataError, folder, "its mode is I", "8 bits a channel", "Mend it",
+         {"set/a/a.png": png(4, 4, "I;16")}),
+    Case("an enormous picture", DataError,
+         lambda at: load_folder(at / "set", img_size=8), "decompression bomb", "a whole picture",
+         "Mend it", {"set/a/a.png": bomb()}),
+    Case("pictures of two sizes", DataError, folder, "2 sizes, their shorter sides from 3 to 4",
+         "one size", "--img-size", {"set/a/a.png": png(4, 4), "set/b/b.png": png(3, 5)}),
+    Case("large pictures", DataError, folder, "300 pixels wide", "at most 128", "--img-size",
+         {"set/a/a.png": png(300, 400)}),
+    Case("no size", ConfigError, lambda at: load_folder(at, img_size=0), "img_size", "at least 1",
+         "Leave it out"),
+    Case("two channels", ConfigError, lambda at: load_npz(at, channels=2), "channels", "1 (grey)",
+         "Leave it out"),
+    Case("no npz", DataError, own_npz, "No such file", "an .npz file", "name another"),
+    Case("a text for an npz", DataError, own_npz, "not a zip file", "an .npz file", "Mend it",
+         {"set.npz": b"text"}),
+    Case("no labels in an npz", DataError, own_npz, "no array 'labels'; it holds images",
+         "images, labels", "np.savez", npz(labels=...)),
+    Case("pickled images", DataError, own_npz, "images in", "numbers or texts", "Save images",
+         npz(images=np.array([1, None, 2, 3]))),
+    Case("floats in an npz", DataError, own_npz, "images in", "uint8", "(images * 255).round()",
+         npz(images=PIXELS / 255)),
+    Case("channels first", DataError, own_npz, "[4, 3, 8, 8]", "[N, H, W, C]",
+         "transpose(0, 2, 3, 1)", npz(images=np.zeros((4, 3, 8, 8), "u1"))),
+    Case("floats for labels", DataError, own_npz, "labels in", "integers [4]", "one for each",
+         npz(labels=np.zeros(4))),
+    Case("a label below 0", DataError, own_npz, "labels run from -1", "0 or more", "from 0",
+         npz(labels=np.array([-1, 0, 1, 1]))),
+    Case("more labels than names", DataError, own_npz, "labels run from 0 to 2", "0 to 1",
+         "from 0", npz(labels=np.array([0, 1, 2, 2]))),
+    Case("more images than memory", DataError, own_npz, "are 64000000.0 GB", "this machine's",
+         "smaller --img-size", huge_npz()),
+    Case("cut npz", DataError, own_npz, "cannot be read", "an .npz file", "Mend it",
+         {"set.npz": npz()["set.npz"][:-30]}),
+    Case("misspelt name", ConfigError, tfds_named("cifar01"), "did you mean cifar10", "a folder",
+         "Correct the name"),
+    Case("misspelt configuration", ConfigError, tfds_named("emnist/leters"), "emnist/letters",
+         "a configuration of emnist", "Correct the name"),
+    Case("path for a name", ConfigError, tfds_named("../../mnist"), "'../../mnist'", "a folder",
+         "Correct the name"),
+    Case("no such set of TFDS's", ConfigError, tfds_named("zzzzzz"), "no TFDS data set 'zzzzzz'",
+         "a name in", "Correct the name"),
+    Case("files for TensorFlow", DataError, tfds_named("mnist"), "tfrecord files, which need",
+         "array_record", "Prepare it so elsewhere",
+         {"mnist/3.0.1/dataset_info.json": b'{"name": "mnist", "fileFormat": "tfrecord"}'}),
+    Case("unknown split of TFDS's", ConfigError, tfds_named("mnist"), "no split 'train'",
+         "one of test", "Name one",
+         {"mnist/3.0.1/dataset_info.json": b'{"name": "mnist", "fileFormat": "array_record",'
+          b'"splits": [{"name": "test", "shardLengths": ["3"]}]}'}),
+    Case("no rows of TFDS's", DataError, tfds_named("mnist"), "cannot read the TFDS files",
+         "8 bits", "Prepare it anew",
+         {"mnist/3.0.1/dataset_info.json": b'{"name": "mnist", "fileFormat": "array_record",'
+          b'"splits": [{"name": "train", "shardLengths": ["3"]}]}'}),
+]  # fmt: skip
+
+# Arrays of one's own
+
+ARRAYS = [
+    Case("lists", DataError, make_dataset(images=[[0]]), "list and ndarray", "NumPy",
+         "from_arrays"),
+    Case("grey", DataError, make_dataset(images=PIXELS), "uint8 [4, 2, 2]", "[N, H, W, C]",
+         "C = 1"),
+    Case("floats", DataError, make_dataset(images=PIXELS[..., None] / 255), "float64", "uint8",
+         "from 0 to 255"),
+    Case("no images", DataError, make_dataset(images=PIXELS[:0, ..., None]), "[0, 2, 2, 1]",
+         "no empty dimension", "pixel values"),
+    Case("no height", DataError, make_dataset(images=PIXELS[:, :0, :, None]), "[4, 0, 2, 1]",
+         "no empty dimension", "pixel values"),
+    Case("a column of labels", DataError, make_dataset(labels=np.zeros((4, 1), np.int32)),
+         "labels are int32 [4, 1]", "int32 [4]", "one for each image"),
+    Case("wide labels", DataError, make_dataset(labels=np.zeros(4, np.int64)),
+         "labels are int64 [4]", "int32 [4]", "one for each image"),
+    Case("few labels", DataError, make_dataset(labels=np.zeros(3, np.int32)),
+         "labels are int32 [3]", "int32 [4]", "one for each image"),
+    Case("high label", DataError, make_dataset(labels=np.full(4, 2, np.int32)), "from 2 to 2",
+         "0 to 1 (2 classes)", "from 0"),
+    Case("low label", DataError, make_dataset(labels=np.full(4, -1, np.int32)), "from -1",
+         "0 to 1", "from 0"),
+    Case("no names", DataError, make_dataset(class_names=()), "class_names is ()",
+         "at least one name", "one name a class"),
+    Case("a text for names", DataError, from_arrays(class_names="ab"), "class_names is 'ab'",
+         "a list", "one name a class"),
+    Case("names of two lines", DataError, from_arrays(class_names=("a\nb", "c")), "class_names",
+         "one line", "one name a class"),
+    Case("None for names", DataError, from_arrays(class_names=None), "class_names is None",
+         "a list", "one name a class"),
+    Case("labels that are floats", DataError, from_arrays(labels=[0.0, 1, 1, 0]),
+         "labels are float64", "integers", "counted from 0"),
+    Case("labels of 64 bits", DataError, from_arrays(labels=[0, 1, 1, 2**40]), "1099511627776",
+         "int32", "from 0"),
+    Case("ragged images", DataError, from_arrays(images=[[[0]], [[0], [1]]]), "no array",
+         "of one size", "Make arrays"),
+    Case("floats in a batch", ConfigError,
+         lambda at: train_step(GAN.from_config(), None,
+         Batch(np.zeros((4, 28, 28, 1)), np.zeros(4, int)), None), "float64 [4, 28, 28, 1]",
+         "uint8 [B, 28, 28, 1]", "from 0 to 255"),
+    Case("a batch of one", ConfigError,
+         lambda at: train_step(GAN.from_config(), None,
+         Batch(np.zeros((1, 28, 28, 1), "u1"), np.zeros(1, int)), None), "uint8 [1, 28",
+         "B at least 2", "Give"),
+    Case("labels that are no batch's", ConfigError,
+         lambda at: train_step(GAN.from_config(), None,
+         Batch(np.zeros((4, 28, 28, 1), "u1"), np.zeros(3, int)), None), "int64 [3]",
+         "integers [B]", "Give"),
+    Case("images of another size", ConfigError,
+         lambda at: train(GAN.from_config(), TrainConfig(batch_size=2), make_dataset()(at)),
+         "images are [2, 2, 1]", "[28, 28, 1]", "ModelConfig"),
+    Case("another number of classes", ConfigError,
+         lambda at: train(GAN.from_config(), TrainConfig(batch_size=2),
+         make_dataset(images=np.zeros((4, 28, 28, 1), "u1"))(at)), "2 classes", "10",
+         "ModelConfig"),
+    Case("more a batch than there are", ConfigError,
+         lambda at: train(GAN.from_config(), TrainConfig(batch_size=5), make_dataset()(at)),
+         "batch_size", "the 4 training images", "smaller"),
+    Case("a grid of floats", ConfigError, lambda at: grid(np.zeros((1, 1, 4, 4, 1)), ["a"]),
+         "float64 [1, 1, 4, 4, 1]", "uint8", "to_uint8"),
+    Case("a grid of one row", ConfigError, lambda at: grid(np.zeros((1, 4, 4, 1), "u1"), ["a"]),
+         "uint8 [1, 4, 4, 1]", "[rows, columns,", "Reshape"),
+    Case("a grid of two channels", ConfigError,
+         lambda at: grid(np.zeros((1, 1, 4, 4, 2), "u1"), ["a"]), "4, 2]", "1 or 3", "Reshape"),
+    Case("a grid of nothing", ConfigError, lambda at: grid(np.zeros((1, 1, 4, 0, 1), "u1"), ["a"]),
+         "[1, 1, 4, 0, 1]", "none of them 0", "Reshape"),
+    Case("a list for a grid", ConfigError, lambda at: grid([[1], [2, 3]], ["a"]), "are list",
+         "uint8", "Reshape"),
+    Case("too few names", ConfigError, lambda at: grid(np.zeros((1, 2, 4, 4, 1), "u1"), ["a"]),
+         "2 columns are ['a']", "as many", "Give a list"),
+    Case("names of no text", ConfigError, lambda at: grid(np.zeros((1, 1, 4, 4, 1), "u1"), [3]),
+         "are [3]", "as many texts", "Give a list"),
+]  # fmt: skip
+
+# Labels, seeds, numbers
+
+NAMES = ("T-shirt/top", "Trouser", "Ankle boot")
+TWINS = ("crane", "Crane", "owl")
+
+
+def generator() -> TrainedGenerator:
+    return TrainedGenerator(GAN.from_config().generator, {}, NAMES, step=0)
+
+
+LABELS_AND_SEEDS = [
+    *(
+        Case(f"label {name}", ConfigError, lambda at, label=label: label_ids(label, NAMES),
+             culprit, "class ids in 0..2", hint)
+        for name, label, culprit, hint in [
+            ("misspelt", "Ankel boot", "'Ankel boot' is no class; did you mean 'Ankle boot'?",
+                 "Ankle boot"),
+            ("like one's end", "shirt", "did you mean 'T-shirt/top'", "T-shirt/top, Trouser"),
+            ("unlike any", "xyzzy", "'xyzzy' is no class", "Give some of T-shirt/top"),
+            ("empty", "", "'' is no class", "Give some of"),
+            ("below", -1, "-1 is no class", "Give some of"),
+            ("above", 3, "3 is no class", "Give some of"),
+            ("above as text", "3", "3 is no class", "Give some of"),
+            ("of many digits", "9" * 5000, "'999", "Give some of"),
+            ("of more digits", DIGITS, "this int is no class", "Give some of"),
+            ("half", 0.5, "0.5 is no class", "Give some of"),
+            ("true", True, "True is no class", "Give some of"),
+            ("NumPy's true", np.True_, "is no class", "Give some of"),
+            ("None", None, "None is no class", "Give some of"),
+            ("bytes", b"Bag", "b'Bag' is no class", "Give some of"),
+            ("a set", {0, 1}, "{0, 1} is no class", "Give some of"),
+            ("nested", [[0, 1]], "[0, 1] is no class", "Give some of"),
+            ("a table", np.zeros((2, 2), int), "array([0, 0]) is no class", "Give some of"),
+            ("ragged", [np.zeros((2, 2)), np.zeros((2, 3))], "array(", "Give some of"),
+        ]
+    ),
+    Case("label of two", ConfigError, lambda at: label_ids("crane", TWINS), "2 classes are called",
+         "one class's alone", "[0, 1]"),
+    *(
+        Case(f"seed {name}", ConfigError, call, "seed", "in 0..4294967295, not", "default, 0")
+        for name, call in [
+            ("below", lambda at: generator().generate([0], seed=-1)),
+            ("above", lambda at: generator().generate([0], seed=2**32)),
+            ("as text", lambda at: generator().generate([0], seed="0")),
+            ("of a run", lambda at: run_keys(-1)),
+            ("of a run, half", lambda at: run_keys(0.5)),
+            ("of latent points", lambda at: generate_latent_points(5, 3, seed=None)),
+        ]
+    ),
+    Case("latent_dim", ConfigError, lambda at: generate_latent_points(0, 1), "latent_dim",
+         "in 1..", "generator's"),
+    Case("n_samples", ConfigError, lambda at: generate_latent_points(1, -1), "n_samples", "in 0..",
+         "Give as many"),
+    Case("half a sample", ConfigError, lambda at: generate_latent_points(1, 0.5), "n_samples",
+         "a whole number", "Give as many"),
+    Case("n_classes", ConfigError, lambda at: generate_latent_points(1, 1, "ten"), "n_classes",
+         "a whole number", "default, 10"),
+]  # fmt: skip
+
+EVERY = [
+    Case(f"{name} of 0, {i}", ConfigError, call, name, "at least 1, not 0", "Leave it out")
+    for i, (name, call) in enumerate([
+        ("checkpoint_every",
+             lambda at: train(GAN.from_config(), TrainConfig(), None, checkpoint_every=0)),
+        ("plot_every", lambda at: LossesTable(None, plot_every=0)),
+        ("every", lambda at: SampleGrids(None, None, every=0)),
+        ("rows", lambda at: SampleGrids(None, None, rows=0)),
+        ("every", lambda at: TensorBoard(mock.MagicMock(), every=0)),
+        ("keep", lambda at: Checkpoints(at, keep=0)),
+    ])
+]  # fmt: skip
+
+# Weights from elsewhere
+
+GENERATOR = {
+    "label_embedding.weight": np.zeros((3, 3), np.float32),
+    "model.0.weight": np.zeros((8, 8), np.float32),
+    "model.2.weight": np.zeros((16, 8), np.float32),
+}
+DISCRIMINATOR = {
+    "label_embedding.weight": np.zeros((3, 3), np.float32),
+    "model.0.weight": np.zeros((8, 19), np.float32),
+    "model.2.weight": np.zeros((1, 8), np.float32),
+}
+FEW_INPUTS = {**GENERATOR, "model.0.weight": np.zeros((8, 2), np.float32)}
+PAIR = {"g.safetensors": save(GENERATOR), "d.safetensors": save(DISCRIMINATOR)}
+WEIGHTS = [
+    Case("no weights file", DataError, lambda at: load_state_dict(at / "w.pt"),
+         "w.pt: No such file", "may read", "Name another"),
+    Case("directory for weights", DataError, lambda at: load_state_dict(at / "w.pt"),
+         "w.pt: Is a directory", "a file", "Name another", {"w.pt": None}),
+    Case("unreadable weights", DataError,
+         unreadable("pathlib.Path.read_bytes", lambda at: load_state_dict(at / "w.pt")),
+         "w.pt: Permission denied", "may read", "Name another"),
+    Case("weights of another kind", DataError, lambda at: load_state_dict(at / "w.h5"), "w.h5",
+         ".safetensors, .pt or .pth", "Name a file"),
+    Case("no name of a file", DataError, lambda at: load_state_dict("\0.pt"), "null", "a file",
+         "Name another"),
+    Case("empty weights", DataError, lambda at: load_state_dict(at / "w.safetensors"),
+         "w.safetensors is damaged", "tensors by name", "Save", {"w.safetensors": b""}),
+    Case("cut weights", DataError, lambda at: load_state_dict(at / "w.safetensors"),
+         "w.safetensors is damaged", "tensors by name", "Save",
+         {"w.safetensors": PAIR["g.safetensors"][:-1]}),
+    Case("nowhere to save", DataError,
+         lambda at: save_state_dict(at / "no/w.safetensors", GENERATOR), "No such file",
+         "a folder that you may write to", "Name another"),
+    Case("text among weights", DataError,
+         lambda at: save_state_dict(at / "w.safetensors", {"a": "b"}), "Cannot save a", "an array",
+         "Convert it"),
+    Case("no networks", DataError, lambda at: config_from_torch({"x": np.zeros(3)}, DISCRIMINATOR),
+         "1 entries are not the weights of a generator", "label_embedding.weight", "Pass the"),
+    Case("two generators", DataError, lambda at: config_from_torch(GENERATOR, GENERATOR),
+         "makes 16 values", "a pair", "the generator first"),
+    Case("few inputs", DataError, lambda at: config_from_torch(FEW_INPUTS, DISCRIMINATOR),
+         "latent_dim", "of any sizes", "Pass the"),
+    Case("three channels", DataError,
+         lambda at: config_from_torch(GENERATOR, DISCRIMINATOR, channels=3),
+         "no square of 3 channels", "a square image", "Name the number"),
+    Case("no channels", ConfigError,
+         lambda at: config_from_torch(GENERATOR, DISCRIMINATOR, channels=0), "channels",
+         "at least 1, not 0", "default, 1"),
+]  # fmt: skip
+
+# Run folders
+
+
+def config_json(**changes) -> dict[str, bytes]:
+    saved = {"format": 1, "config": {}, "class_names": ["a"]} | changes
+    return {"config.json": json.dumps({k: v for k, v in saved.items() if v is not ...}).encode()}
+
+
+def open_run(at: Path) -> RunFolder:
+    return RunFolder.open(at)
+
+
+def check_run(at: Path) -> object:
+    return RunFolder.check(at, TrainConfig())
+
+
+RESTORE = "Put back the file"
+RUN_FOLDERS = [
+    Case(f"run's file {name}", RunError, open_run, culprit, expected, RESTORE, files)
+    for name, culprit, expected, files in [
+        ("that is no JSON", "config.json", "JSON", {"config.json": b"{"}),
+        ("that is no text", "config.json", "JSON", {"config.json": b"\xff\xfe"}),
+        ("that is empty", "config.json", "JSON", {"config.json": b""}),
+        ("nested too deep", "config.json", "JSON", {"config.json": b"[" * 99_999}),
+        ("with many digits", "config.json", "JSON", {"config.json": b"9" * 5000}),
+        ("that is a directory", "config.json", "JSON", {"config.json": None}),
+        ("that is a list", "config.json", "a table", {"config.json": b"[]"}),
+        ("that is null", "config.json", "a table", {"config.json": b"null"}),
+        ("without format", "format", "a table", config_json(format=...)),
+        ("without classes", "class_names", "a list of names", config_json(class_names=[])),
+        ("with odd classes", "class_names", "a list of names", config_json(class_names="ab")),
+        ("without configuration", "config", "a table", config_json(config=...)),
+        ("with an unknown field", "'depth'", "a table", config_json(config={"depth": 3})),
+        ("with an odd value", "epochs", "a table", config_json(config={"epochs": 0})),
+        ("with an odd environment", "environment", "a table", config_json(environment="x86")),
+    ]
+] + [
+    Case("unreadable run", RunError, unreadable("pathlib.Path.read_text", open_run), "config.json",
+         "JSON", RESTORE, config_json()),
+    Case("no run", RunError, lambda at: load_generator(at / "nowhere"), "nowhere", "config.json",
+         "Name a run's folder"),
+    Case("newer format", RunError, open_run, "format 2", "1", "version of cgan_jax",
+         config_json(format=2)),
+    Case("no checkpoints", RunError, load_generator, "no checkpoints", "a checkpoint",
+         "Name a run's folder", config_json()),
+    Case("other files", RunError, check_run, "holds other files", "no run", "Name a new",
+         {"thesis.tex": b""}),
+    Case("file in the way", RunError, lambda at: RunFolder.check(at / "f" / "run", TrainConfig()),
+         "a file is in the way", "a folder", "Name another", {"f": b""}),
+    Case("overlong name of a run", RunError, lambda at: RunFolder.check("x" * 300, TrainConfig()),
+         "too long", "a folder", "Name another"),
+    Case("another run", RunError, check_run, "seed: 1 -> 0", "the settings of that run",
+         "another folder", config_json(config={"seed": 1})),
+]  # fmt: skip
+
+CASES = [*CONFIGURATIONS, *DATA, *OWN, *ARRAYS, *LABELS_AND_SEEDS, *EVERY, *WEIGHTS, *RUN_FOLDERS]
+
+# Command lines: the module and its flags, in which {at} is the folder
+
+TRAIN, HELP = "fashion_cgan", "--help"
+COMMANDS = [
+    (TRAIN, "--epochs 0", "epochs", "at least 1", "default, 200", {}),
+    (TRAIN, "--epochs ten", "--epochs", "int", HELP, {}),
+    (TRAIN, "--epochs", "--epochs", "Expected 1", HELP, {}),
+    (TRAIN, "--epoch 3", "--epoch", "--epochs", HELP, {}),
+    (TRAIN, "--epochs 99999999", "epochs", "at most 2289428", "Give fewer", {}),
+    (TRAIN, "--batch-size 1", "batch_size", "at least 2", "default, 64", {}),
+    (TRAIN, "--batch-size 60001", "batch_size", "at most the 60000", "smaller", {}),
+    (TRAIN, "--batch-size 59999", "batch_size 59999", "at least two", "one more", {}),
+    (TRAIN, "--lr 0", "lr", "above 0", "default, 0.0002", {}),
+    (TRAIN, "--lr nan", "lr", "a finite number", "default, 0.0002", {}),
+    (TRAIN, "--lr 1e400", "lr", "a finite number", "default, 0.0002", {}),
+    (TRAIN, "--b1 1", "b1", "in [0, 1)", "default, 0.5", {}),
+    (TRAIN, "--b2 -0.5", "b2", "in [0, 1)", "default, 0.999", {}),
+    (TRAIN, "--latent-dim 0", "latent_dim", "at least 1", "default, 100", {}),
+    (TRAIN, "--latent-dim 1000000000000", "latent_dim", "at most", "smaller", {}),
+    (TRAIN, "--seed -1", "seed", "in 0..4294967295", "default, 0", {}),
+    (TRAIN, "--seed 4294967296", "seed", "in 0..4294967295", "default, 0", {}),
+    (TRAIN, f"--seed {'9' * 5000}", "--seed", "int", HELP, {}),
+    (TRAIN, "--sample-every 0", "sample_every", "at least 1", "default, 5", {}),
+    (TRAIN, "--checkpoint-every 0", "checkpoint_every", "at least 1", "default, 5", {}),
+    (TRAIN, "--log-every -1", "log_every", "at least 0", "default, 0", {}),
+    (TRAIN, "--workdir {at}/f", "a file is in the way", "a folder", "Name another", {"f": b""}),
+    (TRAIN, "--workdir {at}", "holds other files", "no run", "Name a new", {"thesis.tex": b""}),
+    (TRAIN, f"--workdir {'x' * 300}", "too long", "a folder", "Name another", {}),
+    (TRAIN, "--data-dir {at}/nowhere", "nowhere", "a directory", ANOTHER, {}),
+    (TRAIN, "--data-dir {at}", "holds no Fashion-MNIST", "prepared by TFDS", ANOTHER, {}),
+    (TRAIN, f"--data-dir {'x' * 300}", "is not there", "a directory", ANOTHER, {}),
+    (TRAIN, "--data-dir {at}", IMAGES, "[60000, 28, 28]", ANOTHER,
+         {IMAGES: RAW, LABELS: RAW_LABELS}),
+    (TRAIN, "train", "train", "", HELP, {}),
+    (TRAIN, "--eval-every -1", "eval_every", "at least 0", "default, 0", {}),
+    (TRAIN, "--devices 0", "devices", "at least 1", "Leave it out", {}),
+    (TRAIN, "--processes 2", "processes", "belong together", "Give all three", {}),
+    (TRAIN, "--coordinator here:1 --processes 2", "coordinator", "together", "Give all three", {}),
+    ("train", "", "DATA", "required", HELP, {}),
+    ("train", "{at}/set --img-size 0", "img_size", "at least 1", "Leave it out", {}),
+    ("train", "{at}/set --channels 2", "--channels", "Expected one of", HELP, {}),
+    ("train", "{at}/nowhere", "nowhere", "a sub-folder", "Name another", {}),
+    ("train", "{at}/set --data-dir {at}", "data_dir", "the name of a data set", "Leave it out",
+         {"set/a/a.png": png(4, 4)}),
+    ("train", "{at}/set --lr 0", "lr", "above 0", "default, 0.0002", {}),
+    ("evaluate", "{at}", "holds a run on photos", "the reference classifier", "--eval-every",
+         config_json(config={"dataset": "photos"})),
+    ("digits_cgan", "--epochs 0", "epochs", "at least 1", "default, 200", {}),
+    ("sweep", "--seeds 0", "seeds", "at least 1", "default, 4", {}),
+    ("sweep", "--lr", "lr", "one or more values", "Leave it out", {}),
+    ("sweep", "--b1 0.5 0.5", "b1", "each once", "Leave it out", {}),
+    ("sweep", "--lr 1e-4 0", "lr", "above 0", "default, 0.0002", {}),
+    ("sweep", "--seed 4294967295 --seeds 2", "seed", "in 0..4294967295", "default, 0", {}),
+    ("sweep", "--batch-size 59999", "batch_size 59999", "at least two", "one more", {}),
+    ("sweep", "--workdir {at}", "holds other files", "no sweep", "Name a new", {"thesis.tex": b""}),
+    ("sweep", "--workdir {at}", "sweep.json cannot be read", "a sweep wrote", "Put back",
+         {"sweep.json": b"{}"}),
+    ("evaluate", "{at}", "is not a run folder", "config.json", "Name a run's", {"thesis.tex": b""}),
+    ("evaluate", "", "no run to evaluate", "at least one", "Name one", {}),
+    ("import_torch", "{at}/g.safetensors {at}/d.safetensors", "--workdir", "required", HELP, PAIR),
+    ("import_torch", "{at}/g.safetensors {at}/d.safetensors --workdir {at}/run", "0 names",
+         "expected 3", "--class-names", PAIR),
+    ("import_torch", "{at}/d.safetensors {at}/g.safetensors --workdir {at}/run",
+         "The generator makes", "a pair", "generator first", PAIR),
+    ("import_torch", "{at}/g.safetensors {at}/new.pt --workdir {at}/run", "new.pt: No such file",
+         "may read", "Name another", PAIR),
+    ("import_torch", "{at}/g.safetensors {at}/d.safetensors --workdir {at}/run --channels 0",
+         "channels", "at least 1", "default, 1", PAIR),
+    ("import_torch", "{at}/g.safetensors {at}/d.safetensors --workdir {at}/run --bn-epsilon 0",
+         "bn_epsilon", "above 0", "default, 0.8", PAIR),
+    ("import_torch", "{at}/g.safetensors {at}/d.safetensors --workdir {at} --class-names a b c",
+         "holds other files", "no run", "Name a new", PAIR),
+    ("animate", "{at}", "is not a run folder", "config.json", "Name a run's folder", {}),
+    ("animate", "{at}", "no sample grids", "epoch_0001.png", "for an epoch", config_json()),
+    ("animate", "{at} --to Bag", "--to", "--from with it", "leave out --to", {}),
+    ("animate", "{at} --from a --out x.mp4", "x.mp4", ".gif or .png or .npz", "another --out", {}),
+    ("animate", "{at} --from b", "'b' is no class", "class ids in 0..0", "Give some of a",
+         config_json()),
+    ("animate", "{at} --from a --to a a --n 0", "n must be", "at least 1", "default, 4", {}),
+    ("export", "{at} --format torch --out {at}/g.safetensors", "is not a run folder",
+         "config.json", "Name a run's folder", {}),
+    ("export", "{at} --format safetensors --out {at}/g.safetensors", "no checkpoints in",
+         "at least", "first save", config_json()),
+    ("export", "{at} --format onnx --out {at}/g.onnx", "g.onnx is there already", "no such file",
+         "--overwrite", {**config_json(), "g.onnx": b""}),
+    ("export", "{at} --format stablehlo --out {at}/g.zip --overwrite", "g.zip is there", "no such",
+         "Name another", {**config_json(), "g.zip": None}),
+    ("export", "{at} --format stablehlo --out {at}/config.json/g.zip", "config.json is no folder",
+         "expected one", "Name another", config_json()),
+    ("export", f"{{at}} --format onnx --out {{at}}/{'x' * 300}.onnx", "too long", "", "", {}),
+    ("export", "{at} --format onnx --out {at}/g.zip", "g.zip is no name", ".onnx", "another", {}),
+    ("export", "{at} --format onnx --out g.onnx --discriminator d.onnx", "discriminator",
+         "--format torch", "Leave it out", {}),
+    ("export", "{at} --format torch --out g.pt --discriminator g.pt", "out and discriminator", "",
+         "two names", {}),
+    ("export", "{at} --format torch --out g.pt --best --step 3", "step", "--best", "Leave out", {}),
+    ("export", "{at} --format pickle --out {at}/g.pt", "pickle", "onnx", HELP, {}),
+    ("export", f"{{at}} --format {'x' * 5000}", "invalid choice 'xxx", "", HELP, {}),
+    ("benchmark", "--rounds 0", "rounds", "in 1..1000", "default, 5", {}),
+    ("parity", "--float64-steps 939", "float64_steps", "in 1..938", "default, 200", {}),
+    ("demo", "{at}", "is not a run folder", "config.json", "Name a run's folder", {}),
+    ("demo", "{at} --best --step 3", "step", "--best", "Leave out", {}),
+    ("demo", "{at} --port 70000", "port", "in 1..65535", "default, 7860", {}),
+    ("report", "", "no run", "at least one", "Name one", {}),
+    ("report", "{at}", "is not a run folder", "config.json", "Name a run's folder", {}),
+    ("report_log", "--run {at}", "no finished run of 200", "epochs 0 to 199", "such a run",
+         config_json()),
+    ("report_log", "--run {at}", "no finished run of 200", "epochs 0 to 199", "such a run",
+         {**config_json(), "losses.csv": b"epoch,batch,d_loss,g_loss\n0;1;2;3\n"}),
+    ("report_log", "--seeds 1", "seeds", "at least 2", "default, 20", {}),
+]  # fmt: skip
+
+
+@pytest.fixture
+def at(tmp_path, monkeypatch) -> Path:
+    """The folder that a case begins with; all that is written by default would come below it."""
+    monkeypatch.setitem(SPECS, "small", SMALL)
+    monkeypatch.setenv("CGAN_JAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def put(files: Files, at: Path) -> None:
+    for name, held in files.items():
+        path = at / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if held is None:
+            path.mkdir()
+        elif isinstance(held, str):
+            path.symlink_to(held)
+        else:
+            path.write_bytes(held)
+
+
+def listing(at: Path) -> list[tuple[str, int, int]]:
+    stats = ((str(path), path.lstat()) for path in sorted(at.rglob("*")))
+    return [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]
+
+
+def assert_helps(message: str, culprit: str, expected: str, hint: str) -> None:
+    lines = message.splitlines()
+    assert len(lines) <= 3, message
+    assert len(message) < 1000, message
+    assert culprit in lines[0], message
+    assert expected in message
+    assert hint in lines[-1], message
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_it_is_refused_and_nothing_is_written(case, at):
+    put(case.files, at)
+    before = listing(at)
+    with pytest.raises(CGANError) as caught:
+        case.call(at)
+    assert type(caught.value) is case.kind
+    assert_helps(str(caught.value), case.culprit, case.expected, case.hint)
+    assert listing(at) == before
+
+
+@pytest.fixture
+def notices():
+    """Undoes what `command_line.run` does to the notices' logger."""
+    logger = logging.getLogger("cgan_jax")
+    before = logger.handlers[:], logger.level, logger.propagate
+    yield
+    logger.handlers[:], logger.level, logger.propagate = before
+
+
+@pytest.mark.parametrize(
+    ("module", "flags", "culprit", "expected", "hint", "files"),
+    COMMANDS,
+    ids=[f"{module} {flags:.70}" for module, flags, *_ in COMMANDS],
+)
+def test_a_command_line_is_refused_with_code_2_and_nothing_is_written(
+    module, flags, culprit, expected, hint, files, at, notices, monkeypatch, capsys
+):
+    put(files, at)
+    before = listing(at)
+    monkeypatch.setattr(sys, "argv", [module, *flags.format(at=at).split()])
+    with pytest.raises(SystemExit) as end:
+        run(importlib.import_module(f"experiments.{module}").main)
+    out, err = capsys.readouterr()
+    assert (end.value.code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert_helps(err, culprit, expected, hint)
+    assert listing(at) == before
+
+
+def test_the_table_is_as_large_as_promised():
+    names = [case.name for case in CASES]
+    assert len(set(names)) == len(names)
+    assert len(names) + len(COMMANDS) >= 60

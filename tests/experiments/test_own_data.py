@@ -1,0 +1,96 @@
+"""`python -m experiments.train` and the example to copy, as a user runs them, on small networks."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cgan_jax.errors import ConfigError, RunError
+from cgan_jax.runs.folder import RunFolder
+from cgan_jax.sampling.generator import load_generator
+from experiments import digits_cgan, sample, train
+from experiments.proofs import tiny
+from experiments.shared import training_flags
+
+
+@pytest.fixture
+def invoke(monkeypatch, tmp_path):
+    """Calls a command's main, in the folder tmp_path, as the command line does."""
+    monkeypatch.setenv("CGAN_JAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+    def call(module, *flags):
+        monkeypatch.setattr(sys, "argv", [module.MODULE, *map(str, flags)])
+        module.main()
+
+    return call
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Twelve coloured pictures in two classes, of several sizes."""
+    for i in range(12):
+        file = tmp_path / "photos" / ("frog", "toad")[i % 2] / f"{i}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20 + i, 30 - i), (20 * i, 90, 30)).save(file)
+    return tmp_path / "photos"
+
+
+def test_a_folder_of_pictures_is_trained_and_other_pictures_are_refused(
+    invoke, photos, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(training_flags, "REPORT", tiny.CONFIG)
+    flags = (photos, "--img-size", 8, "--batch-size", 4, "--latent-dim", 5, "--eval-every", 1)
+    invoke(train, *flags, "--epochs", 1)
+    assert "Finished: 3 steps" in capsys.readouterr().out
+    run = RunFolder.open(tmp_path / "runs" / "photos")
+    assert run.class_names == ("frog", "toad")
+    assert (run.config.model.img_size, run.config.model.channels) == (8, 3)
+    assert (run.data["name"], run.data["n_images"]) == ("photos", 12)
+    with Image.open(run.path / "real.png") as real, Image.open(run.sample_grid(1)) as grid:
+        assert real.size == grid.size
+        assert np.ptp(np.asarray(real), axis=-1).max() > 50  # there is colour in it
+    assert "pixel_fd" in run.measures.read_text()
+    assert run.best.is_dir()
+
+    assert load_generator(run.path).generate(["toad"]).shape == (1, 8, 8, 3)
+
+    (photos / "toad" / "1.jpg").unlink()
+    with pytest.raises(RunError, match="other data .12 images of photos, .* -> 11 images"):
+        invoke(train, *flags, "--epochs", 3)
+
+
+def test_too_few_for_a_batch_are_refused(invoke, photos):
+    with pytest.raises(ConfigError, match="batch_size must be at most the 12 training images"):
+        invoke(train, photos, "--img-size", 8)
+    assert not Path("runs").exists()
+
+
+def test_what_sample_writes_can_be_trained_on(tmp_path):
+    images = np.arange(8 * 16, dtype=np.uint8).reshape(8, 4, 4, 1)
+    labels, names = np.arange(8, dtype=np.int32) % 2, ("frog", "toad")
+    sample.write(images, labels, np.arange(2), names, tmp_path / "fakes.npz")
+    found = train.Flags(data=str(tmp_path / "fakes.npz")).load()
+    np.testing.assert_array_equal(found.images, images)
+    np.testing.assert_array_equal(found.labels, labels)
+    assert found.class_names == names
+
+
+def test_fashion_mnist_is_the_reports(fashion_mnist):
+    flags = train.Flags(data="fashion_mnist")
+    np.testing.assert_array_equal(flags.load().images, fashion_mnist.images)
+    assert flags.config().for_data(fashion_mnist) == training_flags.REPORT
+
+
+def test_digits_run_from_black_to_white():
+    images = digits_cgan.digits().images
+    assert (images.shape, images.min(), images.max()) == ((1797, 8, 8, 1), 0, 255)
+
+
+@pytest.mark.slow
+def test_the_example_to_copy(invoke, tmp_path, capsys):
+    invoke(digits_cgan, "--epochs", 1)
+    assert "Finished: 29 steps" in capsys.readouterr().out
+    assert load_generator(tmp_path / "runs" / "digits").generate(["7"]).shape == (1, 8, 8, 1)

@@ -1,0 +1,192 @@
+"""Measures in the course of a run: the table, the best checkpoint, and going on after any stop."""
+
+import contextlib
+import json
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from jax import random
+
+from cgan_jax.errors import RunError
+from cgan_jax.reporting.callbacks import TensorBoard
+from cgan_jax.reporting.measures import BestCheckpoint, MeasuresTable
+from cgan_jax.runs.checkpoint import Checkpoints
+from cgan_jax.runs.folder import RunFolder
+from cgan_jax.runs.measures_table import measures_at, read_measures
+from cgan_jax.runs.restore import restore_run
+from cgan_jax.sampling.generator import load_generator
+from cgan_jax.training.callbacks import Callback
+from cgan_jax.training.gan import GAN
+from cgan_jax.training.loop import train
+
+# Such that neither the first nor the last epoch of the tiny run is the best.
+TARGET = 128
+
+
+def measure(images, labels):
+    """Cheap ones, that change from epoch to epoch."""
+    mean = float(images.mean())
+    return {"mean": mean, "badness": abs(mean - TARGET), "zeros": float((labels == 0).mean())}
+
+
+class Stop(Callback):
+    """Ends training after so many epochs: saved, or as a kill would, before the save."""
+
+    def __init__(self, epochs, killed=False):
+        self.left, self.killed = epochs, killed
+
+    def on_epoch_end(self, epoch):
+        self.left -= 1
+        if self.left == 0 and self.killed:
+            raise KeyboardInterrupt
+
+    def __call__(self):
+        return self.left <= 0
+
+
+def run_on(config, dataset, folder, *others, stop=None, every=1):
+    gan = GAN.from_config(replace(config, epochs=6))  # one for all, so that it compiles once
+    run = RunFolder.start(folder, config, dataset.class_names)
+    stop = stop or Stop(10**9)
+    with Checkpoints(run.checkpoints) as checkpoints:
+        state = None
+        if checkpoints.latest() is not None:
+            state = checkpoints.restore(jax.eval_shape(gan.init, random.key(0)))
+        return run, train(
+            gan,
+            config,
+            dataset,
+            state=state,
+            callbacks=[
+                MeasuresTable(gan, run, measure, every, n_images=30),
+                BestCheckpoint(run, by="badness"),
+                *(other(run) for other in others),
+                stop,
+            ],
+            checkpoints=checkpoints,
+            checkpoint_every=2,
+            should_stop=stop,
+        )
+
+
+@pytest.fixture(scope="module")
+def config(tiny_config):
+    return replace(tiny_config, epochs=6)
+
+
+@pytest.fixture(scope="module")
+def whole(config, tiny_dataset, tmp_path_factory):
+    run, _ = run_on(config, tiny_dataset, tmp_path_factory.mktemp("runs") / "whole", TensorBoard)
+    return run
+
+
+def arrays(run):
+    return jax.tree.map(np.asarray, restore_run(run, best=True)[1])
+
+
+def test_a_row_an_epoch_and_the_lowest_is_the_best(whole):
+    rows = read_measures(whole.measures)
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert [row["step"] for row in rows] == [6, 12, 18, 24, 30, 36]
+    assert list(rows[0]) == ["epoch", "step", "mean", "badness", "zeros"]
+    assert rows[0]["zeros"] == pytest.approx(1 / 3)
+    best = min(rows, key=lambda row: row["badness"])
+    assert int(arrays(whole).step) == best["step"]
+    about = json.loads((whole.best / "measure.json").read_text())
+    assert about == {"epoch": best["epoch"], "badness": best["badness"]}
+    assert {path.name for path in whole.best.iterdir()} == {"measure.json", str(int(best["step"]))}
+    assert (whole.path / "measures.png").stat().st_size > 5_000
+    assert not list(whole.path.glob(".best*"))
+
+
+def test_the_best_is_what_was_measured(whole):
+    generator = load_generator(whole.path, best=True)
+    labels = np.arange(30) % 3
+    row = min(read_measures(whole.measures), key=lambda row: row["badness"])
+    assert generator.step == row["step"]
+    found = measure(generator.generate(labels), labels)
+    assert found["badness"] == pytest.approx(row["badness"], rel=1e-6)
+    assert load_generator(whole.path).step == 36
+
+
+def test_measuring_changes_nothing_of_the_training(whole, config, tiny_dataset):
+    gan = GAN.from_config(config)
+    jax.tree.map(
+        np.testing.assert_array_equal, restore_run(whole)[1], train(gan, config, tiny_dataset)
+    )
+
+
+@pytest.mark.parametrize(("epochs", "killed"), [(1, False), (3, True), (5, True)])
+def test_a_resumed_run_is_the_uninterrupted_one(
+    epochs, killed, whole, config, tiny_dataset, tmp_path
+):
+    """Bitwise: the table, the best and the latest state. A kill loses the epochs since a save."""
+    with pytest.raises(KeyboardInterrupt) if killed else contextlib.nullcontext():
+        run_on(config, tiny_dataset, tmp_path / "run", stop=Stop(epochs, killed))
+    run, state = run_on(config, tiny_dataset, tmp_path / "run")
+    assert run.measures.read_bytes() == whole.measures.read_bytes()
+    jax.tree.map(np.testing.assert_array_equal, arrays(run), arrays(whole))
+    jax.tree.map(np.testing.assert_array_equal, state, restore_run(whole)[1])
+
+
+def test_rows_of_every_second_epoch(config, tiny_dataset, tmp_path):
+    run, _ = run_on(replace(config, epochs=5), tiny_dataset, tmp_path / "run", every=2)
+    assert [row["epoch"] for row in read_measures(run.measures)] == [2, 4]
+    assert measures_at(run, 24) == read_measures(run.measures)[-1]
+    assert measures_at(run, 30) is None
+
+
+def test_tensorboard_has_the_measures(whole):
+    (events,) = (whole.path / "events").iterdir()
+    assert events.read_bytes().count(b"measures/badness") == 6
+    assert b"measures/step" not in events.read_bytes()
+
+
+def test_the_best_before_stays_until_the_next_is_whole(
+    whole, config, tiny_dataset, tmp_path, monkeypatch
+):
+    """The disk is full at the second best."""
+    saves = []
+    save = Checkpoints.save
+
+    def full(self, step, state):
+        if self._directory.name == ".best.new":
+            saves.append(step)
+            if len(saves) == 2:
+                raise RunError("no space")
+        save(self, step, state)
+
+    monkeypatch.setattr(Checkpoints, "save", full)
+    with pytest.raises(RunError, match="no space"):
+        run_on(config, tiny_dataset, tmp_path / "run")
+    run = RunFolder.open(tmp_path / "run")
+    assert int(arrays(run).step) == saves[0]
+    monkeypatch.undo()
+    run, _ = run_on(config, tiny_dataset, tmp_path / "run")
+    jax.tree.map(np.testing.assert_array_equal, arrays(run), arrays(whole))
+
+
+def test_a_kill_between_the_two_renamings_loses_nothing(config, tiny_dataset, tmp_path):
+    run, _ = run_on(replace(config, epochs=2), tiny_dataset, tmp_path / "run")
+    before = arrays(run)
+    run.best.rename(run.path / ".best.old")
+    run, _ = run_on(replace(config, epochs=3), tiny_dataset, tmp_path / "run", every=4)
+    jax.tree.map(np.testing.assert_array_equal, arrays(run), before)
+
+
+@pytest.mark.parametrize("damage", ["epoch,step,a\n1,six,2\n", "a,b\n1,2\n", "epoch,step\n1\n"])
+def test_a_damaged_table_is_said(damage, config, tiny_dataset, tmp_path):
+    run, _ = run_on(replace(config, epochs=1), tiny_dataset, tmp_path / "run")
+    run.measures.write_text(damage)
+    with pytest.raises(RunError, match=r"measures.csv cannot be read: .*\nexpected rows of"):
+        run_on(config, tiny_dataset, tmp_path / "run")
+    assert run.measures.read_text() == damage
+
+
+def test_a_best_without_its_measure_is_said(config, tiny_dataset, tmp_path):
+    run, _ = run_on(replace(config, epochs=1), tiny_dataset, tmp_path / "run")
+    (run.best / "measure.json").unlink()
+    with pytest.raises(RunError, match="measure.json cannot be read"):
+        run_on(config, tiny_dataset, tmp_path / "run")

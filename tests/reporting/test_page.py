@@ -1,0 +1,156 @@
+"""A run's web page: what it shows, that nothing in a run can get out of its place, and failures.
+
+How it looks and answers in a browser is test_browser.py's.
+"""
+
+import base64
+import logging
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cgan_jax.config import differences
+from cgan_jax.errors import RunError
+from cgan_jax.presets import PRESETS
+from cgan_jax.reporting.page import EXAMPLES, MOST_GRIDS, spread, write_report
+from cgan_jax.runs.folder import RunFolder
+from experiments.proofs.tiny import CONFIG
+from experiments.report import main
+from experiments.shared.page import write_or_warn
+from tests.helpers import command, finished_run
+
+NAMES = ("<script>alert(1)</script>", 'left" onload="alert(2)', "{{ name }}")
+
+
+class Page(HTMLParser):
+    """The elements of a page with their attributes, and its text."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text += data
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture
+def run(tmp_path) -> RunFolder:
+    return finished_run(tmp_path / "<i>run</i>", NAMES)
+
+
+def test_a_page_shows_what_the_folder_holds(run):
+    page = Page(write_report(run.path))
+    grids = [image for image in page.all("img") if "data-epoch" in image]
+    assert [image["data-epoch"] for image in grids] == ["1", "2", "3"]
+    assert ["hidden" in image for image in grids] == [True, True, False]
+    assert all(image["alt"] for image in page.all("img"))
+    strips = [image for image in page.all("img") if image["alt"].startswith(("Gen", "Real: "))]
+    assert {image["width"] for image in strips} == {str(5 * EXAMPLES - 1)}
+    assert len(strips) == 2 * len(NAMES)
+    assert "Trained for 18 steps, epoch 3 of 3." in " ".join(page.text.split())
+    changed = [row for row in page.all("tr") if row.get("class") == "changed"]
+    assert len(changed) == len(differences(PRESETS["report"], CONFIG))
+    for words in (
+        "pixel_fd 0.250",
+        "gan_test",
+        "0.830",
+        "taken for the class",
+        "python -m the.run",
+    ):
+        assert words in page.text
+    held = {image["src"].partition("base64,")[2] for image in page.all("img")}
+    for file in run.path.rglob("*.png"):
+        assert base64.b64encode(file.read_bytes()).decode() in held, file
+
+
+def test_nothing_in_a_run_gets_out_of_its_place(run):
+    page = Page(write_report(run.path))
+    assert page.all("script") == [{}]
+    assert not [name for name, attributes in page.elements if "onload" in attributes]
+    assert not page.all("i")
+    for name in NAMES:
+        assert name in page.text
+    links = [*page.all("link"), *page.all("a"), *page.all("img")]
+    for link in links:
+        assert (link.get("href") or link.get("src")).startswith(("data:", "#"))
+
+
+def test_a_run_without_pictures_has_a_page(tmp_path):
+    run = RunFolder.start(tmp_path / "run", CONFIG, ("a", "b", "c"))
+    page = Page(write_report(run.path))
+    assert "There are none yet" in page.text
+    assert "None were taken. --eval-every takes some" in " ".join(page.text.split())
+    assert not page.all("img")
+    config = replace(CONFIG, dataset="fashion_mnist")
+    run = RunFolder.start(tmp_path / "fashion", config, ("a", "b", "c"))
+    assert "experiments.evaluate" in Page(write_report(run.path)).text
+
+
+def test_a_folder_of_runs_has_a_page_each(tmp_path, capsys, monkeypatch):
+    for name in ("one", "two"):
+        RunFolder.start(tmp_path / name, CONFIG, ("a", "b", "c"))
+    (tmp_path / "sweep.csv").touch()
+    monkeypatch.setattr("sys.argv", ["report", str(tmp_path)])
+    main()
+    assert capsys.readouterr().out.count("open it in a browser") == 2
+    assert {page.parent.name for page in tmp_path.glob("*/report.html")} == {"one", "two"}
+
+
+def test_grids_are_evenly_spread(tmp_path):
+    file = tmp_path / "grid.png"
+    file.write_bytes(bytes(1000))
+    epochs = spread(dict.fromkeys([1, *range(5, 201, 5)], file))
+    assert (len(epochs), epochs[0], epochs[-1]) == (MOST_GRIDS, 1, 200)
+    assert max(np.diff(epochs)) == 10
+    assert spread(dict.fromkeys((2, 1, 3), file)) == [1, 2, 3]
+    assert spread({}) == []
+    file.write_bytes(bytes(3_000_000))
+    assert spread(dict.fromkeys(range(1, 100), file)) == [1, 99]
+
+
+def test_a_picture_by_other_hands_is_no_example(run):
+    Image.new("RGB", (64, 64)).save(run.path / "real.png")
+    page = Page(write_report(run.path))
+    assert not [image for image in page.all("img") if image["alt"].startswith("Real: ")]
+    assert [image for image in page.all("img") if image["alt"].startswith("Generated: ")]
+
+
+@pytest.mark.parametrize(
+    ("name", "held"),
+    [
+        ("losses.png", "no picture"),
+        ("losses.csv", "epoch,batch,d_loss,g_loss\n?"),
+        ("measures.csv", "epoch\n1\n"),
+        ("evaluation/evaluation.json", "{}"),
+    ],
+)
+def test_what_is_damaged_is_named_and_fails_no_training(run, name, held, caplog):
+    page = write_report(run.path)
+    before = page.read_bytes()
+    (run.path / name).write_text(held)
+    with pytest.raises(RunError, match=name) as caught:
+        write_report(run.path)
+    assert len(str(caught.value).splitlines()) <= 3
+    with caplog.at_level(logging.WARNING, "cgan_jax"):
+        write_or_warn(run.path)
+    assert "has no new report.html" in caplog.text
+    assert page.read_bytes() == before
+
+
+def test_the_command_makes_the_page(run):
+    done = command("report", run.path)
+    assert done.returncode == 0, done.stderr
+    assert f"{run.path / 'report.html'} (0." in done.stdout
+    assert (run.path / "report.html").exists()

@@ -1,0 +1,84 @@
+"""Two runs in one folder: the second is refused, the dead do not block."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from cgan_jax.config import TrainConfig
+from cgan_jax.errors import RunError
+from cgan_jax.runs.folder import RunFolder
+from cgan_jax.runs.lock import run_lock
+from tests.helpers import ROOT
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from cgan_jax.runs.lock import run_lock
+
+with run_lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """A process that has the folder `run`."""
+    script = [sys.executable, "-c", HOLD, str(tmp_path / "run")]
+    with subprocess.Popen(script, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_the_second_is_refused_with_the_firsts_process_and_host(holder, tmp_path):
+    with pytest.raises(RunError) as caught, run_lock(tmp_path / "run"):
+        pass
+    said = str(caught.value)
+    assert f"in use by process {holder.pid} on {os.uname().nodename}." in said
+    assert "name another folder" in said
+    with pytest.raises(RunError, match=f"process {holder.pid}"), run_lock(tmp_path / "run"):
+        pass  # to have been refused changes nothing
+
+
+def test_a_dead_process_does_not_block(holder, tmp_path):
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    with run_lock(tmp_path / "run"):
+        assert re.match(rf"process {os.getpid()} on", (tmp_path / "run" / ".lock").read_text())
+
+
+def test_within_a_process_too_and_again_afterwards(tmp_path):
+    for _ in range(2):
+        with (
+            run_lock(tmp_path / "run"),
+            pytest.raises(RunError, match="in use"),
+            run_lock(tmp_path / "run"),
+        ):
+            pass
+
+
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="cannot be written"), run_lock(tmp_path / "file" / "run"):
+        pass
+
+
+def test_a_folder_with_nothing_but_a_lock_is_empty(tmp_path):
+    """As it is left by a start that failed right after."""
+    with run_lock(tmp_path / "run"):
+        pass
+    assert RunFolder.check(tmp_path / "run", TrainConfig()) is None
+
+
+def test_a_run_that_is_moved_aside_leaves_the_lock_with_the_name(tmp_path):
+    with run_lock(tmp_path / "run"):
+        RunFolder.start(tmp_path / "run", TrainConfig(), ("a",))
+        RunFolder.start(tmp_path / "run", TrainConfig(seed=1), ("a",), resume=False)
+        assert not (tmp_path / "run.old-1" / ".lock").exists()
+        with pytest.raises(RunError, match="in use"), run_lock(tmp_path / "run"):
+            pass

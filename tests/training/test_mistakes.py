@@ -1,0 +1,255 @@
+"""Twenty mistakes that ports of this GAN make, and five in measures: each fails a fast test.
+
+Each is applied to a copy of the code, and the named test is run there. A mistake that no longer
+applies (the code has moved on) fails too: mend the table. The whole of it, in some minutes:
+`python -m pytest -m slow tests/training/test_mistakes.py`
+"""
+
+import shutil
+import subprocess
+import sys
+from typing import NamedTuple
+
+import pytest
+
+from tests.helpers import ROOT
+
+
+class Mistake(NamedTuple):
+    """A change of the code and the fast test that it must fail."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    caught_by: str
+
+
+MISTAKES = [
+    Mistake(
+        "BatchNorm eps 1e-5",
+        "models/layers.py",
+        "rsqrt(var_F + self.epsilon)",
+        "rsqrt(var_F + 1e-5)",
+        "models/test_models.py::test_batch_norm_by_hand",
+    ),
+    Mistake(
+        "BatchNorm momentum 0.1 instead of 0.9",
+        "models/layers.py",
+        "keep, take = self.momentum, 1 - self.momentum",
+        "take, keep = self.momentum, 1 - self.momentum",
+        "models/test_models.py::test_batch_norm_by_hand",
+    ),
+    Mistake(
+        "biased running variance",
+        "models/layers.py",
+        "var_F * (rows / (rows - 1))",
+        "var_F",
+        "models/test_models.py::test_batch_norm_by_hand",
+    ),
+    Mistake(
+        "D updated before G",
+        "training/steps.py",
+        "    return GANState(state.step + 1, gen, disc), Losses(d_loss, g_loss)",
+        """    state = state.replace(disc=disc)
+    gradient = jax.value_and_grad(generator_loss, has_aux=True)
+    (g_loss, (_, gen_stats)), gen_grads = gradient(state.gen.params)
+    gen = _update(gan.gen_optimizer, state.gen, gen_grads, gen_stats)
+    return GANState(state.step + 1, gen, disc), Losses(d_loss, g_loss)""",
+        "training/test_steps.py::test_generator_is_updated_against_the_discriminator_from_before",
+    ),
+    Mistake(
+        "fakes remade after G's update",
+        "training/steps.py",
+        "    # To the discriminator's loss",
+        """    fake, _ = _apply(gan.generator, gen.params, state.gen, latent_BxZ, fake_labels_B)
+    # To the discriminator's loss""",
+        "training/test_steps.py::test_discriminator_sees_the_fakes_from_before_the_generators_update",
+    ),
+    Mistake(
+        "no stop-gradient: D's loss reaches G",
+        "training/steps.py",
+        "        return gan.loss.generator(scores_B).mean(), (fake, stats)",
+        """        leak = gan.loss.discriminator(scores_B, scores_B).mean()
+        return gan.loss.generator(scores_B).mean() + leak, (fake, stats)""",
+        "training/test_steps.py::test_no_gradient_flows_from_the_discriminators_loss_into_the_generator",
+    ),
+    Mistake(
+        "d_loss not halved",
+        "training/losses.py",
+        "(jnp.square(real_B - 1) + jnp.square(fake_B)) / 2",
+        "jnp.square(real_B - 1) + jnp.square(fake_B)",
+        "training/test_losses.py::test_by_hand",
+    ),
+    Mistake(
+        "label after noise",
+        "models/report.py",
+        "(label_BxE.astype(latent_BxZ.dtype), latent_BxZ)",
+        "(latent_BxZ, label_BxE.astype(latent_BxZ.dtype))",
+        "models/test_models.py::test_generator_by_hand",
+    ),
+    Mistake(
+        "image after label",
+        "models/report.py",
+        "(flat_BxF, label_BxE.astype(flat_BxF.dtype))",
+        "(label_BxE.astype(flat_BxF.dtype), flat_BxF)",
+        "models/test_models.py::test_discriminator_by_hand",
+    ),
+    Mistake(
+        "dropout after the activation",
+        "models/report.py",
+        """            if i > 0:
+                x_BxF = nn.Dropout(self.dropout_rate, deterministic=not train)(x_BxF)
+            inputs = (nn.leaky_relu(x_BxF, self.negative_slope),)""",
+        """            x_BxF = nn.leaky_relu(x_BxF, self.negative_slope)
+            if i > 0:
+                x_BxF = nn.Dropout(self.dropout_rate, deterministic=not train)(x_BxF)
+            inputs = (x_BxF,)""",
+        "models/test_models.py::test_dropout_stands_before_the_activation_in_all_layers_but_the_first",
+    ),
+    Mistake(
+        "dropout off in G's step",
+        "training/steps.py",
+        """        scores_B, _ = _apply(
+            gan.discriminator, state.disc.params, state.disc, fake, fake_labels_B, gen_dropout_key
+        )""",
+        """        scores_B = gan.discriminator.apply(
+            {"params": state.disc.params}, fake, fake_labels_B, train=False
+        )""",
+        "training/test_steps.py::test_dropout_is_active_and_fresh_in_every_pass",
+    ),
+    Mistake(
+        "the same dropout mask for real and fake",
+        "training/steps.py",
+        """        scores, stats = _apply(
+            gan.discriminator, params, state.disc, images, labels, disc_dropout_key
+        )""",
+        """        halves = [
+            _apply(gan.discriminator, params, state.disc, images[h], labels[h], disc_dropout_key)
+            for h in (slice(n), slice(n, None))
+        ]
+        scores, stats = jnp.concatenate([half for half, _ in halves]), halves[0][1]""",
+        "training/test_steps.py::test_dropout_is_active_and_fresh_in_every_pass",
+    ),
+    Mistake(
+        "fake labels taken from the real batch",
+        "training/steps.py",
+        "fake_labels_B = random.randint(label_key, (n,), 0, gan.generator.n_classes)",
+        "fake_labels_B = batch.labels",
+        "training/test_steps.py::test_fake_labels_are_drawn_and_are_the_same_for_both_players",
+    ),
+    Mistake(
+        "beta1 0.9",
+        "config.py",
+        "b1: float = 0.5",
+        "b1: float = 0.9",
+        "training/test_steps.py::test_second_moments_and_bias_correction_are_adams",
+    ),
+    Mistake(
+        "Flax default initialisers",
+        "models/layers.py",
+        """        kernel_IxF = self.param("kernel", uniform, (fan_in, self.features))
+        bias_F = self.param("bias", uniform, (self.features,))""",
+        """        lecun, zeros = nn.initializers.lecun_normal(), nn.initializers.zeros
+        kernel_IxF = self.param("kernel", lecun, (fan_in, self.features))
+        bias_F = self.param("bias", zeros, (self.features,))""",
+        "models/test_models.py::test_linear_is_initialised_as_in_pytorch",
+    ),
+    Mistake(
+        "labels ignored by D",
+        "models/report.py",
+        "label_BxE.astype(flat_BxF.dtype)",
+        "0 * label_BxE.astype(flat_BxF.dtype)",
+        "models/test_models.py::test_a_label_changes_the_image_and_the_score",
+    ),
+    Mistake(
+        "labels ignored by G",
+        "models/report.py",
+        "label_BxE.astype(latent_BxZ.dtype)",
+        "0 * label_BxE.astype(latent_BxZ.dtype)",
+        "models/test_models.py::test_a_label_changes_the_image_and_the_score",
+    ),
+    Mistake(
+        "generator sampled in training mode",
+        "sampling/latent_space.py",
+        "images: Any = module.apply(variables, latent, labels, train=False)",
+        'images, _ = module.apply(variables, latent, labels, train=True, mutable=["batch_stats"])',
+        "sampling/test_generator.py::test_a_generated_image_is_what_the_network_makes_in_evaluation_mode",
+    ),
+    Mistake(
+        "last batch dropped",
+        "training/spans.py",
+        "return -(-n_images // batch_size)",
+        "return n_images // batch_size",
+        "training/test_train.py::test_the_reports_epoch_has_938_batches_the_last_of_32",
+    ),
+    Mistake(
+        "data order the same every epoch",
+        "training/steps.py",
+        "random.permutation(random.fold_in(key, epoch), len(data.labels))",
+        "random.permutation(key, len(data.labels))",
+        "training/test_steps.py::test_an_epoch_shows_every_image_once_in_an_order_of_its_own",
+    ),
+    Mistake(
+        "covariance of the wrong set",
+        "metrics/frechet.py",
+        "real_cov, fake_cov = _covariance(real), _covariance(fake)",
+        "real_cov, fake_cov = _covariance(real), _covariance(real)",
+        "metrics/test_closed_forms.py::test_scaling_counts_by_standard_deviations",
+    ),
+    Mistake(
+        "matrix in place of its root",
+        "metrics/frechet.py",
+        "vectors * np.sqrt(np.clip(values, 0, None))",
+        "vectors * np.clip(values, 0, None)",
+        "metrics/test_features.py::test_frechet_distance_with_axes_of_their_own",
+    ),
+    Mistake(
+        "k off by one",
+        "metrics/manifold.py",
+        "np.partition(distances, k, axis=1)[:, k]",
+        "np.partition(distances, k, axis=1)[:, k - 1]",
+        "metrics/test_features.py::test_manifold_measures_are_their_definitions",
+    ),
+    Mistake(
+        "training images in place of test images",
+        "metrics/evaluation.py",
+        "_examined(reference, test.images[chosen], test.labels[chosen], told",
+        "_examined(reference, training.images[chosen], training.labels[chosen], told",
+        "metrics/test_evaluation.py::"
+        "test_test_images_are_compared_with_training_images_and_not_with_themselves",
+    ),
+    Mistake(
+        "uint8 wraps around",
+        "metrics/diversity.py",
+        "reshape(-1, images[0].size).astype(np.float64)",
+        "reshape(-1, images[0].size)",
+        "metrics/test_images.py::test_copies_are_at_distance_zero_and_black_is_not_next_to_white",
+    ),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)
+def test_the_mistake_is_caught(mistake, tmp_path):
+    for part in ("cgan_jax", "experiments", "tests", "pyproject.toml"):
+        copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
+        copy(ROOT / part, tmp_path / part)
+    file = tmp_path / "cgan_jax" / mistake.file
+    code = file.read_text(encoding="utf-8")
+    assert code.count(mistake.old) == 1, f"{mistake.file} no longer holds {mistake.old!r} once"
+    file.write_text(code.replace(mistake.old, mistake.new), encoding="utf-8")
+
+    command = [sys.executable, "-m", "pytest", "-x", "-q", f"tests/{mistake.caught_by}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1, done.stdout  # 1: tests ran, and some failed
+    assert str(tmp_path) in done.stdout or "AssertionError" in done.stdout
+
+
+def test_each_mistake_is_in_the_table_once():
+    assert len({mistake.name for mistake in MISTAKES}) == len(MISTAKES) == 25
+    for mistake in MISTAKES:
+        code = (ROOT / "cgan_jax" / mistake.file).read_text(encoding="utf-8")
+        assert code.count(mistake.old) == 1, mistake.name
+        file, test = mistake.caught_by.split("::")
+        assert f"def {test}(" in (ROOT / "tests" / file).read_text(encoding="utf-8")

@@ -1,0 +1,213 @@
+"""The host loop: spans, callbacks, saves, and that a resumed run is the uninterrupted one."""
+
+from dataclasses import replace
+
+import jax
+import numpy as np
+import optax
+import pytest
+from jax import random
+
+from cgan_jax.config import TrainConfig
+from cgan_jax.data import Dataset
+from cgan_jax.errors import ConfigError, DivergenceError
+from cgan_jax.reporting.callbacks import LossesTable, SampleGrids, TensorBoard
+from cgan_jax.runs.checkpoint import Checkpoints
+from cgan_jax.runs.folder import RunFolder
+from cgan_jax.training.callbacks import Callback
+from cgan_jax.training.gan import GAN
+from cgan_jax.training.loop import train
+from cgan_jax.training.spans import next_span, steps_per_epoch
+from tests.helpers import StopAfter
+
+
+@pytest.fixture(scope="module")
+def gan(tiny_config):
+    return GAN.from_config(tiny_config)
+
+
+def test_the_reports_epoch_has_938_batches_the_last_of_32():
+    assert steps_per_epoch(60_000, 64) == 938
+    assert 200 * steps_per_epoch(60_000, 64) == 187_600
+    step, spans = 0, []
+    while step < 938:
+        spans.append(next_span(step, 60_000, 64, at_most=300))
+        step += spans[-1].n_steps
+    assert [(s.batch, s.n_steps, s.last_batch) for s in spans] == [
+        (0, 300, False),
+        (300, 300, False),
+        (600, 300, False),
+        (900, 37, False),
+        (937, 1, True),
+    ]
+    assert next_span(938 * 3 + 5, 60_000, 64, at_most=10).epoch == 3
+
+
+def test_an_epoch_that_divides_evenly_has_no_smaller_batch():
+    assert [next_span(step, 12, 4, at_most=9).last_batch for step in range(3)] == [False] * 3
+    assert next_span(0, 12, 4, at_most=9).n_steps == 3
+    assert steps_per_epoch(12, 4) == 3
+
+
+def run_to_the_end(config, dataset, gan, folder, stops=()):
+    """Train in a folder, stopping and going on after each of the given numbers of steps.
+
+    `train` finds by itself where to go on: each step is taken once.
+    """
+    for stop_after in (*stops, 10**9):
+        run = RunFolder.start(folder, config, dataset.class_names)
+        stop = StopAfter(stop_after)
+        with Checkpoints(run.checkpoints) as checkpoints:
+            before = checkpoints.latest() or 0
+            state = train(
+                gan,
+                config,
+                dataset,
+                callbacks=[
+                    LossesTable(run),
+                    SampleGrids(gan, run, every=2, rows=2),
+                    TensorBoard(run),
+                    stop,
+                ],
+                checkpoints=checkpoints,
+                checkpoint_every=2,
+                should_stop=stop,
+            )
+        assert stop_after - stop.left == state.step - before
+    return state
+
+
+def contents(folder):
+    """The files of a run that must be the same however often it was stopped."""
+    kept = ["losses.csv", *(str(p.relative_to(folder)) for p in folder.glob("samples/*"))]
+    return {name: (folder / name).read_bytes() for name in kept}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny_config, tiny_dataset, gan, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    return run_to_the_end(tiny_config, tiny_dataset, gan, folder), folder
+
+
+@pytest.mark.parametrize("stops", [(1,), (3, 2, 1, 5), (6,), (17,)])
+def test_a_resumed_run_is_the_uninterrupted_one(
+    stops, uninterrupted, tiny_config, tiny_dataset, gan, tmp_path
+):
+    """Bitwise: all arrays, the losses table and the sample grids; stops at 6-step epochs' ends
+    and within them."""
+    expected, whole = uninterrupted
+    state = run_to_the_end(tiny_config, tiny_dataset, gan, tmp_path / "run", stops)
+    assert state.step == 18
+    jax.tree.map(np.testing.assert_array_equal, state, expected)
+    assert contents(tmp_path / "run") == contents(whole)
+
+
+def test_a_longer_run_is_as_if_it_had_been_asked_for_at_once(
+    uninterrupted, tiny_config, tiny_dataset, gan, tmp_path
+):
+    expected, whole = uninterrupted
+    run_to_the_end(replace(tiny_config, epochs=1), tiny_dataset, gan, tmp_path / "run")
+    state = run_to_the_end(tiny_config, tiny_dataset, gan, tmp_path / "run")
+    jax.tree.map(np.testing.assert_array_equal, state, expected)
+    assert contents(tmp_path / "run")["losses.csv"] == contents(whole)["losses.csv"]
+
+
+def test_what_a_run_folder_holds(uninterrupted):
+    _, folder = uninterrupted
+    rows = (folder / "losses.csv").read_text().splitlines()
+    assert len(rows) == 1 + 18
+    assert [row.split(",")[:2] for row in rows[1:]] == [
+        [str(epoch), str(batch)] for epoch in range(3) for batch in range(6)
+    ]
+    samples = sorted(path.name for path in (folder / "samples").iterdir())
+    assert samples == ["epoch_0001.png", "epoch_0002.png", "epoch_0003.png"]
+    assert (folder / "losses.png").stat().st_size > 5_000
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"12", "18"}
+
+
+def test_tensorboard_events_hold_losses_speed_and_samples(uninterrupted):
+    from tensorboardX.proto.event_pb2 import Event
+
+    _, folder = uninterrupted
+    (events,) = (folder / "events").iterdir()
+    data, tags = events.read_bytes(), {}
+    while data:  # length, its checksum, the record, its checksum
+        length = int.from_bytes(data[:8], "little")
+        event = Event.FromString(data[12 : 12 + length])
+        for value in event.summary.value:
+            tags.setdefault(value.tag, []).append(event.step)
+        data = data[16 + length :]
+    assert tags["loss/discriminator"] == tags["loss/generator"] == [0]
+    assert tags["speed/steps_per_second"] == tags["samples"] == [6, 12, 18]
+
+
+def test_callbacks_are_told_of_every_step_once(tiny_config, tiny_dataset, gan):
+    told = []
+
+    class Recorder(Callback):
+        def on_train_start(self, step, last_step, steps_per_epoch):
+            told.append(("start", step, last_step, steps_per_epoch))
+
+        def on_span_end(self, span):
+            told.extend(("step", span.epoch, span.batch + i) for i in range(len(span.losses)))
+            assert span.losses.shape[1] == 2
+
+        def on_epoch_end(self, epoch):
+            told.append(("epoch", epoch.epoch, epoch.step, len(epoch.losses)))
+
+        def on_train_end(self, step, state):
+            told.append(("end", step, int(state.step)))
+
+    train(gan, replace(tiny_config, epochs=2), tiny_dataset, callbacks=[Recorder()])
+    assert told == [
+        ("start", 0, 12, 6),
+        *(("step", 0, batch) for batch in range(6)),
+        ("epoch", 1, 6, 6),
+        *(("step", 1, batch) for batch in range(6)),
+        ("epoch", 2, 12, 6),
+        ("end", 12, 12),
+    ]
+
+
+def test_divergence_stops_the_run_before_anything_bad_is_saved(
+    tiny_config, tiny_dataset, gan, tmp_path
+):
+    """NaN weights, as a far too high learning rate would leave."""
+    healthy = jax.jit(gan.init)(random.key(0))
+    broken = healthy.replace(
+        gen=healthy.gen.replace(params=jax.tree.map(lambda leaf: leaf * np.nan, healthy.gen.params))
+    )
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        with pytest.raises(DivergenceError, match="in step 0"):
+            train(gan, tiny_config, tiny_dataset, state=broken, checkpoints=checkpoints)
+        assert checkpoints.latest() is None
+
+
+def test_parameters_that_diverge_while_the_losses_do_not_yet_show_it(
+    tiny_config, tiny_dataset, gan, tmp_path
+):
+    """The losses are those before the update: they would tell a step later, after a save."""
+    wild = replace(gan, gen_optimizer=optax.scale(np.inf))
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        with pytest.raises(
+            DivergenceError, match="parameters became NaN or infinite in steps 0 to 0"
+        ):
+            train(wild, tiny_config, tiny_dataset, checkpoints=checkpoints)
+        assert checkpoints.latest() is None
+
+
+def test_data_and_networks_must_fit(tiny_config, tiny_dataset, gan):
+    images = np.zeros((22, 5, 5, 1), np.uint8)
+    other = Dataset.from_arrays(images, tiny_dataset.labels, tiny_dataset.class_names)
+    with pytest.raises(ConfigError, match=r"\[5, 5, 1\].*\[4, 4, 1\]"):
+        train(gan, tiny_config, other)
+    other = Dataset.from_arrays(tiny_dataset.images, tiny_dataset.labels, ("a", "b", "c", "d"))
+    with pytest.raises(ConfigError, match="4 classes"):
+        train(gan, tiny_config, other)
+    with pytest.raises(ConfigError, match="at most the 22"):
+        train(gan, replace(tiny_config, batch_size=23), tiny_dataset)
+
+
+def test_equal_configurations_share_one_gan():
+    """So that nothing is traced twice: two Optax transforms are never equal."""
+    assert GAN.from_config(TrainConfig(epochs=1)) is GAN.from_config(TrainConfig(epochs=1))
