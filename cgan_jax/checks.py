@@ -29,7 +29,7 @@ def short_repr(value: object) -> str:
 
 
 def as_int(value: Any) -> int | None:
-    """A whole number of Python's, NumPy's or JAX's as an int; None for anything else."""
+    """An integer of Python, NumPy or JAX as an int; None for anything else."""
     if type(value).__name__ in ("bool", "bool_"):  # Python's, or NumPy's, which is not imported
         return None
     try:
@@ -39,7 +39,7 @@ def as_int(value: Any) -> int | None:
 
 
 def check_int(name: str, value: Any, least: int, most: int | None = None, *, hint: str) -> int:
-    """A whole number from `least` to `most`, as an int.
+    """An integer from `least` to `most`, as an int.
 
     Args:
         name: what it is called in the message.
@@ -54,9 +54,7 @@ def check_int(name: str, value: Any, least: int, most: int | None = None, *, hin
     found = as_int(value)
     if found is None or found < least or (most is not None and found > most):
         bounds = f"of at least {least}" if most is None else f"in {least}..{most}"
-        raise ConfigError(
-            f"{name} must be a whole number {bounds}, not {short_repr(value)}\n{hint}"
-        )
+        raise ConfigError(f"{name} must be an integer {bounds}, not {short_repr(value)}\n{hint}")
     return found
 
 
@@ -68,16 +66,16 @@ def check_int_field(config: Any, name: str, least: int, most: int | None = None)
 def default_hint(config: Any, name: str) -> str:
     """What to do about a field that is wrong and has a default."""
     default = type(config).__dataclass_fields__[name].default
-    return "Leave it out for the default" + ("." if default is None else f", {default}.")
+    return "Omit it for the default" + ("." if default is None else f", {default}.")
 
 
 def check_seed(value: Any) -> int:
     """A seed as an int.
 
     Raises:
-        ConfigError: it is no whole number in [0, 2**32).
+        ConfigError: it is not an integer in [0, 2**32).
     """
-    return check_int("seed", value, 0, 2**32 - 1, hint="Leave it out for the default, 0.")
+    return check_int("seed", value, 0, 2**32 - 1, hint="Omit it for the default, 0.")
 
 
 def check_class_names(names: Any, where: str) -> tuple[str, ...]:

@@ -67,7 +67,7 @@ class ModelConfig:
             widths = tuple(as_int(width) or 0 for width in given) if listed else ()
             if not widths or min(widths) < 1:
                 raise ConfigError(
-                    f"{name} must be whole numbers above 0, not {short_repr(given)}\n"
+                    f"{name} must be integers above 0, not {short_repr(given)}\n"
                     f"{default_hint(self, name)}"
                 )
             object.__setattr__(self, name, widths)
@@ -157,7 +157,7 @@ class TrainConfig:
         _whole(self, "batch_size", at_least=2)  # BatchNorm needs two images
         _whole(self, "seed", at_least=0, at_most=2**32 - 1)
         losses = get_args(LossName)
-        if self.loss not in losses:
+        if not isinstance(self.loss, str) or self.loss not in losses:
             raise ConfigError(
                 f"loss must be one of {', '.join(losses)}, not {short_repr(self.loss)}\n"
                 f"{default_hint(self, 'loss')}"
@@ -259,16 +259,15 @@ def from_dict(values: Any) -> TrainConfig:
 
 def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
     """The fields in which two configurations differ, as `optimizer.lr: 0.0002 -> 0.001`."""
-    before, after = dict(leaves(old)), dict(leaves(new))
     if type(old.model) is not type(new.model):
         kinds = {kind: name for name, kind in MODEL_KINDS.items()}
         return [f"model: {kinds[type(old.model)]} -> {kinds[type(new.model)]}"]
-    names = before | after  # those of both, in order
-    return [
-        f"{name}: {before.get(name)} -> {after.get(name)}"
-        for name in names
-        if before.get(name) != after.get(name)
-    ]
+    before, after = dict(leaves(old)), dict(leaves(new))
+    if old.disc_optimizer or new.disc_optimizer:
+        for settings, config in ((before, old), (after, new)):
+            settings.pop("disc_optimizer", None)
+            settings |= leaves(config.disc_optimizer or config.optimizer, "disc_optimizer.")
+    return [f"{k}: {before[k]} -> {after[k]}" for k in before if before[k] != after[k]]
 
 
 def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -288,7 +287,7 @@ def _fields(values: Any, kind: type, where: str) -> Mapping[str, Any]:
     if not isinstance(values, Mapping):
         raise ConfigError(
             f"{where} must be a table of settings, not {short_repr(values)}\n"
-            "Omit it to use the report's settings."
+            "Omit it for the report's settings."
         )
     known = [f.name for f in dataclasses.fields(kind)]
     for name in values:
@@ -306,14 +305,13 @@ def _check_part(config: TrainConfig, name: str, kinds: tuple[type, ...]) -> None
     if not isinstance(value, kinds):
         names = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
         raise ConfigError(
-            f"{name} must be of type {names}, not {short_repr(value)}\n"
-            "Omit it to use the report's settings."
+            f"{name} must be a {names}, not {short_repr(value)}\nOmit it for the report's settings."
         )
 
 
 def _whole(config: Any, name: str, at_least: int, at_most: int | None = None) -> None:
     value = check_int_field(config, name, at_least, at_most)
-    object.__setattr__(config, name, value)  # NumPy's whole numbers have no place in JSON
+    object.__setattr__(config, name, value)  # NumPy's integers have no place in JSON
 
 
 def _number(config: Any, name: str, low: float, high: float, text: str) -> None:

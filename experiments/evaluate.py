@@ -69,7 +69,7 @@ class Flags:
         if self.cas_on_real and (self.fast or not self.cas):
             raise ConfigError(
                 "cas_on_real does not go with --fast or --no-cas\n"
-                "expected a run whose cas is measured\nLeave out one of them."
+                "expected a run whose cas is measured\nOmit one of them."
             )
 
     def place(self) -> str:

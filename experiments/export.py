@@ -70,7 +70,7 @@ class Flags:
         if self.discriminator is not None and self.format != "torch":
             raise ConfigError(
                 "discriminator goes with --format torch alone\n"
-                "expected a generator, as other formats have\nLeave it out."
+                "expected a generator, as other formats have\nOmit it."
             )
         if self.discriminator == self.out:
             raise ConfigError(f"out and discriminator are both {self.out}\nGive two names.")

@@ -66,7 +66,7 @@ class Flags:
             if not values or len(set(values)) < len(values):
                 raise ConfigError(
                     f"{name} must be one or more values, each once, not {short_repr(values)}\n"
-                    "Leave it out for the report's."
+                    "Omit it for the report's."
                 )
 
     def members(self) -> dict[str, TrainConfig]:

@@ -50,7 +50,7 @@ class DataFlags:
             if self.data_dir:
                 raise ConfigError(
                     f"data_dir does not go with {self.data}, which is a path\n"
-                    "expected the name of a data set of TFDS\nLeave it out."
+                    "expected the name of a data set of TFDS\nOmit it."
                 )
             read = load_npz if is_npz and not os.path.isdir(path) else load_folder
             return read(path, self.img_size, self.channels)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cgan_jax.config import (
-    PRESETS,
+    MODEL_KINDS,
     ModelConfig,
     OptimizerConfig,
     TrainConfig,
@@ -17,6 +17,7 @@ from cgan_jax.config import (
     to_dict,
 )
 from cgan_jax.errors import ConfigError
+from cgan_jax.presets import PRESETS
 
 
 def test_report_preset_is_the_reports():
@@ -41,6 +42,7 @@ def test_report_preset_is_the_reports():
         "optimizer.b1": 0.5,
         "optimizer.b2": 0.999,
         "optimizer.eps": 1e-8,
+        "disc_optimizer": None,
     }
 
 
@@ -72,7 +74,7 @@ def test_impossible_values_are_named(kind, name, bad):
     with pytest.raises(ConfigError, match=name) as caught:
         kind(**{name: bad})
     assert repr(bad)[:10] in str(caught.value) or str(bad) in str(caught.value)
-    assert "Leave it out for the " in str(caught.value).splitlines()[-1]
+    assert "Omit it for the " in str(caught.value).splitlines()[-1]
 
 
 def test_whole_numbers_of_numpy_become_pythons():
@@ -121,3 +123,45 @@ def test_differences_name_the_fields():
         "optimizer.lr: 0.0002 -> 0.001",
     ]
     assert differences(other, other) == []
+
+
+@dataclasses.dataclass(frozen=True)
+class OtherModel:
+    """A second kind of model, as a later version may have it."""
+
+    n_classes: int = 10
+    latent_dim: int = 64
+    img_size: int = 28
+    channels: int = 1
+    stages: int = 3
+
+
+def test_kinds_of_model_are_told_apart_in_json(monkeypatch):
+    monkeypatch.setitem(MODEL_KINDS, "other", OtherModel)
+    config = TrainConfig(model=OtherModel(stages=4))
+    saved = json.loads(json.dumps(to_dict(config)))
+    assert saved["model"]["kind"] == "other"
+    assert from_dict(saved) == config
+    assert differences(TrainConfig(), config) == ["model: report -> other"]
+    with pytest.raises(ConfigError, match="unknown setting 'dropout_rate' in model"):
+        from_dict({"model": {"kind": "other", "dropout_rate": 0.1}})
+
+
+@pytest.mark.parametrize("kind", ["redisual", 3, None])
+def test_an_unknown_kind_of_model_is_refused(kind):
+    with pytest.raises(ConfigError, match="unknown kind of model .*\nexpected one of report\n"):
+        from_dict({"model": {"kind": kind}})
+
+
+def test_the_report_has_no_kind_as_in_earlier_versions():
+    assert "kind" not in to_dict(PRESETS["report"])["model"]
+    assert from_dict({"model": {"kind": "report"}}) == PRESETS["report"]
+
+
+def test_each_network_may_have_an_optimizer_of_its_own():
+    own = TrainConfig(disc_optimizer=OptimizerConfig(lr=4e-4))
+    assert from_dict(json.loads(json.dumps(to_dict(own)))) == own
+    assert differences(TrainConfig(), own) == ["disc_optimizer.lr: 0.0002 -> 0.0004"]
+    assert differences(own, own) == []
+    assert "disc_optimizer" not in to_dict(TrainConfig())
+    assert TrainConfig(disc_optimizer=OptimizerConfig()) == TrainConfig()

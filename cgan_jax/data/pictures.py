@@ -27,11 +27,11 @@ _log = logging.getLogger("cgan_jax")
 def check_wishes(img_size: Any, channels: Any) -> None:
     """Raises ConfigError for what a user cannot ask for; see `load_folder`."""
     if img_size is not None:
-        check_int("img_size", img_size, 1, hint="Leave it out for the pictures' own size.")
+        check_int("img_size", img_size, 1, hint="Omit it for the pictures' own size.")
     if channels is not None and as_int(channels) not in (1, 3):
         raise ConfigError(
             f"channels must be 1 (grey) or 3 (colour), not {short_repr(channels)}\n"
-            "Leave it out for what the pictures have."
+            "Omit it for what the pictures have."
         )
 
 

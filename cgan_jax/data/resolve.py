@@ -63,7 +63,7 @@ def load(
     if not isinstance(split, str) or split not in spec.splits:
         raise ConfigError(
             f"{name} has no split {short_repr(split)}\n"
-            f"expected one of {', '.join(spec.splits)}\nLeave it out for train."
+            f"expected one of {', '.join(spec.splits)}\nOmit it for train."
         )
     kept = as_directory(cache_dir, "cache_dir") if cache_dir else cache.default_directory()
     if data_dir is not None:

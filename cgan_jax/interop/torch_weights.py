@@ -72,7 +72,7 @@ def config_from_torch(
         DataError: these are not a generator and a discriminator of this kind that fit.
         ConfigError: `channels` is no number of channels.
     """
-    channels = check_int("channels", channels, 1, hint="Leave it out for the default, 1.")
+    channels = check_int("channels", channels, 1, hint="Omit it for the default, 1.")
     gen, disc = _normalised(generator), _normalised(discriminator)
     (n_classes, label_dim), *gen_shapes = _matrix_shapes("generator", gen)
     (disc_classes, disc_label_dim), *disc_shapes = _matrix_shapes("discriminator", disc)

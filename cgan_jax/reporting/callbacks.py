@@ -27,7 +27,7 @@ class LossesTable(Callback):
 
     def __init__(self, run: RunFolder, plot_every: int = 5) -> None:
         self._run = run
-        hint = "Leave it out for the default, 5."
+        hint = "Omit it for the default, 5."
         self._plot_every = check_int("plot_every", plot_every, 1, hint=hint)
 
     def on_train_start(self, step: int, last_step: int, steps_per_epoch: int) -> None:
@@ -66,8 +66,8 @@ class SampleGrids(Callback):
         self, gan: GAN, run: RunFolder, every: int = 5, rows: int = 10, seed: int = 0
     ) -> None:
         self._gan, self._run = gan, run
-        self._every = check_int("every", every, 1, hint="Leave it out for the default, 5.")
-        self._rows = check_int("rows", rows, 1, hint="Leave it out for the default, 10.")
+        self._every = check_int("every", every, 1, hint="Omit it for the default, 5.")
+        self._rows = check_int("rows", rows, 1, hint="Omit it for the default, 10.")
         self._key = random.key(check_seed(seed))
 
     def on_epoch_end(self, epoch: EpochEnd) -> None:
@@ -91,7 +91,7 @@ class TensorBoard(Callback):
 
     def __init__(self, run: RunFolder, every: int = 50) -> None:
         self._run, self._folder = run, run.path / "events"
-        self._every = check_int("every", every, 1, hint="Leave it out for the default, 50.")
+        self._every = check_int("every", every, 1, hint="Omit it for the default, 50.")
 
     def on_train_start(self, step: int, last_step: int, steps_per_epoch: int) -> None:
         from cgan_jax.runs.events import EventFile

@@ -50,7 +50,7 @@ class MeasuresTable(Callback):
     ) -> None:
         self._gan, self._run, self._measure = gan, run, measure
         self._every = check_int("every", every, 1, hint="Give a number of epochs.")
-        hint = "Leave it out for the default, 2000."
+        hint = "Omit it for the default, 2000."
         n_images = check_int("n_images", n_images, 2, hint=hint)
         self._labels = np.arange(n_images, dtype=np.int32) % len(run.class_names)
         self._key = random.key(check_seed(seed))

@@ -68,8 +68,8 @@ def write_report(run_dir: str | os.PathLike[str]) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"digits": format_figure, "quote": shlex.quote, "python": repr}
-    page = templates.get_template("report.html").render(_contents(run))
+    templates.filters |= {"format_figure": format_figure, "quote": shlex.quote, "python": repr}
+    page = templates.get_template("page.html").render(_contents(run))
     path = run.path / "report.html"
     with atomic_write(path) as temporary:
         temporary.write_text(page, encoding="utf-8")

@@ -50,7 +50,7 @@ class Checkpoints:
     def __init__(
         self, directory: str | os.PathLike[str], *, keep: int = 3, read_only: bool = False
     ) -> None:
-        keep = check_int("keep", keep, 1, hint="Leave it out for the default, 3.")
+        keep = check_int("keep", keep, 1, hint="Omit it for the default, 3.")
         self._directory = Path(directory).absolute()
         self._read_only = read_only
         self._saving = 0  # the step of the last save, which may still be under way

@@ -47,7 +47,7 @@ def generate_latent_points(
     """
     most = 2**31 - 1
     latent_dim = check_int("latent_dim", latent_dim, 1, most, hint="Give the generator's.")
-    n_classes = check_int("n_classes", n_classes, 1, most, hint="Leave it out for the default, 10.")
+    n_classes = check_int("n_classes", n_classes, 1, most, hint="Omit it for the default, 10.")
     n_samples = check_int("n_samples", n_samples, 0, most, hint="Give as many as you want images.")
     indices = jnp.arange(n_samples)
     latent = latent_space.latent_points(_key(seed), indices, latent_dim)
@@ -172,7 +172,7 @@ class TrainedGenerator:
                 number is out of range, or labels are to be mixed in a network without a
                 `flax.linen.Embed`.
         """
-        frames = check_int("frames", frames, 2, hint="Leave it out for the default, 30.")
+        frames = check_int("frames", frames, 2, hint="Omit it for the default, 30.")
         starts = label_ids(start, self.class_names)
         ends = starts if end is None else label_ids(end, self.class_names)
         if len(starts) != len(ends) and 1 not in (len(starts), len(ends)):
@@ -221,7 +221,7 @@ def _truncation(truncation: Any) -> float | None:
     if not (real and truncation > 0):
         raise ConfigError(
             f"truncation must be a number above 0, not {short_repr(truncation)}\n"
-            "Leave it out for all of the normal distribution."
+            "Omit it for all of the normal distribution."
         )
     return float(truncation)
 

@@ -62,7 +62,7 @@ def train(
         RunError: no checkpoint that is there is intact; or a callback or a checkpoint could not
             write; what was saved before stays.
     """
-    check_int("checkpoint_every", checkpoint_every, 1, hint="Leave it out for the default, 5.")
+    check_int("checkpoint_every", checkpoint_every, 1, hint="Omit it for the default, 5.")
     config.check_data(len(dataset))
     check_fit(gan, dataset)
     if state is None:

@@ -35,7 +35,7 @@ def data_mesh(n_devices: int | None = None) -> Mesh:
     if jax.process_count() > 1 and n_devices < len(devices):
         raise ConfigError(
             f"of several hosts all {len(devices)} devices take part, not {n_devices}\n"
-            "Leave out the number of devices."
+            "Omit the number of devices."
         )
     return jax.make_mesh((n_devices,), (AXIS,), (AxisType.Auto,), devices=devices[:n_devices])
 

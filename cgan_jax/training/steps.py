@@ -103,11 +103,9 @@ def train_step(gan: GAN, state: GANState, batch: Batch, key: jax.Array) -> tuple
     latent_key, label_key, gen_dropout_key, disc_dropout_key, *more_keys = _split(key, gan)
     n = len(batch.labels)
     latent_BxZ = random.normal(latent_key, (n, gan.generator.latent_dim))
-    fake_labels_B = (
-        batch.labels
-        if gan.loss.paired
-        else random.randint(label_key, (n,), 0, gan.generator.n_classes)
-    )
+    fake_labels_B = random.randint(label_key, (n,), 0, gan.generator.n_classes)
+    if gan.loss.paired:
+        fake_labels_B = batch.labels
     batch, latent_BxZ, fake_labels_B = shard_batch((batch, latent_BxZ, fake_labels_B))
     real = to_unit_range(batch.images)
 

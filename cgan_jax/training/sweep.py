@@ -84,7 +84,7 @@ def train_members(
         DivergenceError: all have diverged.
         RunError: a callback or a checkpoint could not write; what was saved before stays.
     """
-    check_int("checkpoint_every", checkpoint_every, 1, hint="Leave it out for the default, 5.")
+    check_int("checkpoint_every", checkpoint_every, 1, hint="Omit it for the default, 5.")
     configs = [member.config for member in members]
     spans = member_spans(configs, dataset, vmap=vmap)
     together = _Together(members, callbacks, diverged, on_divergence)

@@ -23,7 +23,7 @@ from cgan_jax.errors import RunError
 from cgan_jax.runs.folder import RunFolder
 from cgan_jax.runs.restore import restore_run
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 COMMAND = "experiments.fashion_cgan"
 # Few and large batches: an epoch of 60,000 images in 16 steps, the last of which is smaller.
 BATCH_SIZE = 3900

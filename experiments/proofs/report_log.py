@@ -23,7 +23,7 @@ from experiments.shared.command_line import parse, run
 
 MODULE = "experiments.proofs.report_log"
 REPORT = PRESETS["report"]
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 REPORT_LOSSES = ROOT / "tests/golden/report_losses.csv"
 FIGURES = ROOT / "tests/golden/report_log.json"
 PICTURE = ROOT / "docs/report_log.png"

@@ -38,9 +38,9 @@ def check_checkpoint_flags(step: int | None, best: bool) -> None:
     """Raises ConfigError for a --step that is none, or goes with --best."""
     if step is None:
         return
-    check_int("step", step, 0, hint="Leave it out for the newest checkpoint.")
+    check_int("step", step, 0, hint="Omit it for the newest checkpoint.")
     if best:
-        raise ConfigError("step does not go with --best\nexpected one of them\nLeave out one.")
+        raise ConfigError("step does not go with --best\nexpected one of them\nOmit one.")
 
 
 def fail(message: str, code: int = 2) -> NoReturn:

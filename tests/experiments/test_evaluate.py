@@ -152,7 +152,7 @@ def test_inception_weights_that_are_none_are_said(trained, tmp_path):
     "flags", [["--epochs", "0"], ["--out", "a.pt"], ["--out", "no/a.safetensors"]]
 )
 def test_a_reference_that_could_not_be_written_is_not_trained(flags, tmp_path):
-    done = command("train_reference", *flags)
+    done = command("proofs.train_reference", *flags)
     assert done.returncode == 2
     assert flags[0].strip("-") in done.stderr
     assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) <= 3

@@ -95,7 +95,7 @@ def test_a_step_may_be_chosen(tiny_config, tiny_dataset, tmp_path):
 
 
 def test_without_a_best_checkpoint_one_hears_what_keeps_it():
-    with pytest.raises(RunError, match=r"has no best/\n.*--eval-every.*\nLeave out --best"):
+    with pytest.raises(RunError, match=r"has no best/\n.*--eval-every.*\nOmit --best"):
         load_generator(FOLDER, best=True)
 
 

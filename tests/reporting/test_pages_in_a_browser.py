@@ -166,7 +166,7 @@ def test_the_demo_says_what_is_wrong(page, demo):
     expect(page.get_by_role("tabpanel").locator("img:visible")).to_have_count(1)
     page.get_by_label("Seed").first.fill("5000000000")
     page.get_by_role("button", name="Draw").click()
-    expect(page.get_by_text("seed must be a whole number in 0..4294967295")).to_be_visible()
+    expect(page.get_by_text("seed must be an integer in 0..4294967295")).to_be_visible()
 
 
 def picture(page, image):

@@ -99,7 +99,7 @@ def test_labels_of_a_network_without_an_embedding_cannot_be_mixed():
 
 def test_what_cannot_be_a_morph_is_refused(generator):
     for arguments, words in (
-        ({"frames": 1}, "frames must be a whole number of at least 2, not 1"),
+        ({"frames": 1}, "frames must be an integer of at least 2, not 1"),
         ({"end": ["left", "right"]}, "end has 2 labels, start has 3"),
         ({"end": "lefft"}, "did you mean 'left'"),
         ({"end_seed": -1}, "seed must be"),

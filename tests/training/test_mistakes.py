@@ -50,12 +50,12 @@ MISTAKES = [
     Mistake(
         "D updated before G",
         "training/steps.py",
-        "    return GANState(state.step + 1, gen, disc), Losses(d_loss, g_loss)",
+        "    step, average = state.step + 1, None",
         """    state = state.replace(disc=disc)
     gradient = jax.value_and_grad(generator_loss, has_aux=True)
     (g_loss, (_, gen_stats)), gen_grads = gradient(state.gen.params)
     gen = _update(gan.gen_optimizer, state.gen, gen_grads, gen_stats)
-    return GANState(state.step + 1, gen, disc), Losses(d_loss, g_loss)""",
+    step, average = state.step + 1, None""",
         "training/test_steps.py::test_generator_is_updated_against_the_discriminator_from_before",
     ),
     Mistake(
@@ -69,9 +69,9 @@ MISTAKES = [
     Mistake(
         "no stop-gradient: D's loss reaches G",
         "training/steps.py",
-        "        return gan.loss.generator(scores_B).mean(), (fake, stats)",
-        """        leak = gan.loss.discriminator(scores_B, scores_B).mean()
-        return gan.loss.generator(scores_B).mean() + leak, (fake, stats)""",
+        "        return gan.loss.generator(*halves).mean(), (fake, stats)",
+        """        leak = gan.loss.discriminator(scores, scores).mean()
+        return gan.loss.generator(*halves).mean() + leak, (fake, stats)""",
         "training/test_steps.py::test_no_gradient_flows_from_the_discriminators_loss_into_the_generator",
     ),
     Mistake(
@@ -110,24 +110,19 @@ MISTAKES = [
     Mistake(
         "dropout off in G's step",
         "training/steps.py",
-        """        scores_B, _ = _apply(
-            gan.discriminator, state.disc.params, state.disc, fake, fake_labels_B, gen_dropout_key
+        """        scores, _ = _apply(
+            gan.discriminator, state.disc.params, state.disc, images, labels, gen_dropout_key
         )""",
-        """        scores_B = gan.discriminator.apply(
-            {"params": state.disc.params}, fake, fake_labels_B, train=False
+        """        scores = gan.discriminator.apply(
+            {"params": state.disc.params}, images, labels, train=False
         )""",
         "training/test_steps.py::test_dropout_is_active_and_fresh_in_every_pass",
     ),
     Mistake(
         "the same dropout mask for real and fake",
         "training/steps.py",
-        """        scores, stats = _apply(
-            gan.discriminator, params, state.disc, images, labels, disc_dropout_key
-        )""",
-        """        halves = [
-            _apply(gan.discriminator, params, state.disc, images[h], labels[h], disc_dropout_key)
-            for h in (slice(n), slice(n, None))
-        ]
+        "        scores, stats = score(images, labels)",
+        """        halves = [score(images[h], labels[h]) for h in (slice(n), slice(n, None))]
         scores, stats = jnp.concatenate([half for half, _ in halves]), halves[0][1]""",
         "training/test_steps.py::test_dropout_is_active_and_fresh_in_every_pass",
     ),
