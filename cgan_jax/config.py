@@ -24,21 +24,21 @@ INT32_MAX = 2**31 - 1  # most steps of a run, counted in an int32, and most weig
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes and constants of the report's two networks, which are the defaults.
+    """Sizes and constants of the report's two networks. The defaults are the report's.
 
     Attributes:
-        n_classes: how many classes there are.
-        latent_dim: size of a latent point.
-        label_dim: width of the label embeddings; None for `n_classes`, as in the report.
+        n_classes: number of classes.
+        latent_dim: size of a latent point, the generator's noise.
+        label_dim: width of the label embeddings; None for the number of classes, as in the report.
         img_size: height and width of the images in pixels.
         channels: 1 for grey images, 3 for colour.
-        generator_widths: of the generator's hidden layers; the first has no BatchNorm.
-        discriminator_widths: of the discriminator's; the first has no dropout.
+        generator_widths: sizes of the generator's hidden layers; the first has no BatchNorm.
+        discriminator_widths: sizes of the discriminator's hidden layers; the first has no dropout.
         negative_slope: slope of LeakyReLU below zero, in [0, 1].
         dropout_rate: share of the discriminator's activations that are dropped, in [0, 1).
-        bn_epsilon: added to the variance in BatchNorm. 0.8 is the report's, and not a misprint
-            here; see `cgan_jax.Generator`.
-        bn_momentum: decay of the running statistics, in [0, 1): 1 - PyTorch's 0.1.
+        bn_epsilon: added to the variance in BatchNorm; the report's 0.8 is explained in
+            `cgan_jax.Generator`.
+        bn_momentum: decay of BatchNorm's running statistics, in [0, 1): 1 - PyTorch's momentum.
 
     Raises:
         ConfigError: a value is of the wrong type or out of range.
@@ -99,10 +99,10 @@ class OptimizerConfig:
     """Adam's settings. The defaults are the report's.
 
     Attributes:
-        lr: the learning rate, above 0.
-        b1: decay of the gradient's mean, in [0, 1).
-        b2: decay of the gradient's square, in [0, 1).
-        eps: added to the root of the latter, above 0.
+        lr: learning rate, above 0.
+        b1: decay of the gradient's running mean, in [0, 1).
+        b2: decay of the gradient's running square, in [0, 1).
+        eps: added to the root of the running square, above 0.
 
     Raises:
         ConfigError: a value is of the wrong type or out of range.
@@ -125,14 +125,14 @@ class TrainConfig:
     """Everything that a training run's numbers depend on. The defaults are the report's.
 
     Attributes:
-        dataset: the data's name.
-        epochs: passes over the training images.
-        batch_size: images a step, at least 2.
-        seed: of all randomness, in [0, 2**32).
-        loss: a name in `cgan_jax.LOSSES`.
-        model: the networks' kind, sizes and constants: one of `MODEL_KINDS`.
+        dataset: name of the data.
+        epochs: passes over the training images; more make a run longer.
+        batch_size: images per step, at least 2.
+        seed: of all randomness (weights, data order, noise), in [0, 2**32).
+        loss: adversarial loss; a name in `cgan_jax.LOSSES`.
+        model: kind, sizes and constants of the networks: one of `MODEL_KINDS`.
         optimizer: Adam's settings for both networks.
-        disc_optimizer: the discriminator's, where they differ; None for the same.
+        disc_optimizer: Adam's settings for the discriminator, if they differ; otherwise None.
 
     Raises:
         ConfigError: a value is of the wrong type or out of range.

@@ -6,6 +6,7 @@ The data are scikit-learn's 1,797 handwritten digits of 8x8 pixels, which come w
 `examples`). Folders of pictures and .npz files need no code: see train.py.
 """
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from cgan_jax.config import ModelConfig, TrainConfig
 from cgan_jax.data import Dataset
 from cgan_jax.errors import DataError
 from experiments.shared.command_line import parse, run
+from experiments.shared.training_flags import OutputFlags
 
 MODULE = "experiments.digits_cgan"
 
@@ -57,7 +59,11 @@ def main() -> None:
 
     from experiments.shared import training  # imports JAX, so only now that the flags are good
 
-    training.run(config, dataset, flags.workdir, sample_every=20, checkpoint_every=50)
+    output = OutputFlags(sample_every=20, checkpoint_every=50)
+    command = (
+        f"python -m {MODULE} --epochs {flags.epochs} --workdir {shlex.quote(str(flags.workdir))}"
+    )
+    training.run(config, dataset, flags.workdir, output, command=command)
 
 
 if __name__ == "__main__":

@@ -3,49 +3,56 @@
     python -m experiments.fashion_cgan              # the report: 200 epochs
     python -m experiments.fashion_cgan --epochs 1   # a first look
 
-The same command goes on with a run that was stopped. What training is stands in cgan_jax; other
-data are train.py's.
+The same command resumes a run that was stopped. Training itself is in cgan_jax; for other data see
+train.py.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from cgan_jax.data import SPECS, load
 from cgan_jax.runs.folder import RunFolder
-from experiments.shared.command_line import parse, run
-from experiments.shared.training_flags import TrainingFlags
+from experiments.shared.command_line import run
+from experiments.shared.training_flags import PATH, flag_value, parse_job
 
 MODULE = "experiments.fashion_cgan"
 
 
 @dataclass(frozen=True)
-class Flags(TrainingFlags):
-    """Train the report's conditional GAN on Fashion-MNIST. Run it again to go on after a stop.
+class Flags:
+    """Train the report's conditional GAN on Fashion-MNIST. Run it again to resume after a stop.
 
     Examples:
       python -m experiments.fashion_cgan                         the report: 200 epochs
       python -m experiments.fashion_cgan --epochs 1              a first look
       python -m experiments.fashion_cgan --dry-run               what would be done, how long
-      python -m experiments.fashion_cgan --lr 1e-4 --workdir runs/slow
+      python -m experiments.fashion_cgan --loss hinge --lr 1e-4 --workdir runs/hinge
+      python -m experiments.fashion_cgan --workdir runs/hinge    resume it, with its settings
     """
 
     workdir: Path = Path("runs/fashion_cgan")
     """The run's folder: checkpoints, losses, pictures."""
-    data_dir: Path | None = None
+    data_dir: Annotated[Path | None, PATH] = None
     """A directory with the data: idx files, or prepared by TFDS. By default they are looked for,
     and fetched if need be."""
 
+    @classmethod
+    def folder(cls, words: Sequence[str]) -> Path:
+        """The run's folder, from unparsed words."""
+        return Path(flag_value(words, "--workdir") or cls.workdir).expanduser()
+
 
 def main() -> None:
-    flags = parse(Flags, MODULE)
-    flags.check()
-    config = flags.config()
+    job = parse_job(Flags, MODULE)
+    config, workdir = job.config, job.own.workdir
     config.check_data(SPECS[config.dataset].splits["train"].shape[0])
-    if flags.alone:
-        RunFolder.check(flags.workdir, config, resume=flags.resume)
-    with flags.joined():
-        dataset = load(config.dataset, data_dir=flags.data_dir)
-        flags.train(config, dataset, flags.workdir)
+    if job.device.alone:
+        RunFolder.check(workdir, config, resume=job.start.resume)
+    with job.device.joined():
+        dataset = load(config.dataset, data_dir=job.own.data_dir)
+        job.train(config, dataset, workdir)
 
 
 if __name__ == "__main__":

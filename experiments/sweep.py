@@ -1,53 +1,45 @@
 """Train many seeds, and small grids of settings, at once: each member is a run folder of its own.
 
-The program that trains them together is cgan_jax/sweep.py; the table and the plot of what came of
-it are in sweep_results.py.
+The program that trains them together is cgan_jax/training/sweep.py; the table and the plot of its
+results are in shared/sweep_summary.py.
 """
 
 import itertools
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from cgan_jax.checks import check_int_field, short_repr
 from cgan_jax.config import TrainConfig
 from cgan_jax.data import SPECS, load
 from cgan_jax.errors import ConfigError
-from cgan_jax.presets import PRESETS
+from cgan_jax.presets import preset
 from experiments.shared.command_line import parse, run
+from experiments.shared.settings import Setting, flag_fields, given, settings, with_settings
 from experiments.shared.sweep_folder import SweepFolder
+from experiments.shared.training_flags import PresetFlag, flag_value, flags_class, part_of
 
 MODULE = "experiments.sweep"
-REPORT = PRESETS["report"]
 
 
 @dataclass(frozen=True)
 class Flags:
-    """Train the report's GAN with many seeds and settings at once. Run it again to go on.
+    """Train with many seeds and settings at once. Run it again to resume after a stop.
 
-    Every combination is a run, in a folder of its own that all other commands take. Runs that
-    differ in seed, --lr or --b1 share one program; those of another --latent-dim come after them.
+    Every combination is a run, in a folder of its own that all other commands take. Each setting
+    of one value takes several. Runs that differ in seed, --lr or --b1 alone share one program;
+    the others are trained one program after another.
 
     Examples:
       python -m experiments.sweep                                four seeds, 200 epochs
       python -m experiments.sweep --seeds 3 --lr 1e-4 2e-4 4e-4  three seeds of each
-      python -m experiments.sweep --epochs 20 --latent-dim 20 100 --workdir runs/latent
+      python -m experiments.sweep --epochs 20 --loss hinge least_squares --workdir runs/losses
     """
 
     seeds: int = 4
     """How many seeds of each setting, from --seed on."""
-    seed: int = REPORT.seed
-    """The first seed."""
-    epochs: int = REPORT.epochs
-    """Passes over the 60,000 images. More than the runs have makes them longer."""
-    batch_size: int = REPORT.batch_size
-    """Images a step."""
-    lr: tuple[float, ...] = (REPORT.optimizer.lr,)
-    """Adam's learning rates, both networks."""
-    b1: tuple[float, ...] = (REPORT.optimizer.b1,)
-    """Adam's decays of the gradient's mean."""
-    latent_dim: tuple[int, ...] = (REPORT.model.latent_dim,)
-    """Sizes of the generator's noise."""
     workdir: Path = Path("runs/sweep")
     """The sweep's folder: a run folder for each member, sweep.csv and sweep.png."""
     data_dir: Path | None = None
@@ -58,58 +50,82 @@ class Flags:
     """Epochs between two checkpoints. Stopped runs are saved anyway."""
 
     def check(self) -> None:
-        """Raises ConfigError for what `members` does not look at."""
+        """Raises ConfigError for a number that is out of range."""
         for name in ("seeds", "sample_every", "checkpoint_every"):
             check_int_field(self, name, 1)
-        for name in ("lr", "b1", "latent_dim"):
-            values = getattr(self, name)
-            if not values or len(set(values)) < len(values):
-                raise ConfigError(
-                    f"{name} must be one or more values, each once, not {short_repr(values)}\n"
-                    "Omit it for the report's."
-                )
 
-    def members(self) -> dict[str, TrainConfig]:
-        """Each run's name and configuration. Only what varies is in the name, and the seed."""
-        found = {}
-        for latent_dim, lr, b1, seed in itertools.product(
-            self.latent_dim, self.lr, self.b1, range(self.seed, self.seed + self.seeds)
-        ):
-            varied = {"latent_dim": (latent_dim, self.latent_dim), "lr": (lr, self.lr)}
-            varied |= {"b1": (b1, self.b1)}
-            words = [f"{name}_{value:g}" for name, (value, all_) in varied.items() if len(all_) > 1]
-            found["_".join([*words, f"seed_{seed}"])] = replace(
-                REPORT,
-                epochs=self.epochs,
-                batch_size=self.batch_size,
-                seed=seed,
-                optimizer=replace(REPORT.optimizer, lr=lr, b1=b1),
-                model=replace(REPORT.model, latent_dim=latent_dim),
+
+def parse_sweep(words: Sequence[str] | None = None) -> tuple[Flags, dict[str, TrainConfig]]:
+    """The command's own flags, and the members' configurations by name.
+
+    Raises:
+        ConfigError: a flag is out of range, or the preset is unknown.
+    """
+    words = list(sys.argv[1:] if words is None else words)
+    base = preset(flag_value(words, "--preset") or "report")
+    kind = flags_class((Flags, PresetFlag), flag_fields(base, several=True))
+    flags: Any = parse(kind, MODULE, words)
+    own = part_of(flags, Flags)
+    own.check()
+    return own, members(base, {each: given(flags, each) for each in settings(base)}, own.seeds)
+
+
+def members(base: TrainConfig, values: dict[Setting, Any], seeds: int) -> dict[str, TrainConfig]:
+    """Each run's name and configuration. Only what varies is in the name, and the seed.
+
+    Args:
+        base: what is not among the settings.
+        values: of each setting that can vary a tuple of values, of others the value.
+        seeds: how many seeds, from the setting's on.
+
+    Raises:
+        ConfigError: a setting has no value, or the same one twice; or a value is impossible.
+    """
+    fixed = {each: value for each, value in values.items() if not each.can_vary}
+    grid = {each: value for each, value in values.items() if each.can_vary}
+    for each, options in grid.items():
+        if not options or len(set(options)) < len(options):
+            raise ConfigError(
+                f"{each.flag} must be one or more values, each once, not {short_repr(options)}\n"
+                f"Omit it for the default, {each.value}."
             )
-        return found
+    # Last what one program can vary, so that its members stand together.
+    order = sorted(grid, key=lambda each: each.flag in ("lr", "b1"))
+    configs = {}
+    for combination in itertools.product(*(grid[each] for each in order)):
+        chosen = dict(zip(order, combination, strict=True))
+        config = with_settings(base, fixed | chosen)
+        words = [f"{each.flag}_{_short(chosen[each])}" for each in order if len(grid[each]) > 1]
+        for seed in range(config.seed, config.seed + seeds):
+            configs["_".join([*words, f"seed_{seed}"])] = replace(config, seed=seed)
+    return configs
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def programs(members: dict[str, TrainConfig]) -> Sequence[dict[str, TrainConfig]]:
-    """The members that one program can train together: those with networks of one size."""
-    by_model = itertools.groupby(members.items(), lambda member: member[1].model)
-    return [dict(group) for _, group in by_model]
+    """The members that one program can train together: they differ in seed, lr or b1 alone."""
+
+    def common(member: tuple[str, TrainConfig]) -> TrainConfig:
+        optimizer = replace(member[1].optimizer, lr=1.0, b1=0.0)
+        return replace(member[1], seed=0, optimizer=optimizer)
+
+    return [dict(group) for _, group in itertools.groupby(members.items(), common)]
 
 
 def main() -> None:
-    flags = parse(Flags, MODULE)
-    flags.check()
-    members = flags.members()
-    for config in members.values():
-        config.check_data(SPECS[config.dataset].splits["train"].shape[0])
-    SweepFolder.check(flags.workdir, members)
-    dataset = load(REPORT.dataset, data_dir=flags.data_dir)
+    flags, configs = parse_sweep()
+    first = next(iter(configs.values()))
+    first.check_data(SPECS[first.dataset].splits["train"].shape[0])
+    SweepFolder.check(flags.workdir, configs)
+    dataset = load(first.dataset, data_dir=flags.data_dir)
 
-    from experiments.shared import (
-        sweep_training,  # imports JAX, so only now that the flags are good
-    )
+    from experiments.shared import sweep_training  # imports JAX: only when all flags are good
 
     sweep_training.run(
-        programs(members),
+        programs(configs),
         dataset,
         flags.workdir,
         sample_every=flags.sample_every,

@@ -3,11 +3,12 @@
     python -m experiments.train photos/ --img-size 32
     python -m experiments.train mnist
 
-The same command goes on with a run that was stopped. How each kind of data is read stands in
+The same command resumes a run that was stopped. How each kind of data is read is in
 cgan_jax/data/.
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,25 +19,44 @@ from cgan_jax.checks import as_directory
 from cgan_jax.data import SPECS, Dataset, load, load_folder, load_npz, load_tfds
 from cgan_jax.errors import ConfigError
 from cgan_jax.runs.folder import RunFolder
-from experiments.shared.command_line import parse, run
-from experiments.shared.training_flags import TrainingFlags
+from experiments.shared.command_line import run
+from experiments.shared.training_flags import INT, PATH, flag_value, parse_job
 
 MODULE = "experiments.train"
 
 
 @dataclass(frozen=True)
-class DataFlags:
-    """Which data, and what is made of them."""
+class Flags:
+    """Train a conditional GAN on your own data. Run it again to resume after a stop.
+
+    Examples:
+      python -m experiments.train photos/ --img-size 32    one sub-folder of photos/ for each class
+      python -m experiments.train set.npz --epochs 50      arrays images and labels
+      python -m experiments.train cifar10                  from TFDS, downloaded if need be
+      python -m experiments.train photos/ --dry-run        what would be done, how long
+      python -m experiments.train --workdir runs/photos    resume it, with its data and settings
+    """
 
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
-    """A folder with one sub-folder of pictures a class; an .npz file with the arrays images, labels
-    and perhaps class_names; or a name in TFDS, as mnist, cifar10 or emnist/letters."""
-    img_size: int | None = None
+    """A folder with one sub-folder of pictures per class; an .npz file with the arrays images,
+    labels and perhaps class_names; or a name in TFDS, as mnist, cifar10 or emnist/letters."""
+    img_size: Annotated[int | None, INT] = None
     """Height and width to resize the pictures' central squares to. By default their own size."""
     channels: Literal[1, 3] | None = None
     """1 for grey, 3 for colour. By default what the pictures have."""
-    data_dir: Path | None = None
+    data_dir: Annotated[Path | None, PATH] = None
     """TFDS's data directory. By default $TFDS_DATA_DIR, or tensorflow_datasets in your home."""
+    workdir: Annotated[Path | None, PATH] = None
+    """The run's folder: checkpoints, losses, pictures. By default in runs/, named as the data."""
+
+    @classmethod
+    def folder(cls, words: Sequence[str]) -> Path | None:
+        """The run's folder, from unparsed words; None where there is no run yet."""
+        named = flag_value(words, "--workdir")
+        if named:
+            return Path(named).expanduser()
+        folders = (default_folder(word) for word in words if not word.startswith("-"))
+        return next((folder for folder in folders if (folder / "config.json").exists()), None)
 
     def load(self) -> Dataset:
         """The training images.
@@ -61,33 +81,25 @@ class DataFlags:
         )
 
 
-@dataclass(frozen=True)
-class Flags(TrainingFlags, DataFlags):
-    """Train a conditional GAN on your own data. Run it again to go on after a stop.
-
-    Examples:
-      python -m experiments.train photos/ --img-size 32    a sub-folder of photos/ for each class
-      python -m experiments.train set.npz --epochs 50      arrays images and labels
-      python -m experiments.train cifar10                  from TFDS, downloaded if need be
-      python -m experiments.train photos/ --dry-run        what would be done, how long
-    """
-
-    workdir: Path | None = None
-    """The run's folder: checkpoints, losses, pictures. By default in runs/, named as the data."""
+def default_folder(data: str) -> Path:
+    """The run's folder for data that are named so."""
+    path = Path(data)
+    name = path.stem if path.suffix.lower() == ".npz" else data.rstrip("/").replace("/", "_")
+    if os.path.isdir(data):
+        name = os.path.basename(os.path.abspath(data))
+    return Path("runs") / (name or "pictures")
 
 
 def main() -> None:
-    flags = parse(Flags, MODULE)
-    flags.check()
-    flags.config()  # says what is wrong before anything is read
-    with flags.joined():
-        dataset = flags.load()
-        config = flags.config().for_data(dataset)
+    job = parse_job(Flags, MODULE)
+    with job.device.joined():
+        dataset = job.own.load()
+        config = job.config.for_data(dataset)
         config.check_data(len(dataset))
-        workdir = flags.workdir or Path("runs") / dataset.name.replace("/", "_")
-        if flags.alone:
-            RunFolder.check(workdir, config, resume=flags.resume, data=dataset.identity())
-        flags.train(config, dataset, workdir)
+        workdir = job.own.workdir or Path("runs") / dataset.name.replace("/", "_")
+        if job.device.alone:
+            RunFolder.check(workdir, config, resume=job.start.resume, data=dataset.identity())
+        job.train(config, dataset, workdir)
 
 
 if __name__ == "__main__":

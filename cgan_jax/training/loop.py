@@ -66,7 +66,7 @@ def train(
     config.check_data(len(dataset))
     check_fit(gan, dataset)
     if state is None:
-        state = _newest(gan, checkpoints)
+        state = newest_state(gan, checkpoints)
     spans = Spans(gan, dataset, config.batch_size, run_keys(config.seed), mesh=mesh)
     reached: GANState = take_steps(
         spans,
@@ -83,7 +83,7 @@ def train(
     return reached
 
 
-def _newest(gan: GAN, checkpoints: RestorableStore | None) -> GANState | None:
+def newest_state(gan: GAN, checkpoints: RestorableStore | None) -> GANState | None:
     """What the checkpoints hold, if they do: in all processes what they hold in the first."""
     like = jax.eval_shape(gan.init, jax.random.key(0))
     saved = checkpoints is not None and checkpoints.latest() is not None

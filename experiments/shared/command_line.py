@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
@@ -20,14 +20,33 @@ from cgan_jax.errors import CGANError, ConfigError, DivergenceError
 Flags = TypeVar("Flags")
 
 
-def parse(flags: type[Flags], module: str, args: list[str] | None = None) -> Flags:
-    """The flags of `python -m module` from a documented dataclass; a wrong one ends with code 2."""
+def parse(
+    flags: type[Flags],
+    module: str,
+    args: Sequence[str] | None = None,
+    default: Flags | None = None,
+) -> Flags:
+    """The flags of `python -m module` from a documented dataclass; a wrong one ends with code 2.
+
+    Args:
+        flags: the dataclass. Dataclasses in it are groups of flags, whose names have no prefix.
+        module: the command.
+        args: the command line; by default the program's.
+        default: what is not given on the command line; by default the dataclass's defaults.
+    """
     import tyro
 
     boxed, text = io.StringIO(), inspect.cleandoc(flags.__doc__ or "")
     try:
         with contextlib.redirect_stderr(boxed):
-            return tyro.cli(flags, prog=f"python -m {module}", description=text, args=args)
+            return tyro.cli(
+                flags,
+                prog=f"python -m {module}",
+                description=text,
+                args=args,
+                config=(tyro.conf.OmitArgPrefixes,),
+                default=tyro.MISSING_NONPROP if default is None else default,
+            )
     except SystemExit as end:
         if end.code:
             fail(f"{_headline(boxed.getvalue())}\nSee python -m {module} --help")

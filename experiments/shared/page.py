@@ -6,14 +6,15 @@ from pathlib import Path
 from cgan_jax.checks import one_line
 
 
-def write_or_warn(path: Path) -> None:
-    """Write a run's report; a report that fails takes nothing else with it."""
+def write_or_warn(path: Path) -> Path | None:
+    """Write a run's page, and warn where that fails; the page, or None."""
     try:
         from cgan_jax.reporting.page import write_report
 
-        write_report(path)
+        return write_report(path)
     except Exception as error:
         logging.getLogger("cgan_jax").warning(
             "%s has no new report.html: %s. To make it: python -m %s %s",
             *(path, one_line(error), "experiments.report", path),
         )
+        return None

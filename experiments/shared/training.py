@@ -1,6 +1,6 @@
 """A whole training run from the command line: any data set and configuration, one run folder.
 
-The flags of each experiment are in its own file; the loop itself is cgan_jax.training.loop.
+The flags are in training_flags.py; the loop itself is cgan_jax/training/loop.py.
 """
 
 import contextlib
@@ -23,27 +23,26 @@ from cgan_jax.reporting.measures import BestCheckpoint, MeasuresTable
 from cgan_jax.runs.checkpoint import Checkpoints
 from cgan_jax.runs.folder import RunFolder
 from cgan_jax.runs.lock import run_lock
-from cgan_jax.training import hosts
 from cgan_jax.training.callbacks import Callback, SpanEnd
 from cgan_jax.training.gan import GAN
-from cgan_jax.training.loop import train
+from cgan_jax.training.hosts import is_leader
+from cgan_jax.training.loop import newest_state, train
 from cgan_jax.training.sharding import check_shares, data_mesh
 from cgan_jax.training.spans import steps_per_epoch
 from experiments.shared.command_line import StopSignals
 from experiments.shared.compile_cache import keep_programs
 from experiments.shared.page import write_or_warn
 from experiments.shared.progress import Progress, duration
+from experiments.shared.training_flags import OutputFlags
 
 
 def run(
     config: TrainConfig,
     dataset: Dataset,
     workdir: Path,
+    output: OutputFlags,
     *,
-    sample_every: int,
-    checkpoint_every: int,
-    log_every: int = 0,
-    eval_every: int = 0,
+    command: str,
     resume: bool = True,
     n_devices: int | None = None,
 ) -> None:
@@ -51,92 +50,142 @@ def run(
 
     Where several processes train it, all call this alike, and the first has the folder.
 
+    Args:
+        config: what to train.
+        dataset: the training images.
+        workdir: the run's folder.
+        output: what the run writes and prints.
+        command: the command that repeats all of this, kept in the folder.
+        resume: resume a run that is there; otherwise move it aside.
+        n_devices: how many devices share each batch; by default one, of several processes all.
+
     Raises:
         SystemExit: 128 + the signal's number, after a stop.
         RunError: the folder holds something else, is in use, or cannot be written.
     """
     keep_programs()
-    together = jax.process_count() > 1
-    n_devices = n_devices or (jax.device_count() if together else 1)
-    mesh = data_mesh(n_devices) if n_devices > 1 or together else None
-    if mesh:
-        check_shares(config.batch_size, mesh)
-    stop = StopSignals()
-    if not hosts.is_leader():
+    gan, mesh, stop = GAN.from_config(config), _mesh(config, n_devices), StopSignals()
+    if not is_leader():
         with stop.listening():
-            _follow(config, dataset, mesh)
+            train(gan, config, dataset, mesh=mesh)
         if stop.caught:
             raise SystemExit(128 + stop.caught)
         return
-    data = dataset.identity()
-    RunFolder.check(workdir, config, resume=resume, data=data)
+    last_step = config.epochs * steps_per_epoch(len(dataset), config.batch_size)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(run_lock(workdir))
-        folder = RunFolder.start(
-            workdir,
-            config,
-            dataset.class_names,
-            resume=resume,
-            n_devices=n_devices,
-            data=data,
-        )
+        n_used = mesh.size if mesh else 1
+        folder = _open(stack, config, dataset, workdir, resume=resume, n_devices=n_used)
         stack.enter_context(stop.listening())
         checkpoints = stack.enter_context(Checkpoints(folder.checkpoints))
-        gan, state, step = GAN.from_config(config), None, 0
-        like = jax.eval_shape(gan.init, jax.random.key(0))
-        per_epoch = steps_per_epoch(len(dataset), config.batch_size)
-        last_step = config.epochs * per_epoch
-        if checkpoints.latest() is not None:
-            state = checkpoints.restore(like)
-            step = int(state.step)
-        else:
-            check_not_lost(folder, checkpoint_every * per_epoch)
-        hosts.broadcast_state(state, like)
+        if checkpoints.latest() is None:
+            check_not_lost(folder, output.checkpoint_every * last_step // config.epochs)
+        state = newest_state(gan, checkpoints)
+        step = int(state.step) if state else 0
         if step >= last_step:
-            print(f"{workdir} is finished: {step:,} steps. More --epochs would make it longer.")
+            print(
+                f"{workdir} is finished: {step:,} steps, {count(config.epochs, 'epoch')}. "
+                "A larger --epochs makes it longer."
+            )
             return
-        epochs = f"{config.epochs} epoch{'s' * (config.epochs > 1)}"
-        print(
-            f"{'Going on' if step else 'Training'} in {workdir}: "
-            + (f"step {step:,} of {last_step:,}" if step else epochs)
-            + f", {last_step - step:,} steps to take on {device(n_devices)}. "
-            + "Ctrl-C stops and saves; the same command goes on."
-        )
+        print(_first_line(workdir, config, step, last_step, n_used))
         with atomic_write(folder.command) as temporary:
-            temporary.write_text(command() + "\n", encoding="utf-8")
+            temporary.write_text(command + "\n", encoding="utf-8")
         draw_real_images(dataset, folder.path / "real.png")
-        looks = _looks(gan, folder, dataset, eval_every) if eval_every else []
         began = time.perf_counter()
         state = train(
             gan,
             config,
             dataset,
             state=state,
-            callbacks=[
-                LossesTable(folder, plot_every=sample_every),
-                SampleGrids(gan, folder, every=sample_every),
-                *looks,
-                TensorBoard(folder),
-                Progress(config.epochs, log_every, folder),
-            ],
+            callbacks=_callbacks(gan, folder, dataset, output),
             checkpoints=checkpoints,
-            checkpoint_every=checkpoint_every,
+            checkpoint_every=output.checkpoint_every,
             should_stop=stop,
             mesh=mesh,
         )
-        taken, reached = duration(time.perf_counter() - began), int(state.step)
-        write_or_warn(folder.path)
+        seconds, reached = time.perf_counter() - began, int(state.step)
+        page = write_or_warn(folder.path)
     if reached < last_step and stop.caught:
-        print(f"Stopped and saved after step {reached:,} of {last_step:,}. To go on: {command()}")
+        print(
+            f"Stopped and saved after step {reached:,} of {last_step:,}. "
+            f"To resume: {resume_command(command, workdir)}"
+        )
         raise SystemExit(128 + stop.caught)
-    print(f"Finished: {reached - step:,} steps in {taken}. To look at: {workdir / 'report.html'}")
+    print(f"Finished: {reached - step:,} steps in {duration(seconds)}." + _to_look_at(page))
 
 
-def _follow(config: TrainConfig, dataset: Dataset, mesh: Mesh | None) -> None:
-    """Take the steps that the first process takes."""
-    gan = GAN.from_config(config)
-    state = hosts.broadcast_state(None, jax.eval_shape(gan.init, jax.random.key(0)))
-    train(gan, config, dataset, state=state, mesh=mesh)
+def _mesh(config: TrainConfig, n_devices: int | None) -> Mesh | None:
+    """The devices that share each batch; None for JAX's first one alone."""
+    several_processes = jax.process_count() > 1
+    n_devices = n_devices or (jax.device_count() if several_processes else 1)
+    if n_devices == 1 and not several_processes:
+        return None
+    mesh = data_mesh(n_devices)
+    check_shares(config.batch_size, mesh)
+    return mesh
+
+
+def _open(
+    stack: contextlib.ExitStack,
+    config: TrainConfig,
+    dataset: Dataset,
+    workdir: Path,
+    *,
+    resume: bool,
+    n_devices: int,
+) -> RunFolder:
+    """Check the run folder, lock it until the stack ends, and make or open it."""
+    data = dataset.identity()
+    RunFolder.check(workdir, config, resume=resume, data=data)  # before anything is written
+    stack.enter_context(run_lock(workdir))
+    return RunFolder.start(
+        workdir, config, dataset.class_names, resume=resume, n_devices=n_devices, data=data
+    )
+
+
+def _callbacks(
+    gan: GAN, folder: RunFolder, dataset: Dataset, output: OutputFlags
+) -> list[Callback]:
+    """What writes the run's files and shows its progress."""
+    evaluation: list[Callback] = []
+    if output.eval_every:
+        from cgan_jax.metrics.quick import CHOSEN_BY, N_IMAGES, quick_measures
+
+        measure = quick_measures(dataset)
+        table = MeasuresTable(gan, folder, measure, output.eval_every, n_images=N_IMAGES)
+        evaluation = [table, BestCheckpoint(folder, by=CHOSEN_BY)]
+    return [
+        LossesTable(folder, plot_every=output.sample_every),
+        SampleGrids(gan, folder, every=output.sample_every),
+        *evaluation,
+        TensorBoard(folder),
+        Progress(folder.config.epochs, output.log_every, folder),
+    ]
+
+
+def _first_line(workdir: Path, config: TrainConfig, step: int, last_step: int, n: int) -> str:
+    """What is about to be trained, where and on what."""
+    what = f"step {step:,} of {last_step:,}" if step else count(config.epochs, "epoch")
+    return (
+        f"{'Resuming' if step else 'Training'} in {workdir}: {what}, "
+        f"{count(last_step - step, 'step')} to take on {device(n)}. "
+        "Ctrl-C stops and saves; the same command resumes."
+    )
+
+
+def _to_look_at(page: Path | None) -> str:
+    return f" To look at: {page}" if page else ""
+
+
+def resume_command(command: str, workdir: Path) -> str:
+    """The shortest command that resumes a run: its folder is enough."""
+    words = shlex.split(command)[:3]
+    return shlex.join([*words, "--workdir", str(workdir)])
+
+
+def count(n: int, noun: str) -> str:
+    """A number with its noun: `1 epoch`, `2,000 steps`."""
+    return f"{n:,} {noun}{'s' * (n != 1)}"
 
 
 def describe(config: TrainConfig, dataset: Dataset, workdir: Path, *, resume: bool = True) -> None:
@@ -189,15 +238,6 @@ class _Timer(Callback):
     def steps_per_second(self) -> float:
         spans = self._warm() or self._spans
         return sum(len(span.losses) for span in spans) / sum(span.seconds for span in spans)
-
-
-def _looks(gan: GAN, folder: RunFolder, dataset: Dataset, every: int) -> list[Callback]:
-    """What measures the quality as training goes on."""
-    from cgan_jax.metrics.quick import CHOSEN_BY, N_IMAGES, quick_measures
-
-    measure = quick_measures(dataset)
-    table = MeasuresTable(gan, folder, measure, every, n_images=N_IMAGES)
-    return [table, BestCheckpoint(folder, by=CHOSEN_BY)]
 
 
 def check_not_lost(folder: RunFolder, save_every: int) -> None:

@@ -1,96 +1,119 @@
-"""The flags that all commands that train one run share, and what they ask for.
+"""The flags of all commands that train one run, and what they ask for.
 
-What each command adds, its data above all, is in its own file. Imports no JAX.
+Each command adds its own, for its data above all. A run's folder is enough to resume it: what is
+not given on the command line comes from the folder, then from the preset. Imports no JAX.
 """
 
 import contextlib
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+import io
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Generic, Protocol, TypeVar
 
 import tyro
 
 from cgan_jax.checks import check_int_field
 from cgan_jax.config import TrainConfig
 from cgan_jax.data import Dataset
-from cgan_jax.errors import ConfigError
-from cgan_jax.presets import PRESETS
+from cgan_jax.errors import CGANError, ConfigError
+from cgan_jax.presets import PRESETS, preset
+from cgan_jax.runs.folder import RunFolder
+from experiments.shared.command_line import parse
+from experiments.shared.settings import Field, flag_fields, given, settings, with_settings
 
-REPORT = PRESETS["report"]
+PRESET_HELP = (
+    f"The recipe that gives the defaults of all settings: {', '.join(PRESETS)}. A run that is "
+    "resumed keeps its own settings."
+)
+
+
+INT, PATH = tyro.conf.arg(metavar="INT"), tyro.conf.arg(metavar="PATH")
+
+
+class OwnFlags(Protocol):
+    """A command's own flags, a dataclass."""
+
+    @classmethod
+    def folder(cls, words: Sequence[str]) -> Path | None:
+        """The run's folder, found among unparsed words; None where they do not tell."""
+
+
+Own = TypeVar("Own", bound=OwnFlags)
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
-class TrainingFlags:
-    """Flags of a training run. The defaults are the report's."""
+class PresetFlag:
+    """The recipe to start from."""
 
-    epochs: int = REPORT.epochs
-    """Passes over the images. More make a run longer."""
-    batch_size: int = REPORT.batch_size
-    """Images a step."""
-    lr: float = REPORT.optimizer.lr
-    """Adam's learning rate, both networks."""
-    b1: float = REPORT.optimizer.b1
-    """Adam's decay of the gradient's mean."""
-    b2: float = REPORT.optimizer.b2
-    """Adam's decay of the gradient's square."""
-    latent_dim: int = REPORT.model.latent_dim
-    """Size of the generator's noise."""
-    seed: int = REPORT.seed
-    """Of all randomness: weights, order of the data, noise."""
+    preset: Annotated[
+        str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="", help=PRESET_HELP)
+    ] = None
+
+
+@dataclass(frozen=True)
+class StartFlags(PresetFlag):
+    """Where a run starts."""
+
+    resume: bool = True
+    """Resume the run in the folder; --no-resume moves it aside and starts over."""
+    dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Say what would be trained, from which data, and how long it takes; train nothing."""
+
+
+@dataclass(frozen=True)
+class OutputFlags:
+    """What a run writes and prints, and how often."""
+
     sample_every: int = 5
     """Epochs between two grids of samples."""
     checkpoint_every: int = 5
     """Epochs between two checkpoints. A stopped run is saved anyway."""
-    log_every: int = 0
-    """Print the losses of every so many batches, as the report does; 0 for a line an epoch."""
     eval_every: int = 0
-    """Epochs between two looks at the quality (measures.csv), by which the best checkpoint is kept;
-    0 for none."""
-    devices: int | None = None
+    """Epochs between two evaluations (measures.csv), by which the best checkpoint is kept; 0 for
+    none."""
+    log_every: int = 0
+    """Print the losses of every so many batches, in the report's format, which counts epochs from
+    0; 0 for one line per epoch."""
+
+    def check(self) -> None:
+        """Raises ConfigError for a number that is out of range."""
+        for name, least in (("sample_every", 1), ("checkpoint_every", 1)):
+            check_int_field(self, name, least)
+        for name in ("eval_every", "log_every"):
+            check_int_field(self, name, 0)
+
+
+@dataclass(frozen=True)
+class DeviceFlags:
+    """Several devices, several processes."""
+
+    devices: Annotated[int | None, INT] = None
     """How many devices share each batch. By default one; of several processes, all."""
     distributed: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """One of several processes that train the run together. Under Slurm, Open MPI or Kubernetes
     they find each other; elsewhere say how with the next three."""
-    coordinator: str | None = None
+    coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
     """Address of the first of several processes, host:port, for all of them."""
-    processes: int | None = None
+    processes: Annotated[int | None, INT] = None
     """How many processes there are."""
-    process_id: int | None = None
+    process_id: Annotated[int | None, INT] = None
     """The number of this one, from 0. Process 0 has the run folder."""
-    resume: bool = True
-    """Go on with the run in the folder; --no-resume moves it aside and begins anew."""
-    dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Say what would be trained, from which data, and how long it takes; train nothing."""
 
     def check(self) -> None:
-        """Raises ConfigError for what `config` does not look at."""
-        for name, least in (
-            ("sample_every", 1),
-            ("checkpoint_every", 1),
-            ("log_every", 0),
-            ("eval_every", 0),
-        ):
-            check_int_field(self, name, least)
+        """Raises ConfigError for flags that are out of range or do not go together."""
         if self.devices is not None:
             check_int_field(self, "devices", 1)
         explicit = self.coordinator, self.processes, self.process_id
-        if any(given is not None for given in explicit) and None in explicit:
+        if any(flag is not None for flag in explicit) and None in explicit:
             raise ConfigError(
                 "coordinator, processes and process-id belong together\n"
+                "expected all three, or none\n"
                 "Give all three, or --distributed alone where processes find each other."
             )
-
-    def config(self) -> TrainConfig:
-        """What these flags ask to train."""
-        return replace(
-            REPORT,
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            seed=self.seed,
-            optimizer=replace(REPORT.optimizer, lr=self.lr, b1=self.b1, b2=self.b2),
-            model=replace(REPORT.model, latent_dim=self.latent_dim),
-        )
 
     @property
     def alone(self) -> bool:
@@ -109,23 +132,186 @@ class TrainingFlags:
         with hosts.report_failure():
             yield
 
-    def train(self, config: TrainConfig, dataset: Dataset, workdir: Path) -> None:
-        """Do what the flags ask, with data that are there."""
-        from experiments.shared import (
-            training,  # imports JAX, so only when the flags are known to be good
-        )
 
-        if self.dry_run:
-            training.describe(config, dataset, workdir, resume=self.resume)
+@dataclass(frozen=True)
+class Job(Generic[Own]):
+    """What a command line asks to train.
+
+    Attributes:
+        own: the command's own flags.
+        config: the settings.
+        start: where the run starts.
+        output: what it writes.
+        device: what trains it.
+        command: the command that repeats all of it, for the run's folder.
+    """
+
+    own: Own
+    config: TrainConfig
+    start: StartFlags
+    output: OutputFlags
+    device: DeviceFlags
+    command: str
+
+    def train(self, config: TrainConfig, dataset: Dataset, workdir: Path) -> None:
+        """Train, or say what would be trained, with data that are there."""
+        from experiments.shared import training  # imports JAX: only when all flags are good
+
+        if self.start.dry_run:
+            training.describe(config, dataset, workdir, resume=self.start.resume)
             return
         training.run(
             config,
             dataset,
             workdir,
-            sample_every=self.sample_every,
-            checkpoint_every=self.checkpoint_every,
-            log_every=self.log_every,
-            eval_every=self.eval_every,
-            resume=self.resume,
-            n_devices=self.devices,
+            self.output,
+            command=self.command,
+            resume=self.start.resume,
+            n_devices=self.device.devices,
         )
+
+
+def parse_job(own: type[Own], module: str, words: Sequence[str] | None = None) -> Job[Own]:
+    """The job of `python -m module`; a wrong flag ends the program with code 2.
+
+    Args:
+        own: a documented dataclass of the command's own flags, `workdir` among them.
+        module: the command.
+        words: the command line; by default the program's.
+
+    Raises:
+        ConfigError: a flag is out of range, or the preset is unknown.
+        RunError: the folder's configuration cannot be read.
+    """
+    words = list(sys.argv[1:] if words is None else words)
+    folder = own.folder(words)
+    run = None
+    if folder and "--no-resume" not in words and (folder / "config.json").exists():
+        run = RunFolder.open(folder)
+    name = flag_value(words, "--preset")
+    base = run.config if run and not name else preset(name or nearest_preset(TrainConfig()))
+    setting_fields = flag_fields(base)
+    kind = flags_class((own, StartFlags), setting_fields, (OutputFlags, DeviceFlags))
+    saved = saved_flags(kind, module, run.command) if run else None
+    if saved:
+        saved = replace(
+            saved,
+            **asdict(StartFlags()),
+            device=DeviceFlags(devices=saved.device.devices),
+            **defaults(setting_fields),
+        )
+    flags: Any = parse(kind, module, words, default=saved)
+    flags.output.check()
+    flags.device.check()
+    config = with_settings(base, {each: given(flags, each) for each in settings(base)})
+    own_flags = part_of(flags, own)
+    return Job(
+        own_flags,
+        config,
+        part_of(flags, StartFlags),
+        flags.output,
+        flags.device,
+        command_line(module, own_flags, setting_words(config), flags.output, flags.device),
+    )
+
+
+def flags_class(
+    bases: Sequence[type], setting_fields: Sequence[Field], groups: Sequence[type] = ()
+) -> Any:
+    """A class of flags: those of the bases, one for each setting, and groups of others.
+
+    Args:
+        bases: documented dataclasses; the first one is the command's own.
+        setting_fields: from `flag_fields`.
+        groups: dataclasses, each a group of its own in `--help`.
+    """
+    others = [
+        (kind.__name__.removesuffix("Flags").lower(), kind, field(default_factory=kind))
+        for kind in groups
+    ]
+    own = bases[0]
+    return make_dataclass(
+        own.__name__,
+        [*setting_fields, *others],
+        bases=tuple(reversed(bases)),  # the last base's fields come first in a dataclass
+        frozen=True,
+        namespace={"__doc__": own.__doc__},
+    )
+
+
+def part_of(flags: Any, kind: type[Part]) -> Part:
+    """The flags of one base class alone."""
+    parts: Any = fields(kind)  # type: ignore[arg-type]
+    return kind(**{each.name: getattr(flags, each.name) for each in parts})
+
+
+def defaults(parts: Sequence[Field]) -> dict[str, Any]:
+    """The default values of fields, by name."""
+    return {
+        name: part.default if part.default is not MISSING else part.default_factory()
+        for name, _, part in parts
+    }
+
+
+def flag_value(words: Sequence[str], flag: str) -> str | None:
+    """The value of a flag among unparsed words, the last one if there are several."""
+    value = None
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word == flag:
+            value = following
+        elif word.startswith(f"{flag}="):
+            value = word.partition("=")[2]
+    return value
+
+
+def saved_flags(kind: type, module: str, file: Path) -> Any:
+    """The flags of the command that is kept in a file; None where there is none of this module."""
+    try:
+        words = shlex.split(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if words[:3] != ["python", "-m", module]:
+        return None
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            return parse(kind, module, words[3:])
+    except (SystemExit, CGANError):  # of a version that had other flags
+        return None
+
+
+def nearest_preset(config: TrainConfig) -> str:
+    """The preset with the fewest settings that differ from a configuration's."""
+    return min(PRESETS, key=lambda name: len(setting_words(config, name)))
+
+
+def setting_words(config: TrainConfig, name: str | None = None) -> list[str]:
+    """The flags that turn a preset, by default the nearest one, into a configuration."""
+    name = name or nearest_preset(config)
+    before = {each.flag: each.value for each in settings(PRESETS[name])}
+    words = [] if name == next(iter(PRESETS)) else ["--preset", name]
+    for each in settings(config):
+        if each.flag not in before or each.value != before[each.flag]:
+            words += flag_words(each.flag, each.value)
+    return words
+
+
+def flag_words(name: str, value: Any) -> list[str]:
+    """A flag with its value, as a command line has it."""
+    name = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{name}" if value else f"--no-{name}"]
+    values = value if isinstance(value, tuple) else (value,)
+    return [f"--{name}", *map(str, values)]
+
+
+def command_line(module: str, own: Any, words: Sequence[str], *groups: Any) -> str:
+    """The command with the given words for its settings, and what differs from defaults."""
+    positional = [str(getattr(own, each.name)) for each in fields(own) if each.default is MISSING]
+    others = [
+        word
+        for part in (own, *groups)
+        for each in fields(part)
+        if each.default is not MISSING and getattr(part, each.name) != each.default
+        for word in flag_words(each.name, getattr(part, each.name))
+    ]
+    return shlex.join(["python", "-m", module, *positional, *words, *others])
