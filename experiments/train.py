@@ -20,7 +20,7 @@ from cgan_jax.data import SPECS, Dataset, load, load_folder, load_npz, load_tfds
 from cgan_jax.errors import ConfigError
 from cgan_jax.runs.folder import RunFolder
 from experiments.shared.command_line import run
-from experiments.shared.training_flags import INT, PATH, flag_value, parse_job
+from experiments.shared.training_flags import INT, PATH, flag_value, holds_run, parse_job
 
 MODULE = "experiments.train"
 
@@ -56,7 +56,7 @@ class Flags:
         if named:
             return Path(named).expanduser()
         folders = (default_folder(word) for word in words if not word.startswith("-"))
-        return next((folder for folder in folders if (folder / "config.json").exists()), None)
+        return next(filter(holds_run, folders), None)
 
     def load(self) -> Dataset:
         """The training images.

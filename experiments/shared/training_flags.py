@@ -184,10 +184,8 @@ def parse_job(own: type[Own], module: str, words: Sequence[str] | None = None) -
         RunError: the folder's configuration cannot be read.
     """
     words = list(sys.argv[1:] if words is None else words)
-    folder = own.folder(words)
-    run = None
-    if folder and "--no-resume" not in words and (folder / "config.json").exists():
-        run = RunFolder.open(folder)
+    folder = None if "--no-resume" in words else own.folder(words)
+    run = RunFolder.open(folder) if folder and holds_run(folder) else None
     name = flag_value(words, "--preset")
     base = run.config if run and not name else preset(name or nearest_preset(TrainConfig()))
     setting_fields = flag_fields(base)
@@ -213,6 +211,14 @@ def parse_job(own: type[Own], module: str, words: Sequence[str] | None = None) -
         flags.device,
         command_line(module, own_flags, setting_words(config), flags.output, flags.device),
     )
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a folder seems to hold a run; what is wrong with its name is said elsewhere."""
+    try:
+        return (folder / "config.json").is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def flags_class(
@@ -256,7 +262,7 @@ def defaults(parts: Sequence[Field]) -> dict[str, Any]:
 def flag_value(words: Sequence[str], flag: str) -> str | None:
     """The value of a flag among unparsed words, the last one if there are several."""
     value = None
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words[1:], ""], strict=False):
         if word == flag:
             value = following
         elif word.startswith(f"{flag}="):

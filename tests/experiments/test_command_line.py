@@ -66,7 +66,8 @@ def test_a_run_fills_its_folder(trained):
         *("losses.csv", "losses.png", "real.png", "report.html", "samples"),
     ]
     again = shlex.split((folder / "command.txt").read_text())
-    assert again[:5] == ["python", "-m", "experiments.fashion_cgan", "--workdir", str(folder)]
+    assert again[:3] == ["python", "-m", "experiments.fashion_cgan"]
+    assert again[again.index("--workdir") + 1] == str(folder)
     assert "1 of 1" in (folder / "report.html").read_text()
     names = sorted(path.name for path in (folder / "samples").iterdir())
     assert names == ["epoch_0001.png"]

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from cgan_jax.errors import ConfigError, RunError
+from cgan_jax.presets import PRESETS
 from cgan_jax.runs.folder import RunFolder
 from cgan_jax.sampling.generator import load_generator
 from experiments import digits_cgan, sample, train
@@ -41,7 +42,7 @@ def photos(tmp_path):
 def test_a_folder_of_pictures_is_trained_and_other_pictures_are_refused(
     invoke, photos, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(training_flags, "REPORT", tiny.CONFIG)
+    monkeypatch.setattr(training_flags, "preset", lambda name: tiny.CONFIG)
     flags = (photos, "--img-size", 8, "--batch-size", 4, "--latent-dim", 5, "--eval-every", 1)
     invoke(train, *flags, "--epochs", 1)
     assert "Finished: 3 steps" in capsys.readouterr().out
@@ -56,6 +57,9 @@ def test_a_folder_of_pictures_is_trained_and_other_pictures_are_refused(
     assert run.best.is_dir()
 
     assert load_generator(run.path).generate(["toad"]).shape == (1, 8, 8, 3)
+
+    invoke(train, "--workdir", "runs/photos", "--epochs", 2)  # the folder knows the rest
+    assert "Resuming in runs/photos: step 3 of 6" in capsys.readouterr().out
 
     (photos / "toad" / "1.jpg").unlink()
     with pytest.raises(RunError, match="other data .12 images of photos, .* -> 11 images"):
@@ -79,9 +83,9 @@ def test_what_sample_writes_can_be_trained_on(tmp_path):
 
 
 def test_fashion_mnist_is_the_reports(fashion_mnist):
-    flags = train.Flags(data="fashion_mnist")
-    np.testing.assert_array_equal(flags.load().images, fashion_mnist.images)
-    assert flags.config().for_data(fashion_mnist) == training_flags.REPORT
+    job = training_flags.parse_job(train.Flags, train.MODULE, ["fashion_mnist"])
+    np.testing.assert_array_equal(job.own.load().images, fashion_mnist.images)
+    assert job.config.for_data(fashion_mnist) == PRESETS["report"]
 
 
 def test_digits_run_from_black_to_white():

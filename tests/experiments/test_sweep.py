@@ -13,11 +13,11 @@ from cgan_jax.sampling.generator import load_generator
 from experiments.shared import sweep_training
 from experiments.shared.command_line import StopSignals
 from experiments.shared.sweep_folder import SweepFolder
-from experiments.sweep import Flags, programs
+from experiments.sweep import parse_sweep, programs
 
 
 def test_members_are_all_combinations_and_only_what_varies_is_in_their_names():
-    members = Flags(seeds=2, seed=7, lr=(1e-4, 0.001), epochs=3).members()
+    _, members = parse_sweep("--seeds 2 --seed 7 --lr 1e-4 0.001 --epochs 3".split())
     assert list(members) == [
         "lr_0.0001_seed_7",
         "lr_0.0001_seed_8",
@@ -26,24 +26,38 @@ def test_members_are_all_combinations_and_only_what_varies_is_in_their_names():
     ]
     config = members["lr_0.001_seed_8"]
     assert (config.optimizer.lr, config.seed, config.epochs) == (0.001, 8, 3)
-    assert list(Flags(seeds=1).members()) == ["seed_0"]
-    with_sizes = Flags(seeds=2, latent_dim=(20, 100), b1=(0.5, 0.9)).members()
+    assert list(parse_sweep(["--seeds", "1"])[1]) == ["seed_0"]
+    _, with_sizes = parse_sweep("--seeds 2 --latent-dim 20 100 --b1 0.5 0.9".split())
     assert [len(program) for program in programs(with_sizes)] == [4, 4]
     assert {c.model.latent_dim for c in programs(with_sizes)[0].values()} == {20}
+
+
+def test_every_setting_of_one_value_can_vary():
+    words = "--seeds 1 --loss hinge least_squares --disc-lr None 1e-3 --generator-widths 8 16"
+    _, members = parse_sweep(words.split())
+    assert list(members) == [
+        "loss_hinge_disc_lr_None_seed_0",
+        "loss_hinge_disc_lr_0.001_seed_0",
+        "loss_least_squares_disc_lr_None_seed_0",
+        "loss_least_squares_disc_lr_0.001_seed_0",
+    ]
+    assert {config.model.generator_widths for config in members.values()} == {(8, 16)}
+    assert [len(program) for program in programs(members)] == [1, 1, 1, 1]
 
 
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ({"seeds": 0}, "seeds must be"),
-        ({"lr": ()}, "lr must be one or more values"),
-        ({"lr": (1e-4, 1e-4)}, "lr must be one or more values, each once"),
-        ({"checkpoint_every": 0}, "checkpoint_every must be"),
+        (["--seeds", "0"], "seeds must be"),
+        (["--lr"], "lr must be one or more values"),
+        (["--lr", "1e-4", "1e-4"], "lr must be one or more values, each once"),
+        (["--checkpoint-every", "0"], "checkpoint_every must be"),
+        (["--preset", "reprot"], "no preset 'reprot'; did you mean report"),
     ],
 )
 def test_flags_that_cannot_be_are_refused(flags, words):
     with pytest.raises(ConfigError, match=words):
-        Flags(**flags).check()
+        parse_sweep(flags)
 
 
 @pytest.fixture
