@@ -58,9 +58,9 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for name in ("n_classes", "latent_dim", "img_size", "channels"):
-            _whole(self, name, at_least=1)
+            _int_field(self, name, at_least=1)
         if self.label_dim is not None:
-            _whole(self, "label_dim", at_least=1)
+            _int_field(self, "label_dim", at_least=1)
         for name in ("generator_widths", "discriminator_widths"):
             given = getattr(self, name)
             listed = isinstance(given, tuple | list)  # a list, as JSON has it
@@ -71,10 +71,10 @@ class ModelConfig:
                     f"{default_hint(self, name)}"
                 )
             object.__setattr__(self, name, widths)
-        _number(self, "negative_slope", 0, 1, "in [0, 1]")
-        _number(self, "dropout_rate", 0, math.nextafter(1, 0), "in [0, 1)")
-        _number(self, "bn_epsilon", math.nextafter(0, 1), math.inf, "above 0")
-        _number(self, "bn_momentum", 0, math.nextafter(1, 0), "in [0, 1)")
+        _number_field(self, "negative_slope", 0, 1, "in [0, 1]")
+        _number_field(self, "dropout_rate", 0, math.nextafter(1, 0), "in [0, 1)")
+        _number_field(self, "bn_epsilon", math.nextafter(0, 1), math.inf, "above 0")
+        _number_field(self, "bn_momentum", 0, math.nextafter(1, 0), "in [0, 1)")
         self._check_sizes()
 
     def _check_sizes(self) -> None:
@@ -114,10 +114,10 @@ class OptimizerConfig:
     eps: float = 1e-8
 
     def __post_init__(self) -> None:
-        _number(self, "lr", math.nextafter(0, 1), math.inf, "above 0")
-        _number(self, "b1", 0, math.nextafter(1, 0), "in [0, 1)")
-        _number(self, "b2", 0, math.nextafter(1, 0), "in [0, 1)")
-        _number(self, "eps", math.nextafter(0, 1), math.inf, "above 0")
+        _number_field(self, "lr", math.nextafter(0, 1), math.inf, "above 0")
+        _number_field(self, "b1", 0, math.nextafter(1, 0), "in [0, 1)")
+        _number_field(self, "b2", 0, math.nextafter(1, 0), "in [0, 1)")
+        _number_field(self, "eps", math.nextafter(0, 1), math.inf, "above 0")
 
 
 @dataclass(frozen=True)
@@ -153,9 +153,9 @@ class TrainConfig:
                 f"dataset must be a name, not {short_repr(self.dataset)}\n"
                 f"{default_hint(self, 'dataset')}"
             )
-        _whole(self, "epochs", at_least=1)
-        _whole(self, "batch_size", at_least=2)  # BatchNorm needs two images
-        _whole(self, "seed", at_least=0, at_most=2**32 - 1)
+        _int_field(self, "epochs", at_least=1)
+        _int_field(self, "batch_size", at_least=2)  # BatchNorm needs two images
+        _int_field(self, "seed", at_least=0, at_most=2**32 - 1)
         losses = get_args(LossName)
         if not isinstance(self.loss, str) or self.loss not in losses:
             raise ConfigError(
@@ -309,12 +309,12 @@ def _check_part(config: TrainConfig, name: str, kinds: tuple[type, ...]) -> None
         )
 
 
-def _whole(config: Any, name: str, at_least: int, at_most: int | None = None) -> None:
+def _int_field(config: Any, name: str, at_least: int, at_most: int | None = None) -> None:
     value = check_int_field(config, name, at_least, at_most)
     object.__setattr__(config, name, value)  # NumPy's integers have no place in JSON
 
 
-def _number(config: Any, name: str, low: float, high: float, text: str) -> None:
+def _number_field(config: Any, name: str, low: float, high: float, text: str) -> None:
     given = getattr(config, name)
     try:
         value = float(given) if isinstance(given, Real) and not isinstance(given, bool) else None

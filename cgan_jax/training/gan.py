@@ -31,7 +31,7 @@ class NetState:
 
     Attributes:
         params: the parameters, a tree of float arrays.
-        batch_stats: what BatchNorm and the like keep beside them; may be empty.
+        batch_stats: statistics beside them, of BatchNorm for one; may be empty.
         opt_state: the optimizer's state.
     """
 
@@ -47,10 +47,10 @@ class NetState:
 
 @struct.dataclass
 class GANState:
-    """Everything that training changes: a tree of arrays.
+    """Everything that training changes, as a tree of arrays.
 
     Attributes:
-        step: int32 scalar, how many steps are done: the run's only clock.
+        step: int32 scalar, the number of steps done: the run's only clock.
         gen: the generator's.
         disc: the discriminator's.
         average: the running average of the generator's variables; None, which has no leaf, of a
@@ -143,7 +143,7 @@ class GAN:
         if scores.shape != labels.shape:
             raise ConfigError(
                 f"the discriminator gives {list(scores.shape)} for {len(labels)} images\n"
-                f"expected a score each, {list(labels.shape)}\nEnd it as with scores[:, 0]."
+                f"expected one score each, {list(labels.shape)}\nEnd it with scores[:, 0], for example."
             )
         return GANState(
             step=jnp.zeros((), jnp.int32),
@@ -168,21 +168,21 @@ def _from_parts(
 
 
 def check_generator(generator: nn.Module) -> None:
-    """Raises ConfigError where a module lacks a field by which a generator says its sizes."""
+    """Raises ConfigError if a module lacks a field that states a generator's sizes."""
     for name in ("n_classes", "latent_dim", "img_size", "channels"):
         if as_int(getattr(generator, name, None)) is None:
             raise ConfigError(
                 f"the generator {type(generator).__name__} has no {name}\n"
-                "expected n_classes, latent_dim, img_size and channels, whole numbers\n"
-                f"Give it the field, as `{name}: int = ...`."
+                "expected n_classes, latent_dim, img_size and channels, integers\n"
+                f"Add the field, as `{name}: int = ...`."
             )
 
 
 def generator_like(generator: nn.Module) -> GANState:
-    """What of a state a trained generator needs: shapes and dtypes. The other fields are None.
+    """The part of a GANState that sampling needs: shapes and dtypes; the other fields are None.
 
     Raises:
-        ConfigError: the module is no generator; see `GAN`.
+        ConfigError: the module is not a generator; see `GAN`.
     """
     check_generator(generator)
     _, variables = jax.eval_shape(partial(_init_generator, generator), jax.random.key(0))
@@ -199,7 +199,7 @@ def _init_generator(generator: nn.Module, key: jax.Array) -> tuple[jax.Array, An
     expected = (2, generator.img_size, generator.img_size, generator.channels)
     if images.shape != expected:
         raise ConfigError(
-            f"the generator makes {list(images.shape)} of 2 latent points and labels\n"
+            f"the generator makes {list(images.shape)} from 2 latent points and labels\n"
             f"expected {list(expected)}, as its img_size and channels say\nReshape its output."
         )
     return images, variables

@@ -1,6 +1,6 @@
 """The hot path: one training step, and a loop over a span of them. Pure; jitted by the caller.
 
-The clock is `state.step`: order and noise derive from it and a key, and nothing else is stored.
+The clock is `state.step`: order and noise derive from it and a key; nothing else is stored.
 """
 
 from typing import Any, NamedTuple
@@ -42,12 +42,12 @@ class Losses(NamedTuple):
 class RunKeys(NamedTuple):
     """A run's three independent streams of randomness.
 
-    They may be any keys of `jax.random`; those of `run_keys` are the fastest on a CPU.
+    Any keys of `jax.random` work; those of `run_keys` are the fastest on a CPU.
 
     Attributes:
-        init: of the networks' first weights.
-        order: of the order of the images in each epoch.
-        steps: of latent points, labels and dropout; step s has `fold_in(steps, s)`.
+        init: key of the networks' first weights.
+        order: key of the order of the images in each epoch.
+        steps: key of latent points, labels and dropout; step s uses `fold_in(steps, s)`.
     """
 
     init: jax.Array
@@ -56,13 +56,13 @@ class RunKeys(NamedTuple):
 
 
 def run_keys(seed: int | jax.Array) -> RunKeys:
-    """The streams of the run with this seed: `jax.random.split(jax.random.key(seed), 3)`.
+    """The streams of a run's seed: `jax.random.split(jax.random.key(seed), 3)`.
 
     Args:
         seed: in [0, 2**32).
 
     Raises:
-        ConfigError: the seed is no whole number in [0, 2**32).
+        ConfigError: the seed is not an integer in [0, 2**32).
     """
     if not isinstance(seed, jax.core.Tracer):
         seed = check_seed(seed)
@@ -159,11 +159,11 @@ def train_step(gan: GAN, state: GANState, batch: Batch, key: jax.Array) -> tuple
 
 
 def shuffle(data: Batch, key: jax.Array, epoch: int | jax.Array) -> Batch:
-    """The whole data set in the order in which an epoch shows it, a permutation of its own.
+    """The whole data set in the order in which one epoch takes it; every epoch has its own.
 
     Args:
         data: N images and labels.
-        key: of a run's orders.
+        key: `RunKeys.order`.
         epoch: counted from 0.
 
     Returns:
@@ -185,21 +185,20 @@ def train_steps(
 ) -> tuple[GANState, Losses]:
     """Take `n_steps` training steps from `state.step` on, all within one epoch.
 
-    An epoch takes the shuffled data as they come, in `ceil(N / batch_size)` batches. The last one
-    holds what is left; since its size may differ, it needs a call of its own.
-    `cgan_jax.training.spans.next_span` cuts a run into such calls.
+    An epoch takes the shuffled data in `ceil(N / batch_size)` batches. The last one may be smaller,
+    so it needs a call of its own. `cgan_jax.training.spans.next_span` cuts a run into such calls.
 
     Jit it with `gan`, `batch_size` and `last_batch` static. `n_steps` may be traced, so that one
-    compiled program serves spans of every length, or static, for a trip count that is known to XLA.
+    compiled program serves spans of every length, or static, so that XLA knows the trip count.
 
     Args:
         gan: networks, optimizers and loss.
-        state: what training has reached; donate it.
+        state: the state before the steps; donate it.
         shuffled: the whole data set, N images, in this epoch's order: see `shuffle`.
-        key: of the steps' noise; step s has `fold_in(key, s)`.
-        n_steps: how many steps.
-        batch_size: images a step.
-        last_batch: whether the one step is the epoch's last, of the images that are left.
+        key: `RunKeys.steps`; step s uses `fold_in(key, s)`.
+        n_steps: number of steps.
+        batch_size: images per step.
+        last_batch: whether this is the epoch's last step, on the remaining images.
 
     Returns:
         the state after the steps, and the losses of each, `[ceil(N / batch_size)]` long, of which
@@ -230,15 +229,15 @@ def _both(real: jax.Array, fake: jax.Array) -> jax.Array:
 
 
 def _check(batch: Batch, gan: GAN) -> None:
-    """Costs nothing: under jit, once when it is traced."""
-    images, labels, made = batch.images, batch.labels, gan.generator
-    expected = (made.img_size, made.img_size, made.channels)
+    """Runs once, when jit traces the step."""
+    images, labels, generator = batch.images, batch.labels, gan.generator
+    expected = (generator.img_size, generator.img_size, generator.channels)
     good = images.dtype == np.uint8 and images.shape[1:] == expected and len(images) > 1
     if not good or labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
         raise ConfigError(
             f"the batch has images {images.dtype} {list(images.shape)} and labels {labels.dtype} "
             f"{list(labels.shape)}\nexpected uint8 [B, {', '.join(map(str, expected))}] and "
-            "integers [B], B at least 2\nGive the images as they are, from 0 to 255."
+            "integers [B], B at least 2\nPass the images as they are, from 0 to 255."
         )
 
 
