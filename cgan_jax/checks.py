@@ -1,6 +1,6 @@
-"""Checks of single values that several modules make, and how a wrong value is shown.
+"""Checks of single values that several modules need, and how messages show a value.
 
-What a setting may be stands where it is defined. Imports neither JAX nor NumPy.
+The range of a setting is defined beside the setting. Imports neither JAX nor NumPy.
 """
 
 import operator
@@ -12,20 +12,29 @@ from typing import Any
 from cgan_jax.errors import ConfigError, DataError
 
 
-def one_line(text: object, most: int = 240) -> str:
-    """A text, or an error's, on one line of bounded length."""
+def one_line(text: object, limit: int = 240) -> str:
+    """A text, or the text of an error, on one line of at most `limit` characters."""
     line = " ".join(str(text).split()) or type(text).__name__
-    return line if len(line) <= most else f"{line[: most - 3]}..."
+    return line if len(line) <= limit else f"{line[: limit - 3]}..."
 
 
 def short_repr(value: object) -> str:
-    """Any value at all as a message can have it: on one line of at most 50 characters."""
+    """The repr of any value for a message: on one line of at most 50 characters."""
     try:
         return one_line(repr(value), 50)
-    except (
-        Exception
-    ):  # Python prints no int of 4,300 digits, and a user's own class may do anything
+    # Python refuses to print an int of 4,300 digits, and a user's class may raise anything.
+    except Exception:
         return f"this {type(value).__name__}"
+
+
+def plural(n: int, noun: str, plural_noun: str | None = None) -> str:
+    """A number with its noun: "1 image", "2,000 images"; pass an irregular plural."""
+    return f"{n:,} {noun if n == 1 else plural_noun or f'{noun}s'}"
+
+
+def with_article(noun: str) -> str:
+    """A noun with "a" or "an", by its first letter: "an int", "a dict"."""
+    return f"{'an' if noun[:1].lower() in tuple('aeiou') else 'a'} {noun}"
 
 
 def as_int(value: Any) -> int | None:
@@ -38,33 +47,33 @@ def as_int(value: Any) -> int | None:
         return None
 
 
-def check_int(name: str, value: Any, least: int, most: int | None = None, *, hint: str) -> int:
-    """An integer from `least` to `most`, as an int.
+def check_int(name: str, value: Any, low: int, high: int | None = None, *, hint: str) -> int:
+    """An integer from `low` to `high`, as an int.
 
     Args:
-        name: what it is called in the message.
-        value: what a user gave.
-        least: the smallest that is good.
-        most: the largest; None for no bound.
-        hint: the message's last line.
+        name: its name in the message.
+        value: what a user passed.
+        low: the smallest allowed value.
+        high: the largest allowed value; None for no bound.
+        hint: the last line of the message.
 
     Raises:
-        ConfigError: it is anything else.
+        ConfigError: not an integer, or out of range.
     """
-    found = as_int(value)
-    if found is None or found < least or (most is not None and found > most):
-        bounds = f"of at least {least}" if most is None else f"in {least}..{most}"
+    number = as_int(value)
+    if number is None or number < low or (high is not None and number > high):
+        bounds = f"of at least {low}" if high is None else f"in {low}..{high}"
         raise ConfigError(f"{name} must be an integer {bounds}, not {short_repr(value)}\n{hint}")
-    return found
+    return number
 
 
-def check_int_field(config: Any, name: str, least: int, most: int | None = None) -> int:
-    """A field of a dataclass, such as of a configuration or of flags; see `whole`."""
-    return check_int(name, getattr(config, name), least, most, hint=default_hint(config, name))
+def check_int_field(config: Any, name: str, low: int, high: int | None = None) -> int:
+    """A field of a dataclass, such as of a configuration or of flags; see `check_int`."""
+    return check_int(name, getattr(config, name), low, high, hint=default_hint(config, name))
 
 
 def default_hint(config: Any, name: str) -> str:
-    """What to do about a field that is wrong and has a default."""
+    """What to do about a wrong value of a field that has a default."""
     default = type(config).__dataclass_fields__[name].default
     return "Omit it for the default" + ("." if default is None else f", {default}.")
 
@@ -73,7 +82,7 @@ def check_seed(value: Any) -> int:
     """A seed as an int.
 
     Raises:
-        ConfigError: it is not an integer in [0, 2**32).
+        ConfigError: not an integer in [0, 2**32).
     """
     return check_int("seed", value, 0, 2**32 - 1, hint="Omit it for the default, 0.")
 
@@ -82,29 +91,52 @@ def check_class_names(names: Any, where: str) -> tuple[str, ...]:
     """Class names as a tuple.
 
     Raises:
-        DataError: they are no list of names of one line each; `where` begins the message.
+        DataError: not a list of at least one name, or a name is not one line of valid Unicode;
+            `where` begins the message.
     """
-    # A text is a sequence of texts too: "cat" would be three classes.
-    good = isinstance(names, Sequence) and not isinstance(names, str) and len(names) > 0
-    if not good or not all(isinstance(n, str) and n.splitlines() == [n] for n in names):
+    # A string is a sequence of strings too: "cat" would be three classes.
+    is_list = isinstance(names, Sequence) and not isinstance(names, str) and len(names) > 0
+    if not is_list or not all(isinstance(n, str) and n.splitlines() == [n] for n in names):
         raise DataError(
             f"{where}: class_names is {short_repr(names)}\n"
-            "expected a list of at least one name, each a text of one line\n"
-            "Give one name a class, in the order of the labels."
+            "expected a list of at least one name, each a string of one line\n"
+            "Give one name per class, in the order of the labels."
         )
+    for name in names:
+        check_encodable(name, f"{where}: the class name")
     return tuple(names)
 
 
-def as_directory(value: Any, name: str) -> Path:
-    """A path that a user gave, with `~` as the shell reads it.
+def check_encodable(text: str, what: str) -> None:
+    """Raise a DataError, which begins with `what`, for text that cannot be written as UTF-8.
 
-    Raises:
-        DataError: it is no path, or leads to the home of a user who has none.
+    Python reads a file name that is not valid UTF-8 as text with lone surrogates, which no output
+    file, log or terminal accepts.
     """
     try:
-        return Path(os.fspath(value)).expanduser()
-    except (TypeError, RuntimeError) as error:
+        text.encode()
+    except UnicodeEncodeError as error:
         raise DataError(
-            f"{name} leads nowhere: {short_repr(value)} ({one_line(error)})\n"
-            "expected the path of a directory\nGive another, or leave it out."
+            f"{what} {short_repr(text)} cannot be written as UTF-8\n"
+            "expected valid Unicode\nRename it."
         ) from error
+
+
+def as_path(value: Any, name: str) -> Path:
+    """The path of a file or folder that a user passed, with a leading `~` expanded.
+
+    Raises:
+        DataError: not a path, in the home of a user who has none, or not valid UTF-8; `name`
+            begins the message.
+    """
+    try:
+        path = Path(os.fspath(value)).expanduser()
+        if "\0" in str(path):
+            raise ValueError("it has a null character")
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"{name} is not a usable path: {short_repr(value)} ({one_line(error)})\n"
+            "expected the path of a file or folder\nGive another, or omit it."
+        ) from error
+    check_encodable(str(path), f"{name}: the path")
+    return path

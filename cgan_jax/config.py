@@ -12,7 +12,7 @@ from itertools import pairwise
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from cgan_jax.checks import as_int, check_int_field, default_hint, short_repr
+from cgan_jax.checks import as_int, check_int_field, default_hint, short_repr, with_article
 from cgan_jax.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -305,7 +305,8 @@ def _check_part(config: TrainConfig, name: str, kinds: tuple[type, ...]) -> None
     if not isinstance(value, kinds):
         names = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
         raise ConfigError(
-            f"{name} must be a {names}, not {short_repr(value)}\nOmit it for the report's settings."
+            f"{name} must be {with_article(names)}, not {short_repr(value)}\n"
+            "Omit it for the report's settings."
         )
 
 

@@ -1,9 +1,9 @@
-"""What a run's last digits depend on, besides its configuration.
+"""What the last digits of a run depend on, besides its configuration.
 
 On one machine with one set of versions a run is bitwise repeatable. Another version, device or
-number of cores adds up in another order: the first step differs by some 1e-9, and training, which
-is chaotic, ends in other numbers of the same distribution. So does a GPU, unless XLA_FLAGS has
-`--xla_gpu_deterministic_ops=true`.
+number of cores sums in another order: the first step differs by about 1e-9, and training, which is
+chaotic, ends in different numbers from the same distribution. A GPU does so as well, unless
+XLA_FLAGS contains `--xla_gpu_deterministic_ops=true`.
 """
 
 import os
@@ -15,7 +15,7 @@ _ARITHMETIC = ("cgan_jax", "jax", "jaxlib", "device", "devices", "cores", "xla_f
 
 
 def environment(n_devices: int = 1) -> dict[str, str]:
-    """Versions, kind and number of devices, cores that XLA divides work among, and XLA's flags."""
+    """Package versions, kind and number of devices, cores that XLA uses, and XLA_FLAGS."""
     import jax  # here, so that a command line can look into a folder without JAX
 
     return {package: version(package) for package in PACKAGES} | {
@@ -27,13 +27,13 @@ def environment(n_devices: int = 1) -> dict[str, str]:
 
 
 def cores() -> int:
-    """As XLA counts them: those that this process may use, or what NPROC says."""
-    usable = getattr(os, "sched_getaffinity", None)  # not on all systems
-    return int(os.environ.get("NPROC") or (len(usable(0)) if usable else os.cpu_count() or 1))
+    """The number of cores as XLA counts them: those of this process, unless NPROC is set."""
+    affinity = getattr(os, "sched_getaffinity", None)  # missing on some systems
+    return int(os.environ.get("NPROC") or (len(affinity(0)) if affinity else os.cpu_count() or 1))
 
 
 def changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Where two environments differ such that bits may, as `jax: 0.10.1 -> 0.10.2`."""
+    """The differences between two environments that may change bits: `jax: 0.10.1 -> 0.10.2`."""
     return [
         f"{name}: {before[name] or 'none'} -> {now[name] or 'none'}"
         for name in _ARITHMETIC

@@ -1,15 +1,15 @@
-"""The exceptions that cgan_jax raises for what a user can mend. Nothing else lives here.
+"""The exceptions that cgan_jax raises for errors that a user can fix. Nothing else lives here.
 
-Each message fits in three lines: what was wrong, what was expected, what to do.
+A message has at most three lines: what was wrong, what was expected, what to do.
 """
 
 
 class CGANError(Exception):
-    """Base of all errors that cgan_jax raises on purpose: `except CGANError` catches each one."""
+    """Base class of every error that cgan_jax raises on purpose: catch it to catch them all."""
 
 
 class ConfigError(CGANError, ValueError):
-    """A setting, flag, label or array argument is out of range, misspelt or misshaped."""
+    """A setting, flag, label or array argument is out of range, misspelt or of the wrong shape."""
 
 
 class DataError(CGANError):
@@ -17,7 +17,7 @@ class DataError(CGANError):
 
 
 class RunError(CGANError):
-    """A run folder or a checkpoint in it cannot be used as asked."""
+    """A run folder or a checkpoint in it cannot be used as requested."""
 
 
 class DivergenceError(CGANError, ArithmeticError):

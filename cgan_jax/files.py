@@ -1,4 +1,4 @@
-"""Writing files that are whole or not there, with errors that say which."""
+"""Writing files atomically, with errors that name the file."""
 
 import contextlib
 import os
@@ -10,32 +10,32 @@ from cgan_jax.errors import RunError
 
 @contextlib.contextmanager
 def write_errors(path: Path) -> Iterator[None]:
-    """Name the file that the system could not write.
+    """Turn an OSError in the `with` statement into an error that names the file.
 
     Raises:
-        RunError: in place of any OSError in the `with` statement.
+        RunError: instead of any OSError.
     """
     try:
         yield
     except OSError as error:
         raise RunError(
-            f"{path} cannot be written: {error.strerror or error}.\n"
-            "What was saved before is intact. Free some space, or make it writable; then the same "
-            "command goes on."
+            f"{path} cannot be written: {error.strerror or error}\n"
+            "expected a place with free space that you may write to; earlier files are intact\n"
+            "Free some space, or make it writable, then run the same command again."
         ) from error
 
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A name to write a file under, which then takes the place of `path`.
+    """Yield a temporary path to write to, which replaces `path` when the `with` statement ends.
 
-    Whoever opens `path`, whenever, sees the old file or the new one. After an error of whatever
-    kind in the `with` statement the old one stays, and nothing else.
+    A reader of `path` sees either the old file or the complete new one. After any error the old
+    file stays, and the temporary one is removed. Missing folders are created.
 
     Raises:
         RunError: the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}")  # keeps the suffix, which may tell the format
+    temporary = path.with_name(f".{path.name}")  # the suffix may determine the format
     with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

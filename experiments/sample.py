@@ -122,7 +122,7 @@ def write(
         with atomic_write(out) as file:
             grid(rows, names).save(file)
     else:
-        from cgan_jax.data.pictures import picture
+        from cgan_jax.data.square_images import to_pillow
 
         words = [re.sub(r"\W+", "_", name).strip("_").lower() for name in class_names]
         if len(set(words)) < len(words):  # as of the classes "a" and "A"
@@ -130,7 +130,7 @@ def write(
         with write_errors(out):
             out.mkdir(parents=True, exist_ok=True)
             for i, (image, label) in enumerate(zip(images, labels, strict=True)):
-                picture(image).save(out / f"{words[label]}_{i // len(classes):05d}.png")
+                to_pillow(image).save(out / f"{words[label]}_{i // len(classes):05d}.png")
 
 
 if __name__ == "__main__":

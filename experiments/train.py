@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from cgan_jax.checks import as_directory
+from cgan_jax.checks import as_path
 from cgan_jax.data import SPECS, Dataset, load, load_folder, load_npz, load_tfds
 from cgan_jax.errors import ConfigError
 from cgan_jax.runs.folder import RunFolder
@@ -64,7 +64,7 @@ class Flags:
         Raises:
             ConfigError, DataError: as the functions of cgan_jax.data.
         """
-        path = as_directory(self.data, "data")
+        path = as_path(self.data, "data")
         is_npz = path.suffix.lower() == ".npz"
         if os.path.exists(path) or is_npz or self.data.startswith((".", "/", "~")):
             if self.data_dir:

@@ -1,7 +1,6 @@
-"""No input whatever raises anything but the library's errors, in three lines at most.
+"""Arbitrary input raises only the library's errors, in three lines at most.
 
-The idx files have properties of their own in data/test_idx.py; plain mistakes are in
-test_bad_input.py.
+data/test_idx.py has the properties of idx files, test_bad_input.py the ordinary mistakes.
 """
 
 import contextlib
@@ -43,7 +42,7 @@ JSON = st.recursive(
 
 @contextlib.contextmanager
 def only(kind: type[Exception]):
-    """Lets this kind of error pass, if its message is as it should be, and no other."""
+    """Accept only this kind of error, with a message of one to three lines."""
     caught = None
     try:
         yield
@@ -54,7 +53,7 @@ def only(kind: type[Exception]):
 
 
 def table(names, values=JSON):
-    """Tables with some of these names, so that what stands under them is looked at."""
+    """Tables with some of these names, so that their values are read."""
     return st.dictionaries(st.sampled_from(names), values, max_size=4)
 
 
@@ -104,12 +103,13 @@ def test_any_array_is_labels_or_refused(labels):
     st.lists(st.text(max_size=9)) | JSON,
 )
 @example([[[0]], [[0], [1]]], [0], ["a"])
+@example([[[0]]], [0], ["\udcff"])
 @any_input
 def test_any_arrays_are_a_dataset_or_refused(images, labels, class_names):
     with only(DataError):
-        made = Dataset.from_arrays(images, labels, class_names)
-        assert made.images.dtype == np.uint8
-        assert made.labels.max() < len(made.class_names)
+        dataset = Dataset.from_arrays(images, labels, class_names)
+        assert dataset.images.dtype == np.uint8
+        assert dataset.labels.max() < len(dataset.class_names)
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ RUNS = table(["format", "config", "class_names", "environment"], st.just(1) | JS
 @example(b'{"format": 1, "config": {}, "class_names": ["a"], "environment": "x"}')
 @example(b"[" * 99_999)
 @any_input
-def test_any_file_is_a_runs_or_refused(folder, content):
+def test_any_file_is_a_configuration_or_refused(folder, content):
     (folder / "config.json").write_bytes(content)
     with only(RunError):
         RunFolder.open(folder)
@@ -224,9 +224,9 @@ def test_any_flags_are_taken_or_refused(words):
             flags.config()
 
 
-# An archive: names that climb, absolute names, links and devices, whole or damaged
+# An archive: names that lead outside, absolute names, links and devices, intact or damaged
 
-WANTED = f".{FASHION_MNIST.debian_dir}/{FASHION_MNIST.splits['train'].images_file}.gz"
+WANTED = f".{FASHION_MNIST.debian_dir}/{FASHION_MNIST.splits['train'].images.name}.gz"
 # All of them within PLACE, so that broken code does no harm.
 PLACES = ["../../evil", "PLACE/evil", "./link", "./link/in", "a/../../b", WANTED]
 MEMBERS = st.tuples(

@@ -1,7 +1,6 @@
-"""Where images come from: `load` finds Fashion-MNIST, the others read your own, as a Dataset.
+"""Data as a Dataset: `load` finds Fashion-MNIST, the other functions read your own images.
 
-Only names are gathered here, in __init__.pyi, each imported when it is first used; each module
-beside this one says what it does.
+__init__.pyi lists the names; each module is imported when one of its names is first used.
 """
 
 import lazy_loader

@@ -1,6 +1,6 @@
 """The user's cache of verified splits: raw idx files whose SHA-256 is checked at every load.
 
-A broken or unwritable cache costs time and one log line, never an error.
+A broken or read-only cache costs time and one log line, never an error.
 """
 
 import contextlib
@@ -14,11 +14,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import platformdirs
 
-from cgan_jax.checks import as_directory
+from cgan_jax.checks import as_path
 from cgan_jax.data import idx
 from cgan_jax.data.idx_files import Arrays
-from cgan_jax.data.spec import Spec
+from cgan_jax.data.spec import IdxFile, Spec
 
 _log = logging.getLogger("cgan_jax")
 
@@ -27,82 +28,71 @@ def default_directory() -> Path:
     """$CGAN_JAX_CACHE if set, else the user's cache directory of this system.
 
     Raises:
-        DataError: $CGAN_JAX_CACHE leads to the home of a user who has none.
+        DataError: not a usable path.
     """
-    if named := os.environ.get("CGAN_JAX_CACHE"):
-        return as_directory(named, "CGAN_JAX_CACHE")
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("cgan_jax"))
+    directory = os.environ.get("CGAN_JAX_CACHE") or platformdirs.user_cache_dir("cgan_jax")
+    return as_path(directory, "CGAN_JAX_CACHE")
 
 
 def fingerprint(files: Iterable[Path]) -> str:
-    """A short hash over the files' resolved paths, sizes and modification times.
+    """A short hash of the resolved paths, sizes and modification times of files.
 
     Raises:
-        OSError: a file cannot be examined.
+        OSError: a file cannot be accessed.
     """
-    facts = []
-    for path in sorted(file.resolve() for file in files):
-        stat = path.stat()
-        facts.append((os.fsdecode(path), stat.st_size, stat.st_mtime_ns))
+    paths = sorted(file.resolve() for file in files)
+    facts = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 
 def load(directory: Path, spec: Spec, split: str, mark: str = "") -> tuple[Arrays, str] | None:
-    """The cached split and the source it was first read from, or None.
+    """The cached split and its origin on one line, or None.
 
     Args:
         directory: the cache directory.
         spec: the data set.
         split: the split's name.
-        mark: fingerprint of the files that the copy must have been verified against; "" for any.
+        mark: fingerprint of the files that the copy must come from; "" for any.
     """
-    wanted = spec.splits[split]
     folder = directory / spec.name
     try:
         source = _source_file(folder, split, mark).read_text(encoding="utf-8")
-        images = _read(folder / wanted.images_file, wanted.shape, wanted.images_sha256)
-        labels = _read(folder / wanted.labels_file, wanted.shape[:1], wanted.labels_sha256)
+        arrays = Arrays(*(_read(folder, file) for file in spec.splits[split]))
+        return arrays, f"the cache in {directory} (first read from {source})"
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        _log.info("cached copy of %s is unusable (%s): reading it anew", spec.title, error)
+        _log.info("cached copy of %s is unusable (%s): reading the source", spec.title, error)
         return None
-    return Arrays(images, labels), source
 
 
 def store(
     directory: Path, spec: Spec, split: str, arrays: Arrays, source: str, mark: str = ""
 ) -> None:
-    """Keep a verified split. Each file appears whole or not at all, whoever else writes it."""
-    wanted = spec.splits[split]
+    """Store a verified split. Each file is written atomically, also by several processes."""
     folder = directory / spec.name
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, array in zip((wanted.images_file, wanted.labels_file), arrays, strict=True):
-            _write(folder / name, idx.header(array.shape), np.ascontiguousarray(array).data)
+        for file, array in zip(spec.splits[split], arrays, strict=True):
+            _write(folder / file.name, idx.header(array.shape), np.ascontiguousarray(array).data)
         for one_mark in {"", mark}:
-            _write(
-                _source_file(folder, split, one_mark),
-                source.encode(errors="backslashreplace"),  # a folder's name may be no UTF-8
-            )
+            _write(_source_file(folder, split, one_mark), source.encode())
     except OSError as error:
-        _log.info("cannot cache %s in %s (%s): going on without", spec.title, folder, error)
+        _log.info("cannot cache %s in %s (%s)", spec.title, folder, error)
 
 
 def _source_file(folder: Path, split: str, mark: str) -> Path:
     return folder / (f"{split}.{mark}.source" if mark else f"{split}.source")
 
 
-def _read(path: Path, shape: tuple[int, ...], sha256: str) -> np.ndarray:
-    n_header = len(idx.header(shape))
-    if path.stat().st_size != n_header + math.prod(shape):
+def _read(folder: Path, file: IdxFile) -> np.ndarray:
+    path, n_header = folder / file.name, len(idx.header(file.shape))
+    if path.stat().st_size != n_header + math.prod(file.shape):
         raise ValueError(f"{path} has the wrong size")
     data = np.fromfile(path, np.uint8)
-    if hashlib.sha256(data.data).hexdigest() != sha256:
+    if hashlib.sha256(data.data).hexdigest() != file.sha256:
         raise ValueError(f"{path} is damaged")
-    return data[n_header:].reshape(shape)
+    return data[n_header:].reshape(file.shape)
 
 
 def _write(path: Path, *parts: bytes | memoryview) -> None:

@@ -1,6 +1,6 @@
-"""Dataset: a whole labelled image set in memory, checked once when it is made.
+"""Dataset: a complete labelled image set in memory, checked once when it is created.
 
-Where images come from is the business of the other modules of this package.
+The other modules of this package read images from their sources.
 """
 
 import hashlib
@@ -9,23 +9,23 @@ from typing import Any, Self
 
 import numpy as np
 
-from cgan_jax.checks import check_class_names, one_line
+from cgan_jax.checks import check_class_names, check_encodable, one_line, plural, short_repr
 from cgan_jax.errors import DataError
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
-    """Labelled images as arrays.
+    """Labelled images as arrays. Two objects are equal only if they are the same object.
 
     Args:
         images: uint8 [N, H, W, C], N, H, W and C at least 1, pixel values 0 to 255.
         labels: int32 [N], 0 <= label < len(class_names).
-        class_names: one name a class, at least one, of one line each; a label is an index into it.
-        name: the data set's name, such as "fashion_mnist".
-        source: one line that tells a user where the arrays were read from.
+        class_names: one name per class, at least one, of one line each; a label is its index.
+        name: the name of the data set, such as "fashion_mnist".
+        source: one line that says where the arrays were read from.
 
     Raises:
-        DataError: an array has another shape, dtype or range than said here.
+        DataError: an array has another shape, dtype or range, or a name is not valid Unicode.
     """
 
     images: np.ndarray
@@ -39,35 +39,44 @@ class Dataset:
         if not isinstance(images, np.ndarray) or not isinstance(labels, np.ndarray):
             raise DataError(
                 f"{self.name}: images and labels are {type(images).__name__} and "
-                f"{type(labels).__name__}, expected NumPy arrays\nUse Dataset.from_arrays."
+                f"{type(labels).__name__}\nexpected NumPy arrays\nUse Dataset.from_arrays."
             )
         if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape:
             raise DataError(
-                f"{self.name}: images are {images.dtype} {list(images.shape)}, "
+                f"{self.name}: images are {images.dtype} {list(images.shape)}\n"
                 "expected uint8 [N, H, W, C] with no empty dimension\n"
                 "Give pixel values from 0 to 255 as uint8, with C = 1 for grey images."
             )
         if labels.dtype != np.int32 or labels.shape != images.shape[:1]:
             raise DataError(
-                f"{self.name}: labels are {labels.dtype} {list(labels.shape)}, "
-                f"expected int32 [{len(images)}]\nGive one for each image."
+                f"{self.name}: labels are {labels.dtype} {list(labels.shape)}\n"
+                f"expected int32 [{len(images)}]\nGive one label per image."
             )
-        check_class_names(self.class_names, self.name)
+        check_encodable(str(self.name), "the data set's name")
+        n_classes = len(check_class_names(self.class_names, self.name))
         low, high = int(labels.min()), int(labels.max())
-        if low < 0 or high >= len(self.class_names):
+        if low < 0 or high >= n_classes:
             raise DataError(
-                f"{self.name}: labels run from {low} to {high}, "
-                f"expected 0 to {len(self.class_names) - 1} ({len(self.class_names)} classes)\n"
-                "Count them from 0, or give a name for each class."
+                f"{self.name}: labels run from {low} to {high}\n"
+                f"expected 0 to {n_classes - 1} ({plural(n_classes, 'class', 'classes')})\n"
+                "Count them from 0, or give one name per class."
             )
 
     def __len__(self) -> int:
         """The number of images."""
         return len(self.images)
 
+    def __repr__(self) -> str:
+        """One line: name, shape of the images, class names and source."""
+        return (
+            f"Dataset({short_repr(self.name)}, images={self.images.dtype}"
+            f"{list(self.images.shape)}, {plural(len(self.class_names), 'class', 'classes')} "
+            f"{short_repr(self.class_names)}, source={one_line(repr(self.source), 100)})"
+        )
+
     def identity(self) -> dict[str, str | int]:
-        """What tells these data from others: `name`, `n_images`, and `sha256` of what they hold."""
-        digest = hashlib.sha256("\n".join(self.class_names).encode(errors="surrogatepass"))
+        """The data's `name`, `n_images`, and a `sha256` of images, labels and class names."""
+        digest = hashlib.sha256("\n".join(self.class_names).encode())
         for array in (self.images, self.labels):
             digest.update(f"\n{array.dtype.str} {array.shape}\n".encode())
             digest.update(np.ascontiguousarray(array).data)
@@ -83,13 +92,13 @@ class Dataset:
         name: str = "arrays",
         source: str = "arrays in memory",
     ) -> Self:
-        """Make a Dataset from one's own arrays, widening only what cannot change a value.
+        """Make a Dataset from your own arrays, converting only if no value changes.
 
         Args:
             images: uint8 [N, H, W, C], or [N, H, W] for grey images (C = 1 is added).
             labels: [N], any integer type.
-            class_names: one name a class.
-            name: the data set's name.
+            class_names: one name per class.
+            name: the name of the data set.
             source: one line that says where the arrays come from.
 
         Raises:
@@ -100,20 +109,20 @@ class Dataset:
             images, labels = np.asarray(images), np.asarray(labels)
         except (TypeError, ValueError, RuntimeError) as error:  # the last is PyTorch's
             raise DataError(
-                f"{name}: images or labels are no array: {one_line(error)}\n"
-                "expected images of one size, and one label for each\nMake arrays of them."
+                f"{name}: images or labels are not an array: {one_line(error)}\n"
+                "expected images of one size, and one label per image\nConvert them to arrays."
             ) from error
         if images.ndim == 3:
             images = images[..., np.newaxis]
         if not np.issubdtype(labels.dtype, np.integer):
             raise DataError(
-                f"{name}: labels are {labels.dtype}, expected integers\n"
-                "Give each image's place among the class names, counted from 0."
+                f"{name}: labels are {labels.dtype}\nexpected integers\n"
+                "Give the index of each image's class name, counted from 0."
             )
         as_int32 = labels.astype(np.int32)
         if not np.array_equal(as_int32, labels):
             raise DataError(
-                f"{name}: labels run from {labels.min()} to {labels.max()}, expected int32\n"
+                f"{name}: labels run from {labels.min()} to {labels.max()}\nexpected int32\n"
                 "Count the classes from 0."
             )
         return cls(images, as_int32, names, name, source)

@@ -1,6 +1,6 @@
-"""Debian's package of a data set as a source: fetched with apt-get and read without root.
+"""The Debian package of a data set as a source: fetched with apt-get and read without root.
 
-Nothing is installed or unpacked. The files of an installed package are read in idx_files.py.
+Nothing is installed or unpacked. idx_files.py reads the files of an installed package.
 """
 
 import io
@@ -22,10 +22,10 @@ _log = logging.getLogger("cgan_jax")
 
 _UPDATE_SECONDS = 120.0
 _DOWNLOAD_SECONDS = 300.0
-_MOST_BYTES = 1 << 28  # of a member of the archive: the data sets are a tenth of that
+_MAX_BYTES = 1 << 28  # per member of the archive; the data sets have a tenth of that
 
-# Read by apt-get after the system's own configuration, so that mirrors and proxies stay as they
-# are, while everything it writes goes into a folder of ours and no hooks of the system run.
+# apt-get reads this after the system's own configuration: mirrors and proxies stay as they are,
+# but everything it writes goes into our folder, and no hooks of the system run.
 _APT_CONFIG = """\
 #clear APT::Update;
 APT::Update::Error-Mode "any";
@@ -46,7 +46,7 @@ Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
 
 
 def fetch(spec: Spec) -> dict[str, Arrays]:
-    """Download the distribution's package with apt-get, which checks its signature, and read it.
+    """Download the package with apt-get, which checks its signature, and read it.
 
     Returns:
         Every split of the data set, verified, in the published order.
@@ -55,7 +55,7 @@ def fetch(spec: Spec) -> dict[str, Arrays]:
         DataError: not a Debian-like system, no network, no such package, or a broken one.
     """
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
-        raise DataError("this system has no apt-get and dpkg-deb")
+        raise DataError("this system has no apt-get or no dpkg-deb")
     _log.info("fetching Debian's package %s with apt-get", spec.debian_package)
     try:
         with tempfile.TemporaryDirectory(prefix="cgan_jax-") as temporary:
@@ -72,70 +72,66 @@ def _download(package: str, root: Path) -> Path:
     if not status.is_file():
         status = root / "state/status"
         status.touch()
-    # As root, apt-get would otherwise fetch as a user who may not enter our folder.
+    # Run by root, apt-get would fetch as another user, who may not enter our folder.
     sandbox = 'APT::Sandbox::User "root";' if os.geteuid() == 0 else ""
     config = root / "apt.conf"
     config.write_text(_APT_CONFIG.format(root=root, status=status, sandbox=sandbox))
     apt = ["apt-get", f"--config-file={config}", "--quiet", "--quiet"]
-    # A failed update may be some other archive's; what counts is whether the download succeeds.
+    # The update of an unrelated archive may fail; only the download has to succeed.
     update = _run([*apt, "update"], root, _UPDATE_SECONDS)
     download = _run(
         [*apt, "--option=Acquire::Retries=2", "download", package],
         root / "package",
         _DOWNLOAD_SECONDS,
     )
-    found = list((root / "package").glob("*.deb"))
-    if download is not None or len(found) != 1:
+    packages = list((root / "package").glob("*.deb"))
+    if download is not None or len(packages) != 1:
         reason = update or download or "it left no package"
         raise DataError(f"apt-get could not download {package}: {reason}")
-    return found[0]
+    return packages[0]
 
 
 def _read_package(spec: Spec, package: Path) -> dict[str, bytes]:
-    """The idx files of the package by name, as they are in it (gzipped)."""
+    """The gzipped idx files of the package by name."""
     archive = package.with_suffix(".tar")
     if reason := _run(["dpkg-deb", "--fsys-tarfile", str(package)], package.parent, 60.0, archive):
         raise DataError(f"dpkg-deb cannot read {package.name}: {reason}")
-    wanted = {
-        f".{spec.debian_dir}/{name}.gz": name
+    names = {
+        f".{spec.debian_dir}/{file.name}.gz": file.name
         for split in spec.splits.values()
-        for name in (split.images_file, split.labels_file)
+        for file in split
     }
     files = {}
     try:
-        # Members are read into memory by their full names; none is ever written to disk, so
-        # links and paths that climb out of the archive lead nowhere.
+        # Members are read into memory by their full names and never written to disk, so links
+        # and paths that lead out of the archive do no harm.
         with tarfile.open(archive, "r:") as tar:
             for member in tar:
-                if member.isreg() and member.name in wanted and member.size <= _MOST_BYTES:
+                if member.isreg() and member.name in names and member.size <= _MAX_BYTES:
                     stream = tar.extractfile(member)
                     assert stream is not None
-                    files[wanted[member.name]] = stream.read()
+                    files[names[member.name]] = stream.read()
     except (tarfile.TarError, EOFError, ValueError) as error:
         raise DataError(f"{package.name} does not hold a tar archive: {error}") from error
-    if missing := sorted(set(wanted.values()) - set(files)):
+    if missing := sorted(set(names.values()) - set(files)):
         raise DataError(f"{package.name} lacks {missing[0]}.gz")
     return files
 
 
 def _parse(spec: Spec, split: str, files: dict[str, bytes]) -> Arrays:
-    wanted = spec.splits[split]
-    where = f"Debian's package {spec.debian_package}"
-    images, labels = (
-        idx.parse(io.BytesIO(files[name]), f"{name}.gz in {where}", shape)
-        for name, shape in (
-            (wanted.images_file, wanted.shape),
-            (wanted.labels_file, wanted.shape[:1]),
+    where = f"the Debian package {spec.debian_package}"
+    arrays = Arrays(
+        *(
+            idx.parse(io.BytesIO(files[file.name]), f"{file.name}.gz in {where}", file.shape)
+            for file in spec.splits[split]
         )
     )
-    idx.check_labels(labels, len(spec.class_names), where)
-    arrays = Arrays(images, labels)
     verify(spec, split, arrays, where)
     return arrays
 
 
 def _run(command: list[str], cwd: Path, seconds: float, output: Path | None = None) -> str | None:
-    """Run a command with bounded time; None if it succeeded, otherwise one line that says why."""
+    """Run a command with a time limit: None on success, else the reason on one line."""
     with (
         open(output or os.devnull, "wb") as stdout,
         tempfile.TemporaryFile() as stderr,
@@ -154,7 +150,7 @@ def _run(command: list[str], cwd: Path, seconds: float, output: Path | None = No
         except subprocess.TimeoutExpired:
             return f"no result after {seconds:.0f} s"
         finally:
-            # apt-get's helpers would outlive it, and Ctrl-C does not reach another session.
+            # The helpers of apt-get would outlive it, and Ctrl-C does not reach its session.
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
         if status == 0:

@@ -1,5 +1,6 @@
-"""A folder with one sub-folder a class as a source, of whatever picture files Pillow reads."""
+"""A folder with one sub-folder per class as a source, of any image files that Pillow reads."""
 
+import contextlib
 import logging
 import os
 from collections import Counter
@@ -11,9 +12,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cgan_jax.checks import as_directory, one_line
-from cgan_jax.data import pictures
+from cgan_jax.checks import as_path, check_class_names, one_line, plural
+from cgan_jax.data import square_images
 from cgan_jax.data.dataset import Dataset
+from cgan_jax.data.square_images import Crop
 from cgan_jax.errors import DataError
 
 _log = logging.getLogger("cgan_jax")
@@ -22,122 +24,123 @@ _log = logging.getLogger("cgan_jax")
 def load_folder(
     path: str | PathLike[str], img_size: int | None = None, channels: int | None = None
 ) -> Dataset:
-    """Load the pictures of a folder. The names of its sub-folders are those of the classes.
+    """Load the images of a folder. The names of its sub-folders are the class names.
 
-    Classes are in the order of their names, or of their numbers if all are; pictures in the order
-    of theirs. Nested folders, and files that are no pictures by their suffix, are passed over.
+    Classes are sorted by name, or by number if all names are numbers; images by file name. Nested
+    folders, and files whose suffix is not that of an image, are skipped. Grey of 16 or 32 bits is
+    scaled to 8: integers from 0..65535, floats from 0..1.
 
     Args:
         path: the folder.
-        img_size: height and width that the central square of each picture is resized to; by default
-            their own, if the shorter side of all is the same.
-        channels: 1 for grey, 3 for colour; by default 3 if one of them has colour.
+        img_size: height and width that the central square of each image is resized to; by default
+            the native size, if the shorter sides of all images are equal.
+        channels: 1 for grey, 3 for colour; by default 3 if any image has colour.
 
     Returns:
-        uint8 `[N, img_size, img_size, channels]`, named as the folder.
+        uint8 `[N, img_size, img_size, channels]`, named after the folder.
 
     Raises:
-        ConfigError: a size or number of channels that cannot be.
-        DataError: no such folder, a class without pictures, a broken picture, pictures of several
-            sizes without `img_size`, or more of them than this machine can hold.
+        ConfigError: an invalid size or number of channels.
+        DataError: no such folder, a class without images, a class name that is not valid Unicode,
+            a broken image, images of several sizes without `img_size`, or more images than this
+            machine's memory holds.
     """
-    pictures.check_wishes(img_size, channels)
-    folder = as_directory(path, "the data's folder")
-    name = os.path.basename(os.path.abspath(folder)) or "pictures"
-    classes = _classes(folder)
-    files = [file for found in classes.values() for file in found]
-    with pictures.strictly(), ThreadPoolExecutor() as pool:
-        sides, colours = zip(*pool.map(_look, files), strict=True)
+    square_images.check_options(img_size, channels)
+    folder = as_path(path, "the data folder")
+    name = os.path.basename(os.path.abspath(folder)) or "images"
+    classes = _list_classes(folder)
+    files = [file for class_files in classes.values() for file in class_files]
+    with square_images.strict_decoding(), ThreadPoolExecutor() as pool:
+        sides, colours = zip(*pool.map(_probe, files), strict=True)
+        side = img_size or _common_size(Counter(sides), folder)
         channels = channels or (3 if any(colours) else 1)
-        side = img_size or _own_size(Counter(sides), folder)
-        images = pictures.stack(
-            _squares(pool, files, side, channels), len(files), side, channels, name
-        )
-    labels = np.repeat(np.arange(len(classes)), [len(found) for found in classes.values()])
-    return pictures.dataset(images, labels, tuple(classes), name, f"the folder {folder}")
+        crops = _load_all(pool, files, side, channels)
+        images = square_images.stack(crops, len(files), side, channels, name)
+    labels = np.repeat(np.arange(len(classes)), [len(files) for files in classes.values()])
+    return square_images.to_dataset(images, labels, tuple(classes), name, f"the folder {folder}")
 
 
-def _classes(folder: Path) -> dict[str, list[Path]]:
-    """The picture files of each class."""
+def _list_classes(folder: Path) -> dict[str, list[Path]]:
+    """The image files of each class."""
     suffixes = {s for s, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     try:
         if folder.is_file():
             raise NotADirectoryError("it is a file")
         entries = _visible(folder.iterdir())
-        places = [entry for entry in entries if entry.is_dir()]
-        inner = {place.name: _visible(place.iterdir()) for place in places}
+        files = {entry.name: _visible(entry.iterdir()) for entry in entries if entry.is_dir()}
     except (OSError, RuntimeError) as error:
         raise DataError(
             f"cannot read the folder {folder}: {one_line(error)}\n"
-            "expected one that you may read, with a sub-folder of pictures for each class\n"
+            "expected a folder that you may read, with one sub-folder of images per class\n"
             "Name another, or an .npz file."
         ) from error
-    if all(name.isdecimal() for name in inner):
-        inner = {name: inner[name] for name in sorted(inner, key=lambda name: (int(name), name))}
-    found = {
-        name: [file for file in files if file.suffix.lower() in suffixes and file.is_file()]
-        for name, files in inner.items()
+    if not files:
+        content = "has no sub-folders" if not entries else "holds no sub-folders, but files"
+        raise DataError(
+            f"{folder} {content}\nexpected one sub-folder of images per class\n"
+            f"Move the images into sub-folders, such as {folder / 'name of the class'}."
+        )
+    names = list(files)
+    if all(name.isdecimal() for name in names):
+        names.sort(key=lambda name: (int(name), name))
+    classes = {
+        name: [file for file in files[name] if file.suffix.lower() in suffixes and file.is_file()]
+        for name in check_class_names(names, str(folder))
     }
-    if empty := [name for name, files in found.items() if not files]:
+    if empty := [name for name in names if not classes[name]]:
         raise DataError(
-            f"{folder / empty[0]} holds no picture\n"
-            "expected the pictures of a class, as .png or .jpg files\n"
-            "Name the folder whose sub-folders are the classes, and take away empty ones."
+            f"{folder / empty[0]} holds no image\n"
+            "expected the images of a class, such as .png or .jpg files\n"
+            "Name the folder whose sub-folders are the classes, and remove empty ones."
         )
-    if not found:
-        what = "has no sub-folders" if not entries else "holds no sub-folders, but files"
-        raise DataError(
-            f"{folder} {what}\nexpected one for each class, with its pictures\n"
-            f"Put the pictures into sub-folders, as {folder / 'name of the class'}."
-        )
-    passed = len(entries) - len(places) + sum(len(inner[name]) - len(found[name]) for name in found)
-    if passed:
-        _log.info("%s: passed over %d files or folders that are no pictures", folder, passed)
-    return found
+    n_skipped = len(entries) - len(names) + sum(len(files[n]) - len(classes[n]) for n in names)
+    if n_skipped:
+        skipped = plural(n_skipped, "file or folder", "files or folders")
+        _log.info("%s: skipped %s, not an image by suffix", folder, skipped)
+    return classes
 
 
 def _visible(entries: Iterable[Path]) -> list[Path]:
     return sorted(entry for entry in entries if not entry.name.startswith("."))
 
 
-def _look(file: Path) -> tuple[int, bool]:
-    """The shorter side of a picture, and whether it has colour; its pixels are not read."""
-    try:
-        with Image.open(file) as image:
-            return min(image.size), image.mode not in pictures.GREY
-    # Pillow's many formats each raise errors of their own on broken files.
-    except Exception as error:
-        raise _broken(file, error) from error
+def _probe(file: Path) -> tuple[int, bool]:
+    """The shorter side of an image, and whether it has colour; its pixels are not decoded."""
+    with _open(file) as image:
+        return min(image.size), Image.getmodebase(image.mode) != "L"
 
 
-def _squares(
+def _load_all(
     pool: ThreadPoolExecutor, files: list[Path], img_size: int, channels: int
-) -> Iterator[tuple[np.ndarray, bool]]:
-    # A generator, so that nothing is read before its first item is asked for.
-    yield from pool.map(lambda file: _square(file, img_size, channels), files)
+) -> Iterator[Crop]:
+    def load(file: Path) -> Crop:
+        with _open(file) as image:
+            return square_images.center_crop(image, img_size, channels)
+
+    # In a generator, decoding starts only once the first crop is requested.
+    yield from pool.map(load, files)
 
 
-def _square(file: Path, img_size: int, channels: int) -> tuple[np.ndarray, bool]:
+@contextlib.contextmanager
+def _open(file: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(file) as image:
-            return pictures.squared(image, img_size, channels)
-    except Exception as error:  # as in _look
-        raise _broken(file, error) from error
-
-
-def _broken(file: Path, error: Exception) -> DataError:
-    return DataError(
-        f"{file} cannot be read: {one_line(error)}\n"
-        "expected a whole picture of 8 bits a channel\nMend it, or take it away."
-    )
-
-
-def _own_size(sides: Counter[int], folder: Path) -> int:
-    if len(sides) > 1:
-        common = sides.most_common(1)[0][0]
+            yield image
+    # Each of Pillow's many formats raises errors of its own for broken files.
+    except Exception as error:
         raise DataError(
-            f"the pictures in {folder} are of {len(sides)} sizes, their shorter sides from "
-            f"{min(sides)} to {max(sides)} pixels\nexpected one size, or to be told which\n"
-            f"Give one with --img-size (img_size=); {common} is the most common, 32 trains fast."
+            f"{file} cannot be read: {one_line(error)}\n"
+            "expected an intact image of 8 bits per channel, or 16- or 32-bit grey in range\n"
+            "Repair or remove it."
+        ) from error
+
+
+def _common_size(sides: Counter[int], folder: Path) -> int:
+    if len(sides) > 1:
+        most_common = sides.most_common(1)[0][0]
+        raise DataError(
+            f"the images in {folder} have {len(sides)} sizes, their shorter sides from "
+            f"{min(sides)} to {max(sides)} pixels\nexpected one size, or an explicit --img-size\n"
+            f"Choose one (img_size=): {most_common} is the most common, 32 trains fast."
         )
-    return pictures.own_size(next(iter(sides)), str(folder))
+    return square_images.native_size(next(iter(sides)), str(folder))

@@ -1,6 +1,6 @@
 """Readers for idx files, the format of MNIST and its relatives, gzipped or raw.
 
-Any sequence of bytes gives an array or a DataError. Which files belong to which data set: spec.py.
+Any sequence of bytes gives an array or a DataError. spec.py lists the files of each data set.
 """
 
 import gzip
@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from cgan_jax.checks import plural
 from cgan_jax.errors import DataError
 
 _UNSIGNED_BYTE = 0x08
@@ -21,7 +22,7 @@ _CHUNK = 1 << 20
 
 
 def read(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """Read an idx file of unsigned bytes, gzipped or raw (its first bytes tell).
+    """Read an idx file of unsigned bytes, gzipped or raw, whatever its name.
 
     Args:
         path: the file.
@@ -31,7 +32,7 @@ def read(path: Path, shape: tuple[int, ...]) -> np.ndarray:
         uint8 array of that shape.
 
     Raises:
-        DataError: the file cannot be opened, or is not a whole idx file of that shape.
+        DataError: the file cannot be opened, or is not a complete idx file of that shape.
     """
     try:
         with open(path, "rb") as stream:
@@ -53,17 +54,8 @@ def parse(stream: BinaryIO, name: str, shape: tuple[int, ...]) -> np.ndarray:
             return _parse_raw(unzipped, name, shape)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(
-            f"{name} is damaged or cut short: {error}\nexpected a whole gzip file"
+            f"{name} is damaged or cut short: {error}\nexpected a complete gzip file"
         ) from error
-
-
-def check_labels(labels: np.ndarray, n_classes: int, name: str) -> None:
-    """Raise a DataError that names the source `name` if a label (uint8 [N]) is out of range."""
-    highest = int(labels.max())
-    if highest >= n_classes:
-        raise DataError(
-            f"{name} holds the label {highest}\nexpected 0 to {n_classes - 1} ({n_classes} classes)"
-        )
 
 
 def header(shape: tuple[int, ...]) -> bytes:
@@ -80,7 +72,7 @@ def sha256(array: np.ndarray) -> str:
 
 def _parse_raw(stream: BinaryIO | gzip.GzipFile, name: str, shape: tuple[int, ...]) -> np.ndarray:
     expected = f"expected unsigned bytes of shape {list(shape)}"
-    start = _take(stream, 4)
+    start = _read_up_to(stream, 4)
     if len(start) < 4 or start[:2] != b"\0\0":
         raise DataError(
             f"{name} is not an idx file: it starts with {bytes(start).hex(' ') or 'nothing'}\n"
@@ -89,27 +81,29 @@ def _parse_raw(stream: BinaryIO | gzip.GzipFile, name: str, shape: tuple[int, ..
     if start[2] != _UNSIGNED_BYTE:
         raise DataError(f"{name} holds data of idx type 0x{start[2]:02x}\n{expected} (0x08)")
     if start[3] != len(shape):
-        raise DataError(f"{name} has {start[3]} dimensions\n{expected}")
-    sizes = _take(stream, 4 * len(shape))
+        raise DataError(f"{name} has {plural(start[3], 'dimension')}\n{expected}")
+    sizes = _read_up_to(stream, 4 * len(shape))
     if len(sizes) < 4 * len(shape):
         raise DataError(f"{name} is cut short within its header\n{expected}")
-    found = struct.unpack(f">{len(shape)}I", sizes)
-    if found != shape:
-        raise DataError(f"{name} holds an array of shape {list(found)}\n{expected}")
-    # One byte more than needed tells trailing bytes from the end of the file, and the header's
-    # sizes, already found right, bound what a malicious gzip file can make us hold.
+    file_shape = struct.unpack(f">{len(shape)}I", sizes)
+    if file_shape != shape:
+        raise DataError(f"{name} holds an array of shape {list(file_shape)}\n{expected}")
+    # One byte more than needed shows whether bytes follow the data. The sizes, checked above,
+    # bound the memory that a malicious gzip file can take.
     count = math.prod(shape)
-    data = _take(stream, count + 1)
+    data = _read_up_to(stream, count + 1)
     if len(data) < count:
-        raise DataError(f"{name} is cut short: {len(data)} bytes of data\nexpected {count}")
+        raise DataError(
+            f"{name} is cut short: {plural(len(data), 'byte')} of data\nexpected {count:,}"
+        )
     if len(data) > count:
-        raise DataError(f"{name} has bytes after its data\nexpected {count} bytes of data, no more")
+        raise DataError(f"{name} has bytes after its data\nexpected {plural(count, 'byte')}")
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
-def _take(stream: BinaryIO | gzip.GzipFile, count: int) -> bytearray:
-    """Up to `count` bytes, fewer only at the end of the stream."""
-    taken = bytearray()
-    while len(taken) < count and (piece := stream.read(min(_CHUNK, count - len(taken)))):
-        taken += piece
-    return taken
+def _read_up_to(stream: BinaryIO | gzip.GzipFile, count: int) -> bytearray:
+    """Read `count` bytes, or fewer at the end of the stream."""
+    data = bytearray()
+    while len(data) < count and (chunk := stream.read(min(_CHUNK, count - len(data)))):
+        data += chunk
+    return data

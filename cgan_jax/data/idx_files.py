@@ -1,6 +1,6 @@
-"""A directory of idx files as a source: finding a split's pair of files, reading and verifying it.
+"""A directory of idx files as a source: finding the two files of a split, reading, verifying.
 
-The file format itself is read in idx.py; `verify` also serves the sources that hold no idx files.
+idx.py reads the file format itself; `verify` also serves the sources without idx files.
 """
 
 from pathlib import Path
@@ -21,12 +21,12 @@ class Arrays(NamedTuple):
 
 
 def find(spec: Spec, split: str, directory: Path) -> tuple[Path, Path] | None:
-    """The split's files of images and labels, gzipped or not, or None if neither is there.
+    """The images and labels files of a split, gzipped or not, or None if neither exists.
 
     Raises:
-        DataError: only one of the two is there.
+        DataError: only one of the two exists.
     """
-    names = spec.splits[split].images_file, spec.splits[split].labels_file
+    names = [file.name for file in spec.splits[split]]
     images, labels = (
         next((p for p in (directory / name, directory / f"{name}.gz") if p.is_file()), None)
         for name in names
@@ -40,34 +40,33 @@ def find(spec: Spec, split: str, directory: Path) -> tuple[Path, Path] | None:
 
 
 def read(spec: Spec, split: str, files: tuple[Path, Path]) -> Arrays:
-    """Read and verify a split's files of images and labels.
+    """Read and verify the images and labels files of a split.
 
     Raises:
         DataError: a file is unreadable, broken, or not the published one.
     """
-    shape = spec.splits[split].shape
-    images = idx.read(files[0], shape)
-    labels = idx.read(files[1], shape[:1])
-    idx.check_labels(labels, len(spec.class_names), str(files[1]))
-    arrays = Arrays(images, labels)
+    pairs = zip(files, spec.splits[split], strict=True)
+    arrays = Arrays(*(idx.read(path, file.shape) for path, file in pairs))
     verify(spec, split, arrays, str(files[0].parent))
     return arrays
 
 
 def verify(spec: Spec, split: str, arrays: Arrays, where: str) -> None:
-    """Compare a split with the published hashes.
+    """Compare a split with its published hashes.
 
     Raises:
-        DataError: it differs; `where` names the place in the message.
+        DataError: a label is out of range, or a hash differs; `where` names the place.
     """
-    wanted = spec.splits[split]
-    for what, array, expected in (
-        ("images", arrays.images, wanted.images_sha256),
-        ("labels", arrays.labels, wanted.labels_sha256),
-    ):
-        found = idx.sha256(array)
-        if found != expected:
+    highest, n_classes = int(arrays.labels.max()), len(spec.class_names)
+    if highest >= n_classes:
+        raise DataError(
+            f"the {split} labels in {where} run to {highest}\n"
+            f"expected 0 to {n_classes - 1} ({n_classes} classes)"
+        )
+    for what, file, array in zip(Arrays._fields, spec.splits[split], arrays, strict=True):
+        sha256 = idx.sha256(array)
+        if sha256 != file.sha256:
             raise DataError(
-                f"the {split} {what} in {where} are not {spec.title}'s: SHA-256 {found[:16]}...\n"
-                f"expected {expected[:16]}..."
+                f"the {split} {what} in {where} are not {spec.title}'s: SHA-256 {sha256[:16]}...\n"
+                f"expected {file.sha256[:16]}..."
             )

@@ -1,6 +1,6 @@
-"""Putting a split's examples back into their published order, whatever order they come in.
+"""Restoring the published order of a split from any other order, by content.
 
-TFDS shuffles when it prepares. The table made here tells where each one goes, by content.
+TFDS shuffles when it prepares a data set; a table holds the published position of each example.
 """
 
 from pathlib import Path
@@ -26,15 +26,15 @@ def table(arrays: Arrays) -> np.ndarray:
 def restore(arrays: Arrays, order_file: Path, split: str) -> Arrays:
     """Put a shuffled split into its published order.
 
-    Whether the examples are the published ones is not seen here: verify the result.
+    This does not check that the examples are the published ones: verify the result.
 
     Args:
-        arrays: images and labels in any one order.
-        order_file: npz file with a `table` for each split.
+        arrays: images and labels in any order.
+        order_file: npz file with one `table` per split.
         split: the split's name.
 
     Raises:
-        DataError: the number of examples is not the table's.
+        DataError: the table has another number of examples.
     """
     with np.load(order_file) as tables:
         positions = tables[split]
@@ -48,8 +48,8 @@ def restore(arrays: Arrays, order_file: Path, split: str) -> Arrays:
 
 
 def _argsort(arrays: Arrays) -> np.ndarray:
-    # The label is part of the key because some images occur twice under different labels;
-    # examples that are equal in both may trade places unseen.
+    # The label is part of the key because some images occur twice with different labels; examples
+    # that are equal in both are interchangeable.
     n = len(arrays.labels)
     keys = np.concatenate([arrays.images.reshape(n, -1), arrays.labels.reshape(n, 1)], axis=1)
     return np.argsort(keys.view(f"S{keys.shape[1]}").ravel(), kind="stable")

@@ -1,30 +1,38 @@
-"""What a data set must contain: class names, shapes, file names and published hashes.
+"""Published facts of data sets: class names, shapes, file names and hashes.
 
-Facts only; nothing here reads a file.
+Nothing here reads a file.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class SplitSpec:
-    """One split of a data set that is published as a pair of idx files.
+class IdxFile(NamedTuple):
+    """A published idx file of unsigned bytes.
 
     Args:
-        shape: (N, H, W) of its grey images.
-        images_file: name of the idx file of images, without ".gz".
-        labels_file: name of the idx file of labels, without ".gz".
-        images_sha256: SHA-256 of the decompressed file of images, in hexadecimal.
-        labels_sha256: SHA-256 of the decompressed file of labels, in hexadecimal.
+        name: its file name, without ".gz".
+        shape: the shape of its array.
+        sha256: SHA-256 of the decompressed file, in hexadecimal.
     """
 
-    shape: tuple[int, int, int]
-    images_file: str
-    labels_file: str
-    images_sha256: str
-    labels_sha256: str
+    name: str
+    shape: tuple[int, ...]
+    sha256: str
+
+
+class SplitSpec(NamedTuple):
+    """A split that is published as two idx files: grey images [N, H, W] and labels [N]."""
+
+    images: IdxFile
+    labels: IdxFile
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of its images, [N, H, W]."""
+        return self.images.shape
 
 
 @dataclass(frozen=True)
@@ -34,7 +42,7 @@ class Spec:
     Args:
         name: its name, which is also its TFDS name.
         title: its name in messages.
-        class_names: one name a class, in the order of the labels.
+        class_names: one name per class, in the order of the labels.
         splits: its splits by name.
         tfds_builder: name of its builder class in tfds.image_classification.
         debian_package: the Debian package that carries the idx files.
@@ -69,18 +77,28 @@ FASHION_MNIST = Spec(
     ),
     splits={
         "train": SplitSpec(
-            shape=(60_000, 28, 28),
-            images_file="train-images-idx3-ubyte",
-            labels_file="train-labels-idx1-ubyte",
-            images_sha256="c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-            labels_sha256="bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+            IdxFile(
+                "train-images-idx3-ubyte",
+                (60_000, 28, 28),
+                "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+            ),
+            IdxFile(
+                "train-labels-idx1-ubyte",
+                (60_000,),
+                "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+            ),
         ),
         "test": SplitSpec(
-            shape=(10_000, 28, 28),
-            images_file="t10k-images-idx3-ubyte",
-            labels_file="t10k-labels-idx1-ubyte",
-            images_sha256="5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-            labels_sha256="0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+            IdxFile(
+                "t10k-images-idx3-ubyte",
+                (10_000, 28, 28),
+                "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+            ),
+            IdxFile(
+                "t10k-labels-idx1-ubyte",
+                (10_000,),
+                "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+            ),
         ),
     },
     tfds_builder="FashionMNIST",

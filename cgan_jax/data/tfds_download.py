@@ -1,11 +1,14 @@
 """Downloading a data set and preparing it with TFDS's own builder, without TensorFlow.
 
-Reading what was prepared is in tfds_files.py.
+tfds_files.py reads the prepared directory.
 """
 
+import contextlib
 import hashlib
 import http.client
 import logging
+import os
+import sys
 import tempfile
 import threading
 import time
@@ -13,11 +16,16 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
+
+import numpy as np
 
 from cgan_jax.checks import one_line
-from cgan_jax.data import idx, tfds_files
+from cgan_jax.data import tfds_files
 from cgan_jax.data.spec import Spec
+from cgan_jax.data.square_images import to_pillow
 from cgan_jax.errors import DataError
 
 _log = logging.getLogger("cgan_jax")
@@ -31,10 +39,10 @@ _CHUNK = 1 << 16
 def prepare(spec: Spec, root: Path) -> Path:
     """Download the files that TFDS registers for the data set and prepare them under `root`.
 
-    The files are fetched here, with time-outs, because TFDS's own fetcher has none and retries a
-    dead host for minutes; TFDS is handed them as "manually downloaded" and checks them against
-    its registered checksums before it writes array_record files and renames the finished
-    directory into place. Proxies are honoured as urllib does.
+    We fetch the files, with time-outs, because TFDS's downloader has none and retries a dead host
+    for minutes. TFDS receives them as "manually downloaded", compares them with its registered
+    checksums, writes array_record files and renames the finished directory into place. Proxies are
+    used as by urllib.
 
     Args:
         spec: the data set.
@@ -51,23 +59,30 @@ def prepare(spec: Spec, root: Path) -> Path:
     except ImportError as error:
         raise DataError(f"TFDS cannot be imported: {one_line(error)}") from error
 
-    stock = getattr(tfds.image_classification, spec.tfds_builder)
-    names = [n for s in spec.splits.values() for n in (s.images_file, s.labels_file)]
-    urls = {name: urllib.parse.urljoin(stock.URL, f"{name}.gz") for name in names}
-    registered = {name: (stock.url_infos or {}).get(url) for name, url in urls.items()}
-    if missing := [name for name, info in registered.items() if info is None]:
-        raise DataError(f"TFDS {tfds.__version__} registers no checksum for {missing[0]}.gz")
-    probe(urls[names[0]])
+    builder = getattr(tfds.image_classification, spec.tfds_builder)(data_dir=root)
+    if not builder.url_infos:
+        raise DataError(f"TFDS {tfds.__version__} registers no checksums of {spec.title}")
+    probe(next(iter(builder.url_infos)))
     _log.info("downloading %s and preparing it with TFDS in %s", spec.title, root)
     with tempfile.TemporaryDirectory(prefix="cgan_jax-") as temporary:
+        downloads, cause = Path(temporary), None
         deadline = time.monotonic() + _TOTAL_SECONDS
-        for name, info in registered.items():
-            _fetch(urls[name], info, Path(temporary), deadline)
-        return _build(tfds, stock, spec, urls, root, Path(temporary))
+        for url, info in builder.url_infos.items():
+            _fetch(url, info, downloads, deadline)
+        try:
+            download_and_prepare(builder, downloads, use_stub=True, manual_dir=downloads)
+        # The many parts of TFDS raise many kinds of errors; the next source is tried after any.
+        except Exception as error:
+            cause = error
+    # After an error too: another process may have finished the same directory first.
+    prepared = tfds_files.find(spec.name, root)
+    if prepared is None:
+        raise DataError(f"TFDS could not prepare it: {one_line(cause or 'no files')}") from cause
+    return prepared
 
 
 def probe(url: str) -> None:
-    """Raise a DataError unless the server answers within a few seconds, name look-up included."""
+    """Raise a DataError unless the server answers within a few seconds, including name lookup."""
     outcome: list[Exception | None] = []
 
     def ask() -> None:
@@ -78,7 +93,7 @@ def probe(url: str) -> None:
         except Exception as error:
             outcome.append(error)
 
-    # A name look-up knows no time-out, so it must happen where it can be left behind.
+    # A name lookup has no time-out, so it runs in a thread that we can abandon.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(2 * _PROBE_SECONDS)
@@ -97,58 +112,68 @@ def _fetch(url: str, info: Any, directory: Path, deadline: float) -> None:
             urllib.request.urlopen(url, timeout=_SILENCE_SECONDS) as response,
             open(directory / info.filename, "wb") as stream,
         ):
-            while received <= info.size and (piece := response.read(_CHUNK)):
+            while received <= info.size and (chunk := response.read(_CHUNK)):
                 if time.monotonic() > deadline:
                     raise DataError(f"the download took more than {_TOTAL_SECONDS:.0f} s")
-                stream.write(piece)
-                digest.update(piece)
-                received += len(piece)
+                stream.write(chunk)
+                digest.update(chunk)
+                received += len(chunk)
     except (OSError, http.client.HTTPException) as error:
         raise DataError(f"the download of {url} failed: {one_line(error)}") from error
     if received < info.size:
         raise DataError(f"the download of {url} was cut after {received} of {info.size} bytes")
     if digest.hexdigest() != info.checksum:
-        raise DataError(f"{url} has not the checksum that TFDS registers for it")
+        raise DataError(f"{url} does not have the checksum that TFDS registers for it")
 
 
-def _build(
-    tfds: Any, stock: Any, spec: Spec, urls: dict[str, str], root: Path, downloads: Path
-) -> Path:
-    with tfds.core.registered.skip_registration():
+def download_and_prepare(
+    builder: Any, downloads: Path, *, use_stub: bool, manual_dir: Path | None = None
+) -> None:
+    """Let a TFDS builder prepare its data set as array_record, without output.
 
-        class Builder(stock):
-            """The stock builder, but for the places where it calls TensorFlow."""
+    Args:
+        builder: the builder.
+        downloads: where it keeps its downloads.
+        use_stub: replace TensorFlow by what most builders of image sets use of it.
+        manual_dir: a folder of files that are already downloaded.
+    """
+    import tensorflow_datasets as tfds
 
-            name = spec.name
+    config = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
+    stub = _without_tensorflow(type(builder)) if use_stub else contextlib.nullcontext()
+    with stub, tfds_files.quiet():
+        builder.download_and_prepare(
+            download_dir=downloads, download_config=config, file_format="array_record"
+        )
 
-            def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[Any]]:
-                paths = dl_manager.download(urls)
-                return {
-                    split: self._generate_examples(
-                        idx.read(Path(paths[s.images_file]), s.shape),
-                        idx.read(Path(paths[s.labels_file]), s.shape[:1]),
-                    )
-                    for split, s in spec.splits.items()
-                }
 
-            def _generate_examples(self, images: Any, labels: Any) -> Iterator[Any]:
-                from PIL import Image
+_GFILE = SimpleNamespace(
+    GFile=open, exists=os.path.exists, isdir=os.path.isdir, listdir=os.listdir, walk=os.walk
+)
+_STUB = SimpleNamespace(io=SimpleNamespace(gfile=_GFILE), compat=SimpleNamespace(as_text=str))
 
-                for i, (image, label) in enumerate(zip(images, labels, strict=True)):
-                    yield i, {"image": Image.fromarray(image), "label": int(label)}
 
-    config = tfds.download.DownloadConfig(manual_dir=downloads, try_download_gcs=False)
-    try:
-        with tfds_files.quiet():
-            Builder(data_dir=root).download_and_prepare(
-                download_dir=downloads, download_config=config, file_format="array_record"
-            )
-    # TFDS lets the errors of its many parts through, and the next source may serve whatever it was.
-    except Exception as error:
-        # Another process may have finished the same directory first.
-        if tfds_files.find(spec.name, root) is None:
-            raise DataError(f"TFDS could not prepare it: {one_line(error)}") from error
-    prepared = tfds_files.find(spec.name, root)
-    if prepared is None:
-        raise DataError(f"TFDS prepared nothing in {root}")
-    return prepared
+@contextlib.contextmanager
+def _without_tensorflow(builder: type) -> Iterator[None]:
+    """Replace TensorFlow in the modules of a TFDS builder class and of TFDS's extractor.
+
+    They open files through `tf.io.gfile`, and TFDS has no hook for that. So the name `tf` is
+    patched in these modules, and not in `sys.modules`, where every library would see the stub. Any
+    other use of TensorFlow raises an AttributeError that names it. Pillow encodes arrays, since
+    TFDS accepts Pillow images without TensorFlow.
+    """
+    from tensorflow_datasets.core import features
+    from tensorflow_datasets.core.download import extractor
+
+    encode = features.Image.encode_example
+
+    def encode_with_pillow(feature: Any, image: Any) -> Any:
+        return encode(feature, to_pillow(image) if isinstance(image, np.ndarray) else image)
+
+    modules = {sys.modules[base.__module__] for base in builder.__mro__} | {extractor}
+    with contextlib.ExitStack() as stack:
+        for module in modules:
+            if hasattr(module, "tf"):
+                stack.enter_context(mock.patch.object(module, "tf", _STUB))
+        stack.enter_context(mock.patch.object(features.Image, "encode_example", encode_with_pillow))
+        yield

@@ -1,6 +1,6 @@
-"""A directory that TFDS prepared as a source: finding it and reading it without TensorFlow.
+"""A directory that TFDS prepared as a source: finding and reading it without TensorFlow.
 
-Downloading and preparing one is in tfds_download.py.
+tfds_download.py downloads and prepares one.
 """
 
 import contextlib
@@ -8,50 +8,51 @@ import io
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from cgan_jax.checks import as_directory, one_line
-from cgan_jax.data import idx, order
+from cgan_jax.checks import as_path, one_line, plural
+from cgan_jax.data import order
 from cgan_jax.data.idx_files import Arrays, verify
 from cgan_jax.data.spec import Spec
-from cgan_jax.errors import DataError
+from cgan_jax.errors import CGANError, DataError
 
 _INFO = "dataset_info.json"
 _READABLE = "array_record"
-_ROWS_AT_ONCE = 5_000
-# What JSON that was written by others leads to, an infinite number of rows included.
+_ROWS_AT_ONCE = 1_000
+# The errors that arbitrary JSON leads to, an infinite number of rows included.
 _MALFORMED: tuple[type[Exception], ...] = (OSError, LookupError, TypeError, ValueError)
 _MALFORMED += (ArithmeticError, AttributeError, RecursionError)
 
 
 def usual_root() -> Path:
-    """The directory that TFDS uses when it is told none.
+    """The directory that TFDS uses by default.
 
     Raises:
-        DataError: this user has no home.
+        DataError: not a usable path.
     """
-    named = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return as_directory(named, "TFDS's directory")
+    directory = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return as_path(directory, "TFDS_DATA_DIR")
 
 
 def versions(name: str, root: Path) -> list[Path]:
-    """A data set's version directories below TFDS's, prepared or not, the newest first.
+    """The version directories of a data set in TFDS's directory, prepared or not, newest first.
 
     Raises:
         OSError: the directory cannot be read.
     """
-    below = root / name
-    if not below.is_dir():
-        return []
-    return sorted((p for p in below.iterdir() if p.name[:1].isdigit()), reverse=True)
+    entries = (root / name).iterdir() if (root / name).is_dir() else ()
+    paths = [path for path in entries if re.fullmatch(r"\d+(\.\d+)*", path.name)]
+    return sorted(paths, key=lambda path: [int(n) for n in path.name.split(".")], reverse=True)
 
 
 def find(name: str, directory: Path) -> Path | None:
-    """The prepared version directory that `directory` is or holds (the newest), or None."""
+    """The prepared version directory: `directory` itself or the newest in it; None without one."""
     for candidate in (directory, *versions(name, directory)):
         if (candidate / _INFO).is_file():
             return candidate
@@ -65,27 +66,60 @@ def read(spec: Spec, split: str, directory: Path) -> Arrays:
         DataError: the directory holds another data set, is in a format that needs TensorFlow,
             lacks the split, is broken, or its contents are not the published ones.
     """
+    n, height, width = spec.splits[split].shape
     n_rows = n_examples(spec.name, directory).get(split, 0)
-    shape = spec.splits[split].shape
-    if n_rows != shape[0]:
+    if n_rows != n:
         raise DataError(
-            f"{directory} has {n_rows} examples in its {split} split\nexpected {shape[0]}"
+            f"{directory} has {plural(n_rows, 'example')} in its {split} split\nexpected {n:,}"
         )
+    arrays = Arrays(np.empty((n, height, width), np.uint8), np.empty(n, np.uint8))
+    with read_errors(directory):
+        import tensorflow_datasets as tfds
+
+        builder = tfds.builder_from_directory(directory)
+        for i, (image, label) in enumerate(rows(builder, split, n, "image", "label")):
+            if (image.mode, image.size) != ("L", (width, height)):
+                raise DataError(
+                    f"{directory}: an image of {split} is {image.mode} {image.size}\n"
+                    f"expected L {(width, height)}"
+                )
+            arrays.images[i], arrays.labels[i] = np.asarray(image), label
+    arrays = order.restore(arrays, spec.order_file, split)
+    verify(spec, split, arrays, str(directory))
+    return arrays
+
+
+def rows(
+    builder: Any, split: str, n: int, image_key: str, label_key: str
+) -> Iterator[tuple[Image.Image, int]]:
+    """The first n images and labels of a prepared split, in the order in which TFDS keeps them."""
+    import tensorflow_datasets as tfds
+
+    source = builder.as_data_source(split, decoders={image_key: tfds.decode.SkipDecoding()})
+    for start in range(0, n, _ROWS_AT_ONCE):
+        for row in source.__getitems__(range(start, min(start + _ROWS_AT_ONCE, n))):
+            with Image.open(io.BytesIO(row[image_key])) as image:
+                yield image, row[label_key]
+
+
+@contextlib.contextmanager
+def read_errors(directory: Path, hint: str = "") -> Iterator[None]:
+    """Turn the errors of reading a prepared directory into ours, and keep TFDS quiet.
+
+    Raises:
+        DataError: instead of any error but the library's own; `hint` ends the message.
+    """
     try:
         with quiet():
-            images, labels = _read_rows(split, directory, shape)
-    except DataError:
+            yield
+    except CGANError:
         raise
-    # array_record, protobuf and pillow each raise errors of their own on broken files.
+    # array_record, protobuf and Pillow each raise errors of their own for broken files.
     except Exception as error:
         raise DataError(
             f"cannot read the TFDS files in {directory}: {one_line(error)}\n"
-            "expected what TFDS writes in its file_format='array_record'"
+            f"expected intact files, as TFDS writes them with file_format={_READABLE!r}{hint}"
         ) from error
-    idx.check_labels(labels, len(spec.class_names), str(directory))
-    arrays = order.restore(Arrays(images, labels), spec.order_file, split)
-    verify(spec, split, arrays, str(directory))
-    return arrays
 
 
 @contextlib.contextmanager
@@ -106,7 +140,7 @@ def quiet() -> Iterator[None]:
 
 
 def n_examples(name: str, directory: Path) -> dict[str, int]:
-    """How many examples each split of a prepared version directory has.
+    """The number of examples of each split of a prepared version directory.
 
     Raises:
         DataError: the directory holds another data set, or is in a format that needs TensorFlow.
@@ -114,7 +148,7 @@ def n_examples(name: str, directory: Path) -> dict[str, int]:
     path = directory / _INFO
     try:
         info: Any = json.loads(path.read_bytes())
-        found, file_format = info["name"], info.get("fileFormat")
+        info_name, file_format = info["name"], info.get("fileFormat")
         n_rows = {
             part["name"]: sum(int(n) for n in part.get("shardLengths", ()))
             for part in info.get("splits", ())
@@ -124,36 +158,11 @@ def n_examples(name: str, directory: Path) -> dict[str, int]:
             f"{path} is not a TFDS description: {one_line(error)}\n"
             "expected a directory that TFDS has prepared"
         ) from error
-    if found != name:
-        raise DataError(f"{directory} holds the data set {found!r}\nexpected {name!r}")
+    if info_name != name:
+        raise DataError(f"{directory} holds the data set {info_name!r}\nexpected {name!r}")
     if file_format != _READABLE:
         raise DataError(
             f"{directory} holds {file_format} files, which need TensorFlow to read\n"
             f"expected {_READABLE} files (TFDS: file_format={_READABLE!r})"
         )
     return n_rows
-
-
-def _read_rows(
-    split: str, directory: Path, shape: tuple[int, int, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    import tensorflow_datasets as tfds
-    from PIL import Image
-
-    source = tfds.builder_from_directory(directory).as_data_source(
-        split, decoders={"image": tfds.decode.SkipDecoding()}
-    )
-    images = np.empty(shape, np.uint8)
-    labels = np.empty(shape[0], np.uint8)
-    for start in range(0, shape[0], _ROWS_AT_ONCE):
-        stop = min(start + _ROWS_AT_ONCE, shape[0])
-        for i, row in enumerate(source.__getitems__(range(start, stop)), start):
-            with Image.open(io.BytesIO(row["image"])) as image:
-                if (image.mode, image.size) != ("L", (shape[2], shape[1])):
-                    raise DataError(
-                        f"{directory}: an image of {split} is {image.mode} {image.size}\n"
-                        f"expected L {(shape[2], shape[1])}"
-                    )
-                images[i] = np.asarray(image)
-            labels[i] = row["label"]
-    return images, labels

@@ -1,28 +1,26 @@
-"""Any labelled image set of TFDS as a source, by its name: prepared, or downloaded and prepared.
+"""Any labelled image set of TFDS as a source, by name: prepared, or downloaded and prepared.
 
-Fashion-MNIST, whose contents are known to the bit, is read in tfds_files.py.
+tfds_files.py reads Fashion-MNIST, whose contents are verified.
 """
 
 import difflib
-import io
 import logging
 import re
 import tempfile
 from collections.abc import Iterator
+from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from cgan_jax.checks import as_directory, one_line, short_repr
-from cgan_jax.data import pictures, tfds_download, tfds_files
+from cgan_jax.checks import as_path, one_line, short_repr
+from cgan_jax.data import square_images, tfds_download, tfds_files
 from cgan_jax.data.dataset import Dataset
-from cgan_jax.data.tensorflow_stand_in import without_tensorflow
-from cgan_jax.errors import CGANError, ConfigError, DataError
+from cgan_jax.data.square_images import Crop
+from cgan_jax.errors import ConfigError, DataError
 
-_ROWS_AT_ONCE = 1_000
 _log = logging.getLogger("cgan_jax")
 
 
@@ -35,62 +33,54 @@ def load_tfds(
 ) -> Dataset:
     """Load a labelled image set of TFDS, of any version that is prepared as array_record.
 
-    What is not prepared yet is downloaded and prepared, without TensorFlow where the data set's
-    builder needs no more of it than to open files and to encode images.
+    A data set that is not prepared is downloaded and prepared: without TensorFlow if its builder
+    uses TensorFlow only to open files and to encode images.
 
     Args:
-        name: as TFDS has it, with its configuration if it has some: "mnist", "emnist/letters".
-        split: the split's name.
+        name: its name in TFDS, with its configuration if it has any: "mnist", "emnist/letters".
+        split: the name of the split.
         data_dir: TFDS's data directory, or the prepared version directory itself; by default
             $TFDS_DATA_DIR or ~/tensorflow_datasets.
         img_size: height and width that the central square of each image is resized to; by default
-            the shorter of their own.
-        channels: 1 for grey, 3 for colour; by default what they have.
+            the shorter of the two.
+        channels: 1 for grey, 3 for colour; by default the number in the data set.
 
     Returns:
         uint8 `[N, img_size, img_size, channels]`, in the order in which TFDS keeps them. Classes
-        that no image has are left out.
+        without images are left out.
 
     Raises:
-        ConfigError: an unknown name or split, a size or number of channels that cannot be.
-        DataError: it holds no labelled images, is not to be had, or is in a format that needs
-            TensorFlow; images of several sizes without `img_size`, or more of them than this
-            machine can hold.
+        ConfigError: an unknown name or split, or an invalid size or number of channels.
+        DataError: no labelled images, no way to get them, or a format that needs TensorFlow;
+            images of several sizes without `img_size`, or more of them than this machine's memory
+            holds.
     """
-    pictures.check_wishes(img_size, channels)
+    square_images.check_options(img_size, channels)
     if not isinstance(name, str) or not re.fullmatch(r"\w+(/[\w.+-]+)?", name):
         raise _unknown(name)
-    root = as_directory(data_dir, "data_dir") if data_dir else tfds_files.usual_root()
+    root = as_path(data_dir, "data_dir") if data_dir else tfds_files.usual_root()
     try:
         prepared = tfds_files.find(name, root) or _prepare(name, root)
     except OSError as error:
         raise DataError(
-            f"cannot look into {root}: {one_line(error)}\nexpected a directory of TFDS\n"
+            f"cannot read {root}: {one_line(error)}\nexpected a directory of TFDS\n"
             "Name another with --data-dir (data_dir=)."
         ) from error
     try:
         n_rows = tfds_files.n_examples(name.partition("/")[0], prepared)
     except DataError as error:
         raise DataError(
-            f"{error}\nPrepare it so elsewhere, and name that with --data-dir."
+            f"{error}\nPrepare it elsewhere, and name that directory with --data-dir (data_dir=)."
         ) from error
     if split not in n_rows:
         known = one_line(", ".join(map(str, n_rows)))
         raise ConfigError(
             f"{name} has no split {short_repr(split)}\nexpected one of {known}\nName one."
         )
-    try:
-        with tfds_files.quiet(), pictures.strictly():
-            images, labels, names = _read(name, split, prepared, n_rows[split], img_size, channels)
-    except CGANError:
-        raise
-    # array_record, protobuf and pillow each raise errors of their own on broken files.
-    except Exception as error:
-        raise DataError(
-            f"cannot read the TFDS files in {prepared}: {one_line(error)}\n"
-            "expected images of 8 bits a channel, as TFDS writes them\nPrepare it anew."
-        ) from error
-    return pictures.dataset(images, labels, names, name, f"TFDS files in {prepared}")
+    hint = "\nDelete it, to prepare it again."
+    with tfds_files.read_errors(prepared, hint), square_images.strict_decoding():
+        images, labels, names = _read(name, split, prepared, n_rows[split], img_size, channels)
+    return square_images.to_dataset(images, labels, names, name, f"TFDS files in {prepared}")
 
 
 def _prepare(name: str, root: Path) -> Path:
@@ -104,40 +94,31 @@ def _prepare(name: str, root: Path) -> Path:
         if config and config not in tfds.builder_cls(base).builder_configs:
             raise _unknown(name)
         builder = tfds.builder(name, data_dir=root)
-        place = Path(builder.data_path)
-        if not place.exists():
+        prepared = Path(builder.data_path)
+        if not prepared.exists():
             _download(builder)
     except ConfigError:
         raise
-    # TFDS lets the errors of its many parts through.
+    # The many parts of TFDS raise many kinds of errors.
     except Exception as error:
         raise DataError(
-            f"{name} is not prepared in {root}, and could not be: {one_line(error)}\n"
+            f"{name} is not prepared in {root}, and preparing it failed: {one_line(error)}\n"
             "expected array_record files there, or a network and a builder that needs no "
             "TensorFlow\nConnect and try again; or prepare it elsewhere with "
-            "file_format='array_record', and name that with --data-dir (data_dir=)."
+            "file_format='array_record', and name that directory with --data-dir (data_dir=)."
         ) from error
-    return place
+    return prepared
 
 
 def _download(builder: Any) -> None:
-    import tensorflow_datasets as tfds
-
     files = type(builder).url_infos or {}
     if files:
-        tfds_download.probe(next(iter(files)))  # TFDS would try a dead host for minutes
+        tfds_download.probe(next(iter(files)))  # TFDS would retry a dead host for minutes
     size = sum(int(info.size) for info in files.values()) / 1e6
     _log.info("downloading %s (%.0f MB) into %s", builder.name, size, builder.data_path)
-    with (
-        tempfile.TemporaryDirectory(prefix="cgan_jax-") as downloads,
-        tfds_files.quiet(),
-        without_tensorflow(type(builder)),
-    ):
-        builder.download_and_prepare(
-            download_dir=downloads,
-            download_config=tfds.download.DownloadConfig(try_download_gcs=False),
-            file_format="array_record",
-        )
+    use_stub = find_spec("tensorflow") is None
+    with tempfile.TemporaryDirectory(prefix="cgan_jax-") as downloads:
+        tfds_download.download_and_prepare(builder, Path(downloads), use_stub=use_stub)
 
 
 def _unknown(name: Any) -> ConfigError:
@@ -146,15 +127,14 @@ def _unknown(name: Any) -> ConfigError:
     known = tfds.list_builders(with_community_datasets=False)
     base, _, config = str(name).partition("/")
     if config and base in known:
-        found = tfds.builder_cls(base).builder_configs
-        near = [f"{base}/{each}" for each in found]
+        near = [f"{base}/{known_config}" for known_config in tfds.builder_cls(base).builder_configs]
         expected = f"a configuration of {base}" if near else f"{base} alone"
     else:
         near = difflib.get_close_matches(base, known, n=5, cutoff=0.5)
         expected = "a folder, an .npz file, or a name in www.tensorflow.org/datasets/catalog"
     hint = f"; did you mean {one_line(', '.join(near), 100)}?" if near else ""
     return ConfigError(
-        f"there is no folder, no file and no TFDS data set {short_repr(name)}{hint}\n"
+        f"no folder, file or TFDS data set is called {short_repr(name)}{hint}\n"
         f"expected {expected}\nCorrect the name."
     )
 
@@ -167,33 +147,31 @@ def _read(
     builder = tfds.builder_from_directory(prepared)
     features = dict(builder.info.features or {})
     keys = (*(builder.info.supervised_keys or ()), *features)  # of several images, the main one
-    found = [
+    image_keys, label_keys = (
         [key for key in keys if isinstance(features.get(key), kind)]
         for kind in (tfds.features.Image, tfds.features.ClassLabel)
-    ]
-    if not all(found):
+    )
+    if not image_keys or not label_keys:
         raise DataError(
             f"{name} holds no labelled images, but {one_line(', '.join(features), 80)}\n"
             "expected an image and a class label\nName another data set."
         )
-    image_key, label_key = found[0][0], found[1][0]
+    image_key, label_key = image_keys[0], label_keys[0]
     height, width, depth = features[image_key].shape
     if img_size is None and None in (height, width):
         raise DataError(
-            f"the images of {name} are of several sizes\nexpected to be told one\n"
-            "Give it with --img-size (img_size=), as 32."
+            f"the images of {name} have several sizes\nexpected an explicit size\n"
+            "Choose one with --img-size (img_size=), such as 32."
         )
-    side = img_size or pictures.own_size(min(height, width), name)
+    side = img_size or square_images.native_size(min(height, width), name)
     channels = channels or min(depth, 3)
-    source = builder.as_data_source(split, decoders={image_key: tfds.decode.SkipDecoding()})
     labels = np.empty(n, np.int64)
 
-    def squares() -> Iterator[tuple[np.ndarray, bool]]:
-        for start in range(0, n, _ROWS_AT_ONCE):
-            rows = source.__getitems__(range(start, min(start + _ROWS_AT_ONCE, n)))
-            for i, row in enumerate(rows, start):
-                labels[i] = row[label_key]
-                with Image.open(io.BytesIO(row[image_key])) as picture:
-                    yield pictures.squared(picture, side, channels)
+    def crops() -> Iterator[Crop]:
+        rows = tfds_files.rows(builder, split, n, image_key, label_key)
+        for i, (image, label) in enumerate(rows):
+            labels[i] = label
+            yield square_images.center_crop(image, side, channels)
 
-    return pictures.stack(squares(), n, side, channels, name), labels, features[label_key].names
+    images = square_images.stack(crops(), n, side, channels, name)
+    return images, labels, features[label_key].names

@@ -1,6 +1,6 @@
-"""A tiny stand-in for Fashion-MNIST, so that most tests need neither the real data nor a network.
+"""A miniature Fashion-MNIST, so that most tests need neither the real data nor a network.
 
-Its images are small in number only: TFDS's builder fixes their size.
+It has few images, of the real size, which TFDS's builder requires.
 """
 
 import gzip
@@ -12,12 +12,12 @@ import pytest
 
 from cgan_jax.data import idx, order, tfds_files
 from cgan_jax.data.idx_files import Arrays
-from cgan_jax.data.spec import FASHION_MNIST, SPECS, Spec, SplitSpec
+from cgan_jax.data.spec import FASHION_MNIST, SPECS, IdxFile, Spec, SplitSpec
 
 
 @dataclass(frozen=True)
 class Tiny:
-    """The stand-in: its spec, its contents and a directory with its gzipped idx files."""
+    """The miniature data set: spec, arrays and a directory with its gzipped idx files."""
 
     spec: Spec
     arrays: dict[str, Arrays]
@@ -26,11 +26,9 @@ class Tiny:
     def idx_bytes(self) -> dict[str, bytes]:
         """The raw idx files by name."""
         return {
-            name: idx.header(array.shape) + array.tobytes()
-            for split, wanted in self.spec.splits.items()
-            for name, array in zip(
-                (wanted.images_file, wanted.labels_file), self.arrays[split], strict=True
-            )
+            file.name: idx.header(array.shape) + array.tobytes()
+            for split, files in self.spec.splits.items()
+            for file, array in zip(files, self.arrays[split], strict=True)
         }
 
 
@@ -46,18 +44,17 @@ def _arrays(n: int, seed: int) -> Arrays:
 
 @pytest.fixture(scope="session")
 def tiny_spec(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    """The stand-in, made once."""
+    """The miniature data set, written once per session."""
     root = tmp_path_factory.mktemp("tiny")
     arrays = {"train": _arrays(40, 0), "test": _arrays(20, 1)}
     splits = {
         split: SplitSpec(
-            shape=arrays[split].images.shape,
-            images_file=stock.images_file,
-            labels_file=stock.labels_file,
-            images_sha256=idx.sha256(arrays[split].images),
-            labels_sha256=idx.sha256(arrays[split].labels),
+            *(
+                IdxFile(file.name, array.shape, idx.sha256(array))
+                for file, array in zip(files, arrays[split], strict=True)
+            )
         )
-        for split, stock in FASHION_MNIST.splits.items()
+        for split, files in FASHION_MNIST.splits.items()
     }
     spec = Spec(
         name="fashion_mnist",
@@ -79,7 +76,7 @@ def tiny_spec(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
 @pytest.fixture
 def tiny(tiny_spec: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tiny:
-    """The stand-in in the real data set's place, with a cache and TFDS directory of its own."""
+    """The miniature data set under the real name, with its own cache and TFDS directory."""
     monkeypatch.setitem(SPECS, "fashion_mnist", tiny_spec.spec)
     monkeypatch.setenv("CGAN_JAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
@@ -89,12 +86,12 @@ def tiny(tiny_spec: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ti
 
 @pytest.fixture(scope="session")
 def prepared(tiny_spec: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A TFDS data directory that holds the stand-in, written by the stock machinery of TFDS."""
+    """A TFDS data directory with the miniature data set, written by TFDS's own builder."""
     import tensorflow_datasets as tfds
     from PIL import Image
 
     root = tmp_path_factory.mktemp("prepared")
-    # Found before registration is off: its module is imported just now, and MNIST is in it too.
+    # Import the module before registration is off, because MNIST is in it as well.
     stock = tfds.image_classification.FashionMNIST
     with tfds.core.registered.skip_registration():
 

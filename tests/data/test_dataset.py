@@ -1,8 +1,10 @@
 """Dataset accepts what its docstring says. What it refuses is in test_bad_input.py."""
 
 import numpy as np
+import pytest
 
 from cgan_jax.data import Dataset
+from cgan_jax.errors import DataError
 
 IMAGES = np.zeros((3, 4, 5, 1), np.uint8)
 LABELS = np.array([0, 1, 1], np.int32)
@@ -13,8 +15,32 @@ def test_length_is_the_number_of_images():
 
 
 def test_from_arrays_adds_the_channel_and_widens_labels():
-    made = Dataset.from_arrays(IMAGES[..., 0], [0, 1, 1], ["a", "b"], name="mine")
-    assert made.images.shape == (3, 4, 5, 1)
-    assert made.labels.dtype == np.int32
-    assert made.class_names == ("a", "b")
-    assert made.name == "mine"
+    dataset = Dataset.from_arrays(IMAGES[..., 0], [0, 1, 1], ["a", "b"], name="mine")
+    assert dataset.images.shape == (3, 4, 5, 1)
+    assert dataset.labels.dtype == np.int32
+    assert dataset.class_names == ("a", "b")
+    assert dataset.name == "mine"
+
+
+def test_repr_is_one_short_line():
+    names = [f"class {i}" for i in range(300)]
+    images, labels = np.zeros((300, 4, 5, 1), np.uint8), np.arange(300)
+    dataset = Dataset.from_arrays(images, labels, names, name="toy", source="a\nfile" * 100)
+    text = repr(dataset)
+    assert text.startswith("Dataset('toy', images=uint8[300, 4, 5, 1], 300 classes ('class 0', ")
+    assert "\n" not in text
+    assert len(text) < 250
+
+
+def test_datasets_can_be_compared_and_hashed():
+    one, other = (Dataset(IMAGES, LABELS, ("a", "b"), "toy", "memory") for _ in range(2))
+    assert one == one
+    assert one != other
+    assert len({one, other}) == 2
+
+
+@pytest.mark.parametrize("wrong", [{"name": "\udcff"}, {"class_names": ("a", "\udcff")}])
+def test_names_that_cannot_be_encoded_are_refused(wrong):
+    good = {"class_names": ("a", "b"), "name": "toy"}
+    with pytest.raises(DataError, match=r"'\\udcff' cannot be written as UTF-8"):
+        Dataset(IMAGES, LABELS, source="memory", **good | wrong)

@@ -1,4 +1,4 @@
-"""Debian's package as a source: stand-ins for apt-get and dpkg-deb, and one real run of both."""
+"""The Debian package as a source: fake apt-get and dpkg-deb, and one real run of both."""
 
 import dataclasses
 import io
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from cgan_jax.data import debian, load
-from cgan_jax.data.spec import FASHION_MNIST
+from cgan_jax.data.spec import FASHION_MNIST, SplitSpec
 from cgan_jax.errors import DataError
 
 
@@ -43,7 +43,7 @@ class Commands:
         self._write("dpkg-deb", script)
 
     def serve(self, members: dict[str, bytes | str]) -> None:
-        """Let dpkg-deb put out a tar archive: bytes are files, text is the target of a link."""
+        """Let dpkg-deb print a tar archive: bytes are files, text is the target of a link."""
         archive = self.folder / "package.tar"
         with tarfile.open(archive, "w") as tar:
             for name, content in members.items():
@@ -71,7 +71,7 @@ def commands(tmp_path, monkeypatch):
 
 
 def members(tiny):
-    """The package's files; its directories do not matter."""
+    """The files of the package, without its directories."""
     return {
         f".{tiny.spec.debian_dir}/{path.name}": path.read_bytes() for path in tiny.idx_dir.iterdir()
     }
@@ -90,7 +90,7 @@ def test_reads_both_splits_and_leaves_nothing(tiny, commands, temporary):
     assert download.endswith(" download dataset-fashion-mnist")
 
 
-def test_all_that_apt_writes_goes_to_a_temporary_folder(tiny, commands, temporary, tmp_path):
+def test_apt_writes_only_to_a_temporary_folder(tiny, commands, temporary, tmp_path):
     commands.apt(
         f"cat $(echo $1 | cut -d= -f2) > {tmp_path}/config\n"
         "case $* in *download*) : > package.deb;; esac"
@@ -112,7 +112,7 @@ def test_load_keeps_both_splits_of_one_download(tiny, commands, monkeypatch, cap
     commands.serve(members(tiny))
     train = load()
     np.testing.assert_array_equal(train.images[..., 0], tiny.arrays["train"].images)
-    assert train.source == "Debian's package dataset-fashion-mnist, fetched with apt-get"
+    assert train.source == "the Debian package dataset-fashion-mnist, fetched with apt-get"
     calls = commands.calls.read_text()
     np.testing.assert_array_equal(load(split="test").labels, tiny.arrays["test"].labels)
     assert commands.calls.read_text() == calls
@@ -123,25 +123,25 @@ def refuse(*_):
     raise DataError("no network")
 
 
-def test_other_systems_are_told_so(tiny, commands, monkeypatch):
+def test_other_systems_raise_a_data_error(tiny, commands, monkeypatch):
     monkeypatch.setenv("PATH", str(commands.folder))
     for name in ("apt-get", "dpkg-deb"):
         (commands.folder / name).rename(commands.folder / "away")
-        with pytest.raises(DataError, match="has no apt-get and dpkg-deb"):
+        with pytest.raises(DataError, match="has no apt-get or no dpkg-deb"):
             debian.fetch(tiny.spec)
         (commands.folder / "away").rename(commands.folder / name)
 
 
 APT_FAILURES = {
     "no package": ("echo W: hm >&2; echo E: Unable to locate >&2; exit 100", "E: Unable to locate"),
-    "no words": ("exit 7", "exit status 7"),
+    "no message": ("exit 7", "exit status 7"),
     "no file": ("exit 0", "it left no package"),
     "update": ("case $* in *update*) echo E: no net >&2;; esac; exit 100", "E: no net"),
 }
 
 
 @pytest.mark.parametrize(("script", "message"), APT_FAILURES.values(), ids=APT_FAILURES)
-def test_apt_failures_are_told_in_one_line(tiny, commands, temporary, script, message):
+def test_apt_failures_give_one_line(tiny, commands, temporary, script, message):
     commands.apt(script)
     with pytest.raises(DataError, match=f"could not download .*{message}$") as caught:
         debian.fetch(tiny.spec)
@@ -155,7 +155,7 @@ def test_a_failed_update_of_other_archives_does_not_matter(tiny, commands):
     assert debian.fetch(tiny.spec)
 
 
-def test_a_hanging_apt_is_ended_with_its_helpers(tiny, commands, monkeypatch, tmp_path):
+def test_a_hanging_apt_is_killed_with_its_helpers(tiny, commands, monkeypatch, tmp_path):
     monkeypatch.setattr(debian, "_UPDATE_SECONDS", 0.3)
     monkeypatch.setattr(debian, "_DOWNLOAD_SECONDS", 0.3)
     commands.apt(f"(sleep 1; : > {tmp_path}/outlived) &\nsleep 30")
@@ -209,16 +209,17 @@ def test_members_that_reach_outside_are_never_written_nor_followed(
 def test_broken_contents_are_refused(tiny, commands):
     for name, data in members(tiny).items():
         commands.serve(members(tiny) | {name: data[:-9]})
-        with pytest.raises(DataError, match=f"{Path(name).name} in Debian's package"):
+        with pytest.raises(DataError, match=f"{Path(name).name} in the Debian package"):
             debian.fetch(tiny.spec)
-    split = dataclasses.replace(tiny.spec.splits["test"], images_sha256="0" * 64)
+    images, labels = tiny.spec.splits["test"]
+    split = SplitSpec(images._replace(sha256="0" * 64), labels)
     spec = dataclasses.replace(tiny.spec, splits={**tiny.spec.splits, "test": split})
     commands.serve(members(tiny))
     with pytest.raises(DataError, match="are not Tiny-MNIST's"):
         debian.fetch(spec)
 
 
-def test_the_distributions_own_package():
+def test_the_real_package():
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
         with pytest.raises(DataError, match="has no apt-get"):
             debian.fetch(FASHION_MNIST)

@@ -1,6 +1,6 @@
-"""One's own data: a folder of pictures, an .npz file, a data set of TFDS by name.
+"""Your own data: a folder of images, an .npz file, a data set of TFDS by name.
 
-What is refused is in tests/test_bad_input.py.
+tests/experiments/test_bad_input.py has what is refused.
 """
 
 import gzip
@@ -21,10 +21,11 @@ from cgan_jax.data import (
     load_folder,
     load_npz,
     load_tfds,
-    pictures,
-    tensorflow_stand_in,
+    square_images,
     tfds_files,
+    tfds_named,
 )
+from cgan_jax.errors import ConfigError
 
 RNG = np.random.default_rng(0)
 RED = np.tile(np.array([200, 30, 40], np.uint8), (8, 8, 1))
@@ -36,7 +37,7 @@ def save(path, array, **options):
 
 
 def test_a_folder_of_pictures_of_one_size_is_read_bit_for_bit(tmp_path, caplog):
-    """Classes in the order of their numbers, pictures in that of their names."""
+    """Classes are sorted by number, images by name."""
     caplog.set_level(logging.INFO)
     images = RNG.integers(0, 256, (5, 6, 6), np.uint8)
     for image, name in zip(
@@ -45,13 +46,13 @@ def test_a_folder_of_pictures_of_one_size_is_read_bit_for_bit(tmp_path, caplog):
         save(tmp_path / "set" / name, image)
     (tmp_path / "set" / "10" / "notes.txt").touch()
     (tmp_path / "set" / ".hidden").mkdir()
-    found = load_folder(tmp_path / "set")
-    np.testing.assert_array_equal(found.images[..., 0], images)
-    assert found.class_names == ("2", "10")
-    assert found.labels.tolist() == [0, 0, 1, 1, 1]
-    assert found.name == "set"
-    assert "passed over 1 files" in caplog.text
-    assert "reading 5 pictures of 6x6 in grey" in caplog.text
+    dataset = load_folder(tmp_path / "set")
+    np.testing.assert_array_equal(dataset.images[..., 0], images)
+    assert dataset.class_names == ("2", "10")
+    assert dataset.labels.tolist() == [0, 0, 1, 1, 1]
+    assert dataset.name == "set"
+    assert "skipped 1 file or folder, not an image by suffix" in caplog.text
+    assert "reading 5 images of 6x6 in grey" in caplog.text
     assert "resized" not in caplog.text
 
 
@@ -61,15 +62,15 @@ def test_pictures_are_cropped_to_the_centre_and_resized(tmp_path, caplog):
     wide[:, 20:40] = 90, 160, 250
     for name, array in (("wide", wide), ("tall", wide.transpose(1, 0, 2)), ("fits", wide[:8, :8])):
         save(tmp_path / "b" / f"{name}.png", array)
-    found = load_folder(tmp_path, img_size=8)
-    assert (found.images[1:] == [90, 160, 250]).all()
-    assert (found.images[0] == 0).all()
-    assert "2 of them were cropped to the central square or resized" in caplog.text
+    dataset = load_folder(tmp_path, img_size=8)
+    assert (dataset.images[1:] == [90, 160, 250]).all()
+    assert (dataset.images[0] == 0).all()
+    assert "cropped 2 images to the central square, or resized" in caplog.text
 
 
 @pytest.mark.parametrize(("channels", "expected"), [(None, 3), (1, 1), (3, 3)])
-def test_colour_is_decided_by_the_files_or_by_you(tmp_path, channels, expected):
-    """A palette, transparency and a camera that was turned, too."""
+def test_colour_depends_on_the_files_or_the_option(tmp_path, channels, expected):
+    """Also with a palette, transparency and a camera orientation."""
     save(tmp_path / "a" / "1.png", np.full((8, 8), 77, np.uint8))
     save(tmp_path / "a" / "2.png", RED)
     Image.fromarray(RED).quantize(4).save(tmp_path / "a" / "3.png")
@@ -89,35 +90,62 @@ def test_colour_is_decided_by_the_files_or_by_you(tmp_path, channels, expected):
     assert (red == ([200, 30, 40] if expected == 3 else 82)).all()
 
 
+def test_grey_of_16_and_32_bits_is_scaled_to_8(tmp_path):
+    """Files as Pillow writes them: the same grey values give the same image."""
+    expected = np.array([[0, 1], [128, 255]], np.uint8)
+    deep = expected.astype(np.uint16) * 257
+    save(tmp_path / "a" / "1.png", expected)
+    save(tmp_path / "a" / "2.png", deep)
+    save(tmp_path / "a" / "3.tif", deep.astype(">u2"))
+    save(tmp_path / "a" / "4.ppm", deep)
+    save(tmp_path / "a" / "5.tif", deep.astype(np.int32))
+    save(tmp_path / "a" / "6.tif", (expected / 255).astype(np.float32))
+    modes = [Image.open(file).mode for file in sorted((tmp_path / "a").iterdir())]
+    assert modes == ["L", "I;16", "I;16B", "I", "I", "F"]
+    images = load_folder(tmp_path).images
+    assert images.shape == (6, 2, 2, 1)
+    assert (images[..., 0] == expected).all()
+    assert load_folder(tmp_path, img_size=1, channels=3).images.shape == (6, 1, 1, 3)
+
+
+def test_a_tilde_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save(tmp_path / "set" / "a" / "1.png", RED)
+    np.savez(tmp_path / "set.npz", images=RED[np.newaxis], labels=[0])
+    np.testing.assert_array_equal(load_folder("~/set").images, load_npz("~/set.npz").images)
+    with pytest.raises(ConfigError, match="is called 'zzz'"):
+        load_tfds("zzz", data_dir="~/tfds")
+
+
 def test_an_npz_file_gives_what_it_holds(tmp_path):
     images = RNG.integers(0, 256, (4, 6, 6, 3), np.uint8)
     file = tmp_path / "set.npz"
     np.savez_compressed(file, images=images, labels=[0, 1, 1, 0], class_names=["a", "b"])
-    found = load_npz(file)
-    np.testing.assert_array_equal(found.images, images)
-    assert (found.labels.tolist(), found.class_names, found.name) == (
+    dataset = load_npz(file)
+    np.testing.assert_array_equal(dataset.images, images)
+    assert (dataset.labels.tolist(), dataset.class_names, dataset.name) == (
         [0, 1, 1, 0],
         ("a", "b"),
         "set",
     )
     assert load_npz(file, img_size=3, channels=1).images.shape == (4, 3, 3, 1)
     np.savez(file, images=images[:, :, 1:5, 0], labels=np.array([7, 3, 3, 7], np.uint8))
-    found = load_npz(file)
-    np.testing.assert_array_equal(found.images[..., 0], images[:, 1:5, 1:5, 0])
-    assert (found.labels.tolist(), found.class_names) == ([1, 0, 0, 1], ("3", "7"))
+    dataset = load_npz(file)
+    np.testing.assert_array_equal(dataset.images[..., 0], images[:, 1:5, 1:5, 0])
+    assert (dataset.labels.tolist(), dataset.class_names) == ([1, 0, 0, 1], ("3", "7"))
 
 
-def test_classes_without_a_picture_are_left_out_and_named(tmp_path, caplog):
+def test_classes_without_images_are_left_out_and_logged(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     images = np.zeros((3, 4, 4), np.uint8)
     file = tmp_path / "set.npz"
     np.savez(file, images=images, labels=[3, 1, 3], class_names=["w", "x", "y", "z"])
-    found = load_npz(file)
-    assert (found.labels.tolist(), found.class_names) == ([1, 0, 1], ("x", "z"))
-    assert "left out classes of no picture: w, y" in caplog.text
+    dataset = load_npz(file)
+    assert (dataset.labels.tolist(), dataset.class_names) == ([1, 0, 1], ("x", "z"))
+    assert "left out classes without images: w, y" in caplog.text
 
 
-def test_two_loads_have_one_identity_and_other_data_another(tmp_path):
+def test_identity_depends_on_the_data_alone(tmp_path):
     file = tmp_path / "set.npz"
     images = RNG.integers(0, 256, (4, 6, 6, 1), np.uint8)
     arrays = {"images": images, "labels": [0, 1, 1, 0], "class_names": ["a", "b"]}
@@ -157,20 +185,20 @@ def test_a_prepared_data_set_of_tfds_is_read_by_its_name(tmp_path, caplog):
     with tfds_files.quiet():
         Shapes(data_dir=tmp_path).download_and_prepare(file_format="array_record")
     for data_dir in (tmp_path, tmp_path / "shapes" / "1.0.0"):
-        found = load_tfds("shapes", data_dir=data_dir, img_size=4)
-        assert found.class_names == ("disc", "square")
-        values = found.images[:, 0, 0, 0]
-        assert (found.images == values[:, None, None, None]).all()
+        dataset = load_tfds("shapes", data_dir=data_dir, img_size=4)
+        assert dataset.class_names == ("disc", "square")
+        values = dataset.images[:, 0, 0, 0]
+        assert (dataset.images == values[:, None, None, None]).all()
         assert sorted(values.tolist()) == [40 * i for i in range(6)]
-        np.testing.assert_array_equal(found.labels, values // 40 % 2)
-        assert found.source == f"TFDS files in {tmp_path / 'shapes' / '1.0.0'}"
-    assert "shapes: left out classes of no picture: none" in caplog.text
+        np.testing.assert_array_equal(dataset.labels, values // 40 % 2)
+        assert dataset.source == f"TFDS files in {tmp_path / 'shapes' / '1.0.0'}"
+    assert "shapes: left out classes without images: none" in caplog.text
 
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """Serves tmp_path/www on the loopback: its address. TensorFlow is not to be had."""
-    monkeypatch.setattr(tensorflow_stand_in, "find_spec", lambda name: None)
+    """Serves tmp_path/www on the loopback: its address. TensorFlow is not installed."""
+    monkeypatch.setattr(tfds_named, "find_spec", lambda name: None)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     (tmp_path / "www").mkdir()
 
@@ -191,7 +219,7 @@ def server(tmp_path, monkeypatch):
 
 
 def register(builder, server, folder, monkeypatch):
-    """The checksums of the files that the server has, in place of the published ones."""
+    """The checksums of the files that the server has, instead of the published ones."""
     infos = {
         f"{server}{path.name}": tfds.download.checksums.compute_url_info(path)
         for path in folder.iterdir()
@@ -213,12 +241,12 @@ def test_mnist_is_downloaded_and_prepared_without_tensorflow(tmp_path, server, m
     monkeypatch.setattr(mnist, "_TEST_EXAMPLES", 30)
     monkeypatch.setattr(mnist.MNIST, "URL", server)
     register(mnist.MNIST, server, tmp_path / "www", monkeypatch)
-    found = load_tfds("mnist", data_dir=tmp_path / "tfds")
-    assert_same(found, images[..., None], labels)
+    dataset = load_tfds("mnist", data_dir=tmp_path / "tfds")
+    assert_same(dataset, images[..., None], labels)
     assert capfd.readouterr() == ("", "")
     monkeypatch.setattr(mnist.MNIST, "URL", "nowhere")
     np.testing.assert_array_equal(
-        load_tfds("mnist", data_dir=tmp_path / "tfds").images, found.images
+        load_tfds("mnist", data_dir=tmp_path / "tfds").images, dataset.images
     )
 
 
@@ -244,29 +272,29 @@ def test_cifar10_is_unpacked_from_its_archive_without_tensorflow(tmp_path, serve
     wanted = stock._replace(url=server + archive.name, train_files=stock.train_files[:1])
     monkeypatch.setattr(cifar.Cifar10, "_cifar_info", wanted)
     register(cifar.Cifar10, server, tmp_path / "www", monkeypatch)
-    found = load_tfds("cifar10", data_dir=tmp_path / "tfds")
-    assert_same(found, images, labels)
-    assert found.class_names == tuple("abcdefghij")
+    dataset = load_tfds("cifar10", data_dir=tmp_path / "tfds")
+    assert_same(dataset, images, labels)
+    assert dataset.class_names == tuple("abcdefghij")
     assert not list(tmp_path.rglob("evil"))
 
 
-def assert_same(found, images, labels):
-    """The same images with the same labels, in whatever order."""
+def assert_same(dataset, images, labels):
+    """The same images with the same labels, in any order."""
     given = {image.tobytes(): label for image, label in zip(images, labels, strict=True)}
-    names = dict(enumerate(sorted(set(labels.tolist()))))  # classes of no image are left out
+    names = dict(enumerate(sorted(set(labels.tolist()))))  # classes without images are left out
     read = {
         i.tobytes(): names[label]
-        for i, label in zip(found.images, found.labels.tolist(), strict=True)
+        for i, label in zip(dataset.images, dataset.labels.tolist(), strict=True)
     }
     assert read == given
 
 
-def test_more_than_the_memory_holds_is_refused_before_it_is_read(monkeypatch):
-    monkeypatch.setattr(pictures, "_memory", lambda: 1000.0)
+def test_more_data_than_memory_is_refused_before_reading(monkeypatch):
+    monkeypatch.setattr(square_images, "_memory", lambda: 1000.0)
 
     def never():
         raise AssertionError("something was read")
         yield
 
-    with pytest.raises(pictures.DataError, match=r"set: 10 x 8 x 8 x 1 bytes are 0.0 GB"):
-        pictures.stack(never(), 10, 8, 1, "set")
+    with pytest.raises(square_images.DataError, match=r"set: 10 x 8 x 8 x 1 bytes are 0.0 GB"):
+        square_images.stack(never(), 10, 8, 1, "set")

@@ -1,6 +1,6 @@
 """TFDS as a source, end to end on a loopback server: prepared directories and downloads.
 
-A package named tensorflow that fails on import stands in the way all the while.
+A package named tensorflow that fails on import is on the path in every test.
 """
 
 import dataclasses
@@ -20,8 +20,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from tensorflow_datasets.image_classification import mnist
 
 from cgan_jax.data import load, tfds_download, tfds_files
+from cgan_jax.data.spec import SplitSpec
 from cgan_jax.errors import DataError
 
 
@@ -45,7 +47,7 @@ def temporary(tmp_path, monkeypatch):
 
 
 class Server:
-    """Serves the stand-in's files; `spoil` may change a file's bytes or the length it announces."""
+    """Serves the miniature's files; `spoil` may change the bytes or the announced length."""
 
     def __init__(self, directory: Path):
         self.directory = directory
@@ -86,6 +88,8 @@ def server(tiny, tmp_path, monkeypatch):
         )
     monkeypatch.setattr(stock, "URL", serving.url)
     monkeypatch.setattr(stock, "url_infos", infos)
+    for name, split in (("_TRAIN_EXAMPLES", "train"), ("_TEST_EXAMPLES", "test")):
+        monkeypatch.setattr(mnist, name, len(tiny.arrays[split].labels))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     thread = threading.Thread(target=serving.http.serve_forever, args=(0.02,))
     thread.start()
@@ -142,9 +146,13 @@ def too_long(name, data):
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
-    [(cut, "was cut after 100 of"), (flipped, "has not the checksum"), (too_long, "checksum")],
+    [
+        (cut, "was cut after 100 of"),
+        (flipped, "does not have the checksum"),
+        (too_long, "checksum"),
+    ],
 )
-def test_a_bad_download_is_told_in_one_line_and_leaves_nothing(
+def test_a_bad_download_gives_one_line_and_leaves_nothing(
     tiny, server, temporary, tmp_path, spoil, message
 ):
     good, server.spoil = server.spoil, spoil
@@ -157,7 +165,7 @@ def test_a_bad_download_is_told_in_one_line_and_leaves_nothing(
     same(load(), tiny.arrays["train"])
 
 
-def test_tfds_itself_compares_with_what_it_registers(tiny, tmp_path, monkeypatch):
+def test_tfds_itself_compares_checksums(tiny, tmp_path, monkeypatch):
     def fetch_unchecked(url, info, directory, deadline):
         shutil.copy(tiny.idx_dir / info.filename, directory)
 
@@ -168,7 +176,7 @@ def test_tfds_itself_compares_with_what_it_registers(tiny, tmp_path, monkeypatch
     assert not [p for p in (tmp_path / "tfds").rglob("*") if p.is_file()]
 
 
-def test_a_failing_server_is_told_by_the_probe(tiny, server, tmp_path):
+def test_the_probe_detects_a_failing_server(tiny, server, tmp_path):
     server.directory = tmp_path
     with pytest.raises(DataError, match="no answer from 127.0.0.1"):
         tfds_download.prepare(tiny.spec, tmp_path / "tfds")
@@ -200,7 +208,7 @@ def test_a_silent_server_costs_no_more_than_the_probe(tiny, server, tmp_path, mo
     release.set()
 
 
-def test_a_slow_name_look_up_costs_no_more_than_the_probe(tiny, server, tmp_path, monkeypatch):
+def test_a_slow_name_lookup_costs_no_more_than_the_probe(tiny, server, tmp_path, monkeypatch):
     monkeypatch.setattr(tfds_download, "_PROBE_SECONDS", 0.1)
     release = threading.Event()
     monkeypatch.setattr(
@@ -219,13 +227,13 @@ def test_without_tfds_the_other_sources_are_tried(tiny, tmp_path, monkeypatch):
 
 def test_an_unregistered_file_is_not_downloaded(tiny, server, tmp_path, monkeypatch):
     monkeypatch.setattr(tfds.image_classification.FashionMNIST, "url_infos", None)
-    with pytest.raises(DataError, match="no checksum for train-images-idx3-ubyte.gz"):
+    with pytest.raises(DataError, match="registers no checksums of Tiny-MNIST"):
         tfds_download.prepare(tiny.spec, tmp_path / "tfds")
     assert not server.requests
 
 
 @pytest.mark.parametrize("place", ["taken", "unwritable"])
-def test_where_the_usual_place_cannot_be_used_a_temporary_one_serves(
+def test_without_the_usual_directory_a_temporary_one_is_used(
     tiny, server, temporary, tmp_path, monkeypatch, place
 ):
     root = tmp_path / "tfds"
@@ -234,7 +242,7 @@ def test_where_the_usual_place_cannot_be_used_a_temporary_one_serves(
         mine.parent.mkdir(parents=True)
         mine.write_bytes(b"precious")
     else:
-        root.write_bytes(b"a file, so that nobody, root neither, can write below it")
+        root.write_bytes(b"a file: not even root can write below it")
     same(load(), tiny.arrays["train"])
     assert not list(temporary.glob("cgan_jax*"))
     assert place == "unwritable" or os.listdir(mine.parent) == ["mine.tfrecord"]
@@ -292,21 +300,22 @@ def test_a_broken_directory_is_refused(tiny, copy, spoil, message):
 
 
 def test_other_contents_are_refused(tiny, copy):
-    split = dataclasses.replace(tiny.spec.splits["train"], labels_sha256="0" * 64)
+    images, labels = tiny.spec.splits["train"]
+    split = SplitSpec(images, labels._replace(sha256="0" * 64))
     spec = dataclasses.replace(tiny.spec, splits={**tiny.spec.splits, "train": split})
     with pytest.raises(DataError, match="train labels in .* are not Tiny-MNIST's"):
         tfds_files.read(spec, "train", copy)
 
 
-def test_the_usual_place_is_tfdss_own(monkeypatch, tmp_path):
+def test_the_usual_root_is_that_of_tfds(monkeypatch, tmp_path):
     monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert tfds_files.usual_root() == tmp_path / "tensorflow_datasets"
 
 
 def test_the_newest_version_comes_first(tiny, tmp_path):
-    for version in ("3.0.0", "3.0.1", "3.1.0"):
+    for version in ("3.0.9", "3.0.10", "3.1.0", "tmp"):
         (tmp_path / "fashion_mnist" / version).mkdir(parents=True)
-    for version in ("3.0.0", "3.0.1"):
+    for version in ("3.0.9", "3.0.10", "tmp"):
         (tmp_path / "fashion_mnist" / version / "dataset_info.json").touch()
-    assert tfds_files.find(tiny.spec.name, tmp_path) == tmp_path / "fashion_mnist/3.0.1"
+    assert tfds_files.find(tiny.spec.name, tmp_path) == tmp_path / "fashion_mnist/3.0.10"

@@ -29,7 +29,7 @@ from safetensors.numpy import save
 from cgan_jax import Batch, generate_latent_points, grid, load_generator, run_keys, train_step
 from cgan_jax.config import ModelConfig, OptimizerConfig, TrainConfig, from_dict
 from cgan_jax.data import SPECS, Dataset, idx, load, load_folder, load_npz, load_tfds
-from cgan_jax.data.spec import FASHION_MNIST, SplitSpec
+from cgan_jax.data.spec import FASHION_MNIST, IdxFile, SplitSpec
 from cgan_jax.errors import CGANError, ConfigError, DataError, RunError
 from cgan_jax.interop import config_from_torch, load_state_dict, save_state_dict
 from cgan_jax.reporting.callbacks import LossesTable, SampleGrids, TensorBoard
@@ -94,6 +94,13 @@ CONFIGURATIONS = [
         ("losses", lambda: TrainConfig(loss=np.ones(2)), "loss", "one of least", "default, least"),
         ("array", lambda: TrainConfig(dataset=np.ones((9, 9))), "dataset", "a name", "default"),
         ("model", lambda: TrainConfig(model={}), "model", "a ModelConfig, not {}", "Omit it"),
+        (
+            "optimizer",
+            lambda: TrainConfig(optimizer=3),
+            "optimizer",
+            "an OptimizerConfig",
+            "Omit it",
+        ),
         ("nan", lambda: OptimizerConfig(lr=float("nan")), "lr", "above 0, not nan", "0.0002"),
         ("inf", lambda: OptimizerConfig(lr=float("inf")), "lr", "a finite number", "0.0002"),
         ("huge", lambda: OptimizerConfig(lr=DIGITS), "lr", "a finite number above 0", "0.0002"),
@@ -123,12 +130,13 @@ SMALL = replace(
     name="small",
     splits={
         "train": SplitSpec(
-            (4, 2, 2), IMAGES, LABELS, idx.sha256(PIXELS), idx.sha256(np.array([0, 1, 2, 9], "u1"))
+            IdxFile(IMAGES, (4, 2, 2), idx.sha256(PIXELS)),
+            IdxFile(LABELS, (4,), idx.sha256(np.array([0, 1, 2, 9], "u1"))),
         )
     },
 )
 INFO = "small/1.0.0/dataset_info.json"
-ANOTHER = "name another directory, or none"
+ANOTHER = "name another directory, or omit it"
 
 
 def read_data(at: Path) -> Dataset:
@@ -163,15 +171,15 @@ DATA = [
          **{IMAGES: idx.header((2, 2, 4)) + RAW[16:]}),
     data("cut data", "cut short: 15 bytes", "expected 16", **{IMAGES: RAW[:-1]}),
     data("more data", "bytes after its data", "16 bytes", **{IMAGES: RAW + b"\0"}),
-    data("cut gzip", "damaged or cut", "a whole gzip file", **{IMAGES: ZIPPED[:-9]}),
-    data("gzip checksum", "CRC", "a whole gzip", **{IMAGES: ZIPPED[:-8] + bytes(4) + ZIPPED[-4:]}),
-    data("label range", "the label 10", "0 to 9 (10 classes)", **{LABELS: RAW_LABELS[:-1] + b"\n"}),
+    data("cut gzip", "damaged or cut", "a complete gzip file", **{IMAGES: ZIPPED[:-9]}),
+    data("gzip checksum", "CRC", "complete gzip", **{IMAGES: ZIPPED[:-8] + bytes(4) + ZIPPED[-4:]}),
+    data("label range", "labels in", "0 to 9 (10 classes)", **{LABELS: RAW_LABELS[:-1] + b"\n"}),
     data("checksum", "train images in", "expected", **{IMAGES: RAW[:-1] + b"\0"}),
     data("no labels", f"lacks {LABELS}", IMAGES, **{LABELS: b"-"}),
     data("directory for a file", f"lacks {IMAGES}", LABELS, **{IMAGES: None}),
     data("link to itself", f"lacks {IMAGES}", LABELS, **{IMAGES: IMAGES}),
     data("empty directory", "holds no Fashion-MNIST train", f"{IMAGES}[.gz]", **NO_INFO, x=None),
-    data("file for directory", "is not there", "a directory", **NO_INFO,
+    data("file for directory", "does not exist", "a directory", **NO_INFO,
          call=lambda at: load("small", data_dir=at / "data" / "x"), x=b""),
     data("unreadable", f"{IMAGES}: Permission denied", "may read",
          call=unreadable("builtins.open", read_data)),
@@ -189,7 +197,11 @@ DATA = [
     Case("no such home", DataError, lambda at: load("small", data_dir="~no-such-user/data"),
          "~no-such-user", "the path of", "Give another"),
     Case("no path", DataError, lambda at: load("small", data_dir=3), "data_dir",
-         "the path of a directory", "Give another"),
+         "the path of a file or folder", "Give another"),
+    Case("null character", DataError, lambda at: load("small", data_dir="a\0b"), "null character",
+         "the path of", "Give another"),
+    Case("path that is not UTF-8", DataError, lambda at: load("small", data_dir=at / "\udcff"),
+         r"\udcff' cannot be written as UTF-8", "valid Unicode", "Rename it"),
     Case("no cache home", DataError,
          with_variable("CGAN_JAX_CACHE", "~no-such-user/c", lambda at: load("small")),
          "CGAN_JAX_CACHE", "the path", "Give another"),
@@ -208,6 +220,12 @@ def png(width: int, height: int, mode: str = "L") -> bytes:
     stream = io.BytesIO()
     Image.new(mode, (width, height)).save(stream, "png")
     return stream.getvalue()
+
+
+def tiff(values: np.ndarray) -> Files:
+    stream = io.BytesIO()
+    Image.fromarray(values).save(stream, "tiff")
+    return {"set/a/a.tif": stream.getvalue()}
 
 
 def bomb() -> bytes:
@@ -250,27 +268,36 @@ def tfds_named(name: str) -> Call:
 
 
 OWN = [
-    Case("no folder", DataError, folder, "set: ", "a sub-folder of pictures", "Name another"),
-    Case("a file for a folder", DataError, folder, "it is a file", "for each class", "an .npz file",
+    Case("no folder", DataError, folder, "set: ", "sub-folder of images per class", "Name another"),
+    Case("a file for a folder", DataError, folder, "it is a file", "per class", "an .npz file",
          {"set": png(4, 4)}),
-    Case("an empty folder", DataError, folder, "set has no sub-folders", "one for each class",
-         "Put the pictures", {"set": None}),
+    Case("an empty folder", DataError, folder, "set has no sub-folders", "one sub-folder",
+         "Move the images", {"set": None}),
     Case("pictures without classes", DataError, folder, "set holds no sub-folders, but files",
-         "one for each class", "name of the class", {"set/a.png": png(4, 4)}),
-    Case("a class without pictures", DataError, folder, "holds no picture", ".png or .jpg",
+         "one sub-folder", "name of the class", {"set/a.png": png(4, 4)}),
+    Case("a class without pictures", DataError, folder, "holds no image", ".png or .jpg",
          "Name the folder whose", {"set/train/cat/a.png": png(4, 4)}),
     Case("a link in a circle", DataError, folder, "set", "", "Name another", {"set": "set"}),
-    Case("a cut picture", DataError, folder, "b.png cannot be read", "a whole picture", "Mend it",
+    Case("a cut picture", DataError, folder, "b.png cannot be read", "an intact image", "Repair",
          {"set/a/a.png": png(4, 4), "set/a/b.png": png(4, 4)[:43]}),
-    Case("a text for a picture", DataError, folder, "a.jpg cannot be read", "a whole picture",
-         "Mend it", {"set/a/a.jpg": b"<html>"}),
-    Case("a deep picture", DataError, folder, "its mode is I", "8 bits a channel", "Mend it",
-         {"set/a/a.png": png(4, 4, "I;16")}),
+    Case("a text for a picture", DataError, folder, "a.jpg cannot be read", "an intact image",
+         "Repair", {"set/a/a.jpg": b"<html>"}),
+    Case("integers beyond 16 bits", DataError, folder, "from 0 to 65536; mode I needs 0 to 65535",
+         "grey in range", "Repair", tiff(np.array([[0, 65536]], np.int32))),
+    Case("integers of 8 or 16 bits", DataError, folder, "up to 255, may mean 8 or 16 bits",
+         "grey in range", "Repair", tiff(np.array([[0, 255]], np.int32))),
+    Case("floats up to 255", DataError, folder, "from 0 to 255; mode F needs 0 to 1",
+         "grey in range", "Repair", tiff(np.array([[0, 255]], np.float32))),
+    Case("floats that are not numbers", DataError, folder, "from nan to nan",
+         "grey in range", "Repair", tiff(np.array([[0, np.nan]], np.float32))),
+    Case("a class name that is not UTF-8", DataError, folder,
+         r"set: the class name '\udcff' cannot be written as UTF-8", "valid Unicode", "Rename it",
+         {"set/\udcff/a.png": png(4, 4)}),
     Case("an enormous picture", DataError,
-         lambda at: load_folder(at / "set", img_size=8), "decompression bomb", "a whole picture",
-         "Mend it", {"set/a/a.png": bomb()}),
+         lambda at: load_folder(at / "set", img_size=8), "decompression bomb", "an intact image",
+         "Repair", {"set/a/a.png": bomb()}),
     Case("pictures of two sizes", DataError, folder, "2 sizes, their shorter sides from 3 to 4",
-         "one size", "--img-size", {"set/a/a.png": png(4, 4), "set/b/b.png": png(3, 5)}),
+         "--img-size", "img_size=", {"set/a/a.png": png(4, 4), "set/b/b.png": png(3, 5)}),
     Case("large pictures", DataError, folder, "300 pixels wide", "at most 128", "--img-size",
          {"set/a/a.png": png(300, 400)}),
     Case("no size", ConfigError, lambda at: load_folder(at, img_size=0), "img_size", "at least 1",
@@ -278,17 +305,17 @@ OWN = [
     Case("two channels", ConfigError, lambda at: load_npz(at, channels=2), "channels", "1 (grey)",
          "Omit it"),
     Case("no npz", DataError, own_npz, "No such file", "an .npz file", "name another"),
-    Case("a text for an npz", DataError, own_npz, "not a zip file", "an .npz file", "Mend it",
+    Case("a text for an npz", DataError, own_npz, "not a zip file", "an .npz file", "Repair",
          {"set.npz": b"text"}),
     Case("no labels in an npz", DataError, own_npz, "no array 'labels'; it holds images",
          "images, labels", "np.savez", npz(labels=...)),
-    Case("pickled images", DataError, own_npz, "images in", "numbers or texts", "Save images",
+    Case("pickled images", DataError, own_npz, "images in", "numbers or strings", "Save images",
          npz(images=np.array([1, None, 2, 3]))),
     Case("floats in an npz", DataError, own_npz, "images in", "uint8", "(images * 255).round()",
          npz(images=PIXELS / 255)),
     Case("channels first", DataError, own_npz, "[4, 3, 8, 8]", "[N, H, W, C]",
          "transpose(0, 2, 3, 1)", npz(images=np.zeros((4, 3, 8, 8), "u1"))),
-    Case("floats for labels", DataError, own_npz, "labels in", "integers [4]", "one for each",
+    Case("floats for labels", DataError, own_npz, "labels in", "integers [4]", "one label per",
          npz(labels=np.zeros(4))),
     Case("a label below 0", DataError, own_npz, "labels run from -1", "0 or more", "from 0",
          npz(labels=np.array([-1, 0, 1, 1]))),
@@ -296,7 +323,7 @@ OWN = [
          "from 0", npz(labels=np.array([0, 1, 2, 2]))),
     Case("more images than memory", DataError, own_npz, "are 64000000.0 GB", "this machine's",
          "smaller --img-size", huge_npz()),
-    Case("cut npz", DataError, own_npz, "cannot be read", "an .npz file", "Mend it",
+    Case("cut npz", DataError, own_npz, "cannot be read", "an .npz file", "Repair",
          {"set.npz": npz()["set.npz"][:-30]}),
     Case("misspelt name", ConfigError, tfds_named("cifar01"), "did you mean cifar10", "a folder",
          "Correct the name"),
@@ -304,17 +331,17 @@ OWN = [
          "a configuration of emnist", "Correct the name"),
     Case("path for a name", ConfigError, tfds_named("../../mnist"), "'../../mnist'", "a folder",
          "Correct the name"),
-    Case("no such set of TFDS's", ConfigError, tfds_named("zzzzzz"), "no TFDS data set 'zzzzzz'",
+    Case("no such set of TFDS's", ConfigError, tfds_named("zzzzzz"), "data set is called 'zzzzzz'",
          "a name in", "Correct the name"),
     Case("files for TensorFlow", DataError, tfds_named("mnist"), "tfrecord files, which need",
-         "array_record", "Prepare it so elsewhere",
+         "array_record", "Prepare it elsewhere",
          {"mnist/3.0.1/dataset_info.json": b'{"name": "mnist", "fileFormat": "tfrecord"}'}),
     Case("unknown split of TFDS's", ConfigError, tfds_named("mnist"), "no split 'train'",
          "one of test", "Name one",
          {"mnist/3.0.1/dataset_info.json": b'{"name": "mnist", "fileFormat": "array_record",'
           b'"splits": [{"name": "test", "shardLengths": ["3"]}]}'}),
     Case("no rows of TFDS's", DataError, tfds_named("mnist"), "cannot read the TFDS files",
-         "8 bits", "Prepare it anew",
+         "intact files", "Delete it",
          {"mnist/3.0.1/dataset_info.json": b'{"name": "mnist", "fileFormat": "array_record",'
           b'"splits": [{"name": "train", "shardLengths": ["3"]}]}'}),
 ]  # fmt: skip
@@ -333,29 +360,29 @@ ARRAYS = [
     Case("no height", DataError, make_dataset(images=PIXELS[:, :0, :, None]), "[4, 0, 2, 1]",
          "no empty dimension", "pixel values"),
     Case("a column of labels", DataError, make_dataset(labels=np.zeros((4, 1), np.int32)),
-         "labels are int32 [4, 1]", "int32 [4]", "one for each image"),
+         "labels are int32 [4, 1]", "int32 [4]", "one label per image"),
     Case("wide labels", DataError, make_dataset(labels=np.zeros(4, np.int64)),
-         "labels are int64 [4]", "int32 [4]", "one for each image"),
+         "labels are int64 [4]", "int32 [4]", "one label per image"),
     Case("few labels", DataError, make_dataset(labels=np.zeros(3, np.int32)),
-         "labels are int32 [3]", "int32 [4]", "one for each image"),
+         "labels are int32 [3]", "int32 [4]", "one label per image"),
     Case("high label", DataError, make_dataset(labels=np.full(4, 2, np.int32)), "from 2 to 2",
          "0 to 1 (2 classes)", "from 0"),
     Case("low label", DataError, make_dataset(labels=np.full(4, -1, np.int32)), "from -1",
          "0 to 1", "from 0"),
     Case("no names", DataError, make_dataset(class_names=()), "class_names is ()",
-         "at least one name", "one name a class"),
+         "at least one name", "one name per class"),
     Case("a text for names", DataError, from_arrays(class_names="ab"), "class_names is 'ab'",
-         "a list", "one name a class"),
+         "a list", "one name per class"),
     Case("names of two lines", DataError, from_arrays(class_names=("a\nb", "c")), "class_names",
-         "one line", "one name a class"),
+         "one line", "one name per class"),
     Case("None for names", DataError, from_arrays(class_names=None), "class_names is None",
-         "a list", "one name a class"),
+         "a list", "one name per class"),
     Case("labels that are floats", DataError, from_arrays(labels=[0.0, 1, 1, 0]),
          "labels are float64", "integers", "counted from 0"),
     Case("labels of 64 bits", DataError, from_arrays(labels=[0, 1, 1, 2**40]), "1099511627776",
          "int32", "from 0"),
-    Case("ragged images", DataError, from_arrays(images=[[[0]], [[0], [1]]]), "no array",
-         "of one size", "Make arrays"),
+    Case("ragged images", DataError, from_arrays(images=[[[0]], [[0], [1]]]), "not an array",
+         "of one size", "Convert them"),
     Case("floats in a batch", ConfigError,
          lambda at: train_step(GAN.from_config(), None,
          Batch(np.zeros((4, 28, 28, 1)), np.zeros(4, int)), None), "float64 [4, 28, 28, 1]",
@@ -604,7 +631,7 @@ COMMANDS = [
     (TRAIN, f"--workdir {'x' * 300}", "too long", "a folder", "Name another", {}),
     (TRAIN, "--data-dir {at}/nowhere", "nowhere", "a directory", ANOTHER, {}),
     (TRAIN, "--data-dir {at}", "holds no Fashion-MNIST", "prepared by TFDS", ANOTHER, {}),
-    (TRAIN, f"--data-dir {'x' * 300}", "is not there", "a directory", ANOTHER, {}),
+    (TRAIN, f"--data-dir {'x' * 300}", "does not exist", "a directory", ANOTHER, {}),
     (TRAIN, "--data-dir {at}", IMAGES, "[60000, 28, 28]", ANOTHER,
          {IMAGES: RAW, LABELS: RAW_LABELS}),
     (TRAIN, "train", "train", "", HELP, {}),
@@ -615,7 +642,7 @@ COMMANDS = [
     ("train", "", "DATA", "required", HELP, {}),
     ("train", "{at}/set --img-size 0", "img_size", "at least 1", "Omit it", {}),
     ("train", "{at}/set --channels 2", "--channels", "Expected one of", HELP, {}),
-    ("train", "{at}/nowhere", "nowhere", "a sub-folder", "Name another", {}),
+    ("train", "{at}/nowhere", "nowhere", "one sub-folder", "Name another", {}),
     ("train", "{at}/set --data-dir {at}", "data_dir", "the name of a data set", "Omit it",
          {"set/a/a.png": png(4, 4)}),
     ("train", "{at}/set --lr 0", "lr", "above 0", "default, 0.0002", {}),

@@ -1,4 +1,4 @@
-"""`python -m experiments.train` and the example to copy, as a user runs them, on small networks."""
+"""`python -m experiments.train` and the example to copy, run as by a user, on small networks."""
 
 import sys
 from pathlib import Path
@@ -31,7 +31,7 @@ def invoke(monkeypatch, tmp_path):
 
 @pytest.fixture
 def photos(tmp_path):
-    """Twelve coloured pictures in two classes, of several sizes."""
+    """Twelve images in colour and of several sizes, in two classes."""
     for i in range(12):
         file = tmp_path / "photos" / ("frog", "toad")[i % 2] / f"{i}.jpg"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -39,7 +39,7 @@ def photos(tmp_path):
     return tmp_path / "photos"
 
 
-def test_a_folder_of_pictures_is_trained_and_other_pictures_are_refused(
+def test_a_folder_of_images_is_trained_and_other_images_are_refused(
     invoke, photos, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(training_flags, "preset", lambda name: tiny.CONFIG)
@@ -72,17 +72,17 @@ def test_too_few_for_a_batch_are_refused(invoke, photos):
     assert not Path("runs").exists()
 
 
-def test_what_sample_writes_can_be_trained_on(tmp_path):
+def test_the_npz_of_sample_can_be_trained_on(tmp_path):
     images = np.arange(8 * 16, dtype=np.uint8).reshape(8, 4, 4, 1)
     labels, names = np.arange(8, dtype=np.int32) % 2, ("frog", "toad")
     sample.write(images, labels, np.arange(2), names, tmp_path / "fakes.npz")
-    found = train.Flags(data=str(tmp_path / "fakes.npz")).load()
-    np.testing.assert_array_equal(found.images, images)
-    np.testing.assert_array_equal(found.labels, labels)
-    assert found.class_names == names
+    dataset = train.Flags(data=str(tmp_path / "fakes.npz")).load()
+    np.testing.assert_array_equal(dataset.images, images)
+    np.testing.assert_array_equal(dataset.labels, labels)
+    assert dataset.class_names == names
 
 
-def test_fashion_mnist_is_the_reports(fashion_mnist):
+def test_fashion_mnist_matches_the_report(fashion_mnist):
     job = training_flags.parse_job(train.Flags, train.MODULE, ["fashion_mnist"])
     np.testing.assert_array_equal(job.own.load().images, fashion_mnist.images)
     assert job.config.for_data(fashion_mnist) == PRESETS["report"]

@@ -1,0 +1,33 @@
+"""Helpers for messages and for paths. test_bad_input.py has the checks of values."""
+
+from pathlib import Path
+
+import pytest
+
+from cgan_jax.checks import as_path, plural, with_article
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ((1, "image"), "1 image"),
+        ((0, "image"), "0 images"),
+        ((2000, "image"), "2,000 images"),
+        ((1, "class", "classes"), "1 class"),
+        ((2, "class", "classes"), "2 classes"),
+    ],
+)
+def test_plural(words, expected):
+    assert plural(*words) == expected
+
+
+@pytest.mark.parametrize("expected", ["an int", "an OptimizerConfig", "a dict", "a ModelConfig"])
+def test_with_article(expected):
+    assert with_article(expected.split()[1]) == expected
+
+
+def test_as_path_expands_the_home_of_files_and_folders(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert as_path("~/a/b.png", "out") == tmp_path / "a" / "b.png"
+    assert as_path(Path("~"), "workdir") == tmp_path
+    assert as_path("a~/b", "out") == Path("a~/b")
