@@ -1,7 +1,7 @@
-"""Features that no network has learned: an image's coordinates along the data's main directions.
+"""Features that no network has learned: coordinates along the principal components of the pixels.
 
-What a checkpoint is chosen by while training is taken on these, so that the reference classifier
-judges the result and had no say in it.
+The best checkpoint of a run is chosen by these, so that the reference classifier, which judges the
+result, has no part in the choice.
 """
 
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cgan_jax.errors import DataError
+from cgan_jax.metrics.inputs import check_images
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,10 +26,10 @@ class PixelFeatures:
 
     @classmethod
     def of(cls, images: np.ndarray, n: int = 64) -> "PixelFeatures":
-        """The first n principal components of some images, uint8 `[N, H, W, C]`.
+        """The first n principal components of images, uint8 `[N, H, W, C]`.
 
         Raises:
-            DataError: they are not, or have fewer pixels than n, or are fewer.
+            DataError: other shapes or dtypes, or fewer than n images or pixels.
         """
         pixels = _pixels(images)
         if min(pixels.shape) < n:
@@ -37,7 +38,7 @@ class PixelFeatures:
             )
         mean = pixels.mean(0)
         centred = pixels - mean
-        if len(centred) < centred.shape[1]:  # then the matrix of their products is the smaller one
+        if len(centred) < centred.shape[1]:  # then their Gram matrix is smaller than the covariance
             _, vectors = np.linalg.eigh(centred @ centred.T)
             components, _ = np.linalg.qr(centred.T @ vectors[:, : -n - 1 : -1])
             return cls(mean, components)
@@ -50,6 +51,5 @@ class PixelFeatures:
 
 
 def _pixels(images: np.ndarray) -> np.ndarray:
-    if images.dtype != np.uint8 or images.ndim != 4:
-        raise DataError(f"images must be uint8 [N, H, W, C], not {images.dtype} {images.shape}")
+    check_images(images)
     return images.reshape(len(images), -1) / 255
