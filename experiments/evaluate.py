@@ -104,15 +104,8 @@ def main() -> None:
     with progress_bar(n_images) as on_progress:
         real = prepare(training, test, protocol, inception=inception, on_progress=on_progress)
         for run_folder, generator, folder in zip(runs, generators, folders, strict=False):
-            evaluation = evaluate(generator, real, on_progress=on_progress)
-            tqdm.write(f"\n{run_folder.path}, {generator.step:,} steps\n{table(evaluation)}\n")
-            for line in evaluation.warnings:
-                tqdm.write(f"WARNING: {line}", file=sys.stderr)
-            name, seed = run_folder.path.name, run_folder.config.seed
-            about = {"run": name, "seed": seed, "best": flags.best}
-            write(evaluation, run_folder.class_names, about, folder)
-            write_or_warn(run_folder.path)
-            evaluations.append(evaluation)
+            evaluations.append(evaluate(generator, real, on_progress=on_progress))
+            publish(evaluations[-1], run_folder, folder, best=flags.best)
     if len(runs) > 1:
         compare(evaluations, [each.path.name for each in runs], flags.out)
     print(f"Figures and plots are in {', '.join(map(str, folders))}.")
@@ -176,6 +169,17 @@ def progress_bar(total: int) -> "Iterator[ProgressFn]":
             bar.update(n)
 
         yield on_progress
+
+
+def publish(evaluation: "Evaluation", run_folder: RunFolder, folder: Path, *, best: bool) -> None:
+    """Print an evaluation, and then write it and the run's page."""
+    steps = evaluation.stamp["step"]
+    tqdm.write(f"\n{run_folder.path}, {steps:,} steps\n{table(evaluation)}\n")
+    for line in evaluation.warnings:
+        tqdm.write(f"WARNING: {line}", file=sys.stderr)
+    about = {"run": run_folder.path.name, "seed": run_folder.config.seed, "best": best}
+    write(evaluation, run_folder.class_names, about, folder)
+    write_or_warn(run_folder.path)
 
 
 def table(evaluation: "Evaluation") -> str:

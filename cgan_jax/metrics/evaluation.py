@@ -175,8 +175,8 @@ def prepare(
 ) -> RealBaseline:
     """Measure the real images: the test split, and training images instead of fakes.
 
-    These are reference points and not what an ideal generator would reach: the reference classifier
-    was trained on the training images, so its features of them are unlike those of new images.
+    Their figures are for comparison and are not bounds: the reference classifier was trained on
+    these training images.
 
     Args:
         training: the training split.

@@ -6,6 +6,7 @@ NVIDIA's StyleGAN code; PyTorch (extra `torch`) runs it.
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from os import PathLike
 from typing import Any
 
@@ -58,27 +59,34 @@ def load_inception(path: str | PathLike[str]) -> Features:
             "expected a TorchScript module that returns [N, 2048]\n"
             "Name the file inception-2015-12-05.pt of NVIDIA's StyleGAN code, or one like it."
         ) from error
-    options: dict[str, Any] = {"return_features": True} if "return_features" in arguments else {}
+    options = {"return_features": True} if "return_features" in arguments else {}
+    return partial(_features, partial(module, **options), path)
 
-    def features(images: np.ndarray, on_chunk: Callable[[int], None]) -> np.ndarray:
-        outputs = []
-        for rows in chunks(len(images), CHUNK):
-            chunk = torch.from_numpy(np.array(images[rows], np.float32))
-            planes = chunk.permute(0, 3, 1, 2).expand(-1, 3, -1, -1)
-            with torch.no_grad():
-                enlarged = torch.nn.functional.interpolate(
-                    planes, size=(SIZE, SIZE), mode="bilinear", align_corners=False
-                )
-                output = module(enlarged, **options)
-            if not isinstance(output, torch.Tensor) or output.shape != (len(chunk), FEATURES):
-                shape = list(getattr(output, "shape", ()))
-                raise DataError(
-                    f"the module in {path} returns {type(output).__name__} {shape}\n"
-                    f"expected features [{len(chunk)}, {FEATURES}]\n"
-                    "Name a file whose module ends with Inception's last pooling layer."
-                )
-            outputs.append(output.numpy())
-            on_chunk(len(chunk))
-        return np.concatenate(outputs)
 
-    return features
+def _features(
+    module: Callable[..., Any],
+    path: str | PathLike[str],
+    images: np.ndarray,
+    on_chunk: Callable[[int], None],
+) -> np.ndarray:
+    import torch
+
+    outputs = []
+    for rows in chunks(len(images), CHUNK):
+        chunk = torch.from_numpy(np.array(images[rows], np.float32))
+        planes = chunk.permute(0, 3, 1, 2).expand(-1, 3, -1, -1)
+        with torch.no_grad():
+            enlarged = torch.nn.functional.interpolate(
+                planes, size=(SIZE, SIZE), mode="bilinear", align_corners=False
+            )
+            output = module(enlarged)
+        if not isinstance(output, torch.Tensor) or output.shape != (len(chunk), FEATURES):
+            shape = list(getattr(output, "shape", ()))
+            raise DataError(
+                f"the module in {path} returns {type(output).__name__} {shape}\n"
+                f"expected features [{len(chunk)}, {FEATURES}]\n"
+                "Name a file whose module ends with Inception's last pooling layer."
+            )
+        outputs.append(output.numpy())
+        on_chunk(len(chunk))
+    return np.concatenate(outputs)

@@ -41,28 +41,19 @@ def check_features(real: np.ndarray, fake: np.ndarray, least: int) -> tuple[np.n
         DataError: one is not an array of numbers `[N, F]`, is not finite or has fewer than `least`
             rows, or their widths differ.
     """
-    real, fake = (
-        _as_float64("real features", real, least),
-        _as_float64("fake features", fake, least),
-    )
+    for name, features in (("real", real), ("fake", fake)):
+        array = np.asarray(features)
+        if array.ndim != 2 or array.dtype.kind not in "fiu" or len(array) < least:
+            raise DataError(
+                f"{name} features are {array.dtype} {list(array.shape)}\n"
+                f"expected numbers [N, F] with at least {least} rows\nGive one row per image."
+            )
+        if not np.isfinite(array).all():
+            raise DataError(f"{name} features must be finite, but some are NaN or infinite")
+    real, fake = np.asarray(real, np.float64), np.asarray(fake, np.float64)
     if real.shape[1] != fake.shape[1]:
         raise DataError(
             f"real features have {real.shape[1]} columns, fake ones {fake.shape[1]}\n"
             "expected equal numbers\nTake both from the same network."
         )
     return real, fake
-
-
-def _as_float64(name: str, features: np.ndarray, least: int) -> np.ndarray:
-    array = np.asarray(features)
-    if array.ndim != 2 or array.dtype.kind not in "fiu":
-        raise DataError(
-            f"{name} must be numbers [N, F], not {array.dtype} {list(array.shape)}\n"
-            "Give one row per image."
-        )
-    if len(array) < least:
-        raise DataError(f"{name} must have at least {least} rows, not {len(array)}")
-    array = array.astype(np.float64)
-    if not np.isfinite(array).all():
-        raise DataError(f"{name} must be finite, but some are NaN or infinite")
-    return array

@@ -10,7 +10,7 @@ from cgan_jax.metrics import (
     kernel_distance,
     manifold_measures,
 )
-from cgan_jax.metrics.pixels import PixelFeatures
+from cgan_jax.metrics.pixels import principal_components
 
 RNG = np.random.default_rng(0)
 
@@ -99,7 +99,7 @@ def test_each_class_is_compared_with_itself():
 def test_pixel_features_preserve_distances():
     """All components together are a rotation; 0 and 255 are one unit apart, in uint8 too."""
     images = RNG.integers(0, 256, (50, 3, 3, 1), np.uint8)
-    features = PixelFeatures.of(images, n=9)
+    features = principal_components(images, n=9)
     coordinates = features(images)
     gaps = np.linalg.norm(coordinates[1:] - coordinates[:-1], axis=1)
     pixels = images.reshape(50, -1) / 255
@@ -114,12 +114,12 @@ def test_pixel_features_of_few_large_images_match_the_full_covariance():
     pixels = images.reshape(30, -1) / 255
     _, vectors = np.linalg.eigh(np.cov(pixels.T))
     expected = (pixels - pixels.mean(0)) @ vectors[:, :-6:-1]
-    np.testing.assert_allclose(np.abs(PixelFeatures.of(images, n=5)(images)), np.abs(expected))
+    np.testing.assert_allclose(np.abs(principal_components(images, n=5)(images)), np.abs(expected))
 
 
 def test_pixel_features_refuse_other_arrays():
     images = RNG.integers(0, 256, (50, 3, 3, 1), np.uint8)
     with pytest.raises(DataError, match="9 pixels have no 64"):
-        PixelFeatures.of(images)
+        principal_components(images)
     with pytest.raises(DataError, match="must be uint8"):
-        PixelFeatures.of(images / 255, n=4)
+        principal_components(images / 255, n=4)

@@ -19,7 +19,7 @@ from cgan_jax.metrics.evaluation import (
     prepare,
 )
 from cgan_jax.metrics.measures import MEASURES, describe
-from cgan_jax.metrics.quick import PixelMeasures, QuickMeasures, quick_measures
+from cgan_jax.metrics.quick import quick_measures
 from cgan_jax.metrics.reference import SHA256
 
 SMALL = EvalProtocol(
@@ -209,7 +209,7 @@ def test_balanced_takes_the_first_of_each_class():
 
 
 def test_quick_measures_tell_real_images_from_noise(fashion_mnist, others):
-    measure = QuickMeasures(fashion_mnist)
+    measure = quick_measures(fashion_mnist)
     labels = np.arange(1000, dtype=np.int32) % 10
     good = measure(FromImages(others.images, others.labels).generate(labels, seed=0), labels)
     noise = measure(np.random.default_rng(0).integers(0, 256, (1000, 28, 28, 1), np.uint8), labels)
@@ -230,5 +230,5 @@ def test_quick_measures_of_other_data_use_pixels(tiny_dataset, fashion_mnist):
     noise = measure(np.random.default_rng(0).integers(0, 256, (2000, 28, 28, 3), "u1"), labels)
     assert again.keys() == {"pixel_fd"}
     assert 100 * again["pixel_fd"] < noise["pixel_fd"]
-    few = PixelMeasures(tiny_dataset)
+    few = quick_measures(tiny_dataset)
     assert few(tiny_dataset.images, labels)["pixel_fd"] < 1

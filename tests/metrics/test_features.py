@@ -130,8 +130,12 @@ def test_a_collapsed_generator_has_precision_but_no_coverage():
 @pytest.mark.parametrize(
     ("real", "fake", "message"),
     [
-        (np.ones(5), np.ones((20, 5)), r"real features must be numbers \[N, F\]"),
-        (np.ones((20, 5)), np.full((20, 5), "a"), "fake features must be numbers"),
+        (
+            np.ones(5),
+            np.ones((20, 5)),
+            r"real features are float64 \[5\]\n.* numbers \[N, F\]",
+        ),
+        (np.ones((20, 5)), np.full((20, 5), "a"), "fake features are <U1"),
         (np.ones((20, 5)), np.ones((20, 4)), "5 columns, fake ones 4"),
         (np.ones((1, 5)), np.ones((20, 5)), "at least"),
         (np.ones((20, 5)), np.full((20, 5), np.nan), "fake features must be finite"),

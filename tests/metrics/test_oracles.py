@@ -19,7 +19,7 @@ from cgan_jax.metrics import (
     manifold_measures,
     nearest_neighbours,
 )
-from cgan_jax.metrics.pixels import PixelFeatures
+from cgan_jax.metrics.pixels import principal_components
 
 pytestmark = [pytest.mark.slow, pytest.mark.torch]
 RNG = np.random.default_rng(0)
@@ -94,6 +94,6 @@ def test_nearest_neighbours_match_scikit_learn():
 def test_principal_components_match_scikit_learn():
     """Up to their signs."""
     images = RNG.integers(0, 256, (200, 4, 4, 1), np.uint8)
-    ours = PixelFeatures.of(images, n=5)(images)
+    ours = principal_components(images, n=5)(images)
     theirs = PCA(5, svd_solver="full").fit_transform(images.reshape(200, -1) / 255)
     np.testing.assert_allclose(np.abs(ours), np.abs(theirs), atol=1e-9)
