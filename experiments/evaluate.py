@@ -88,7 +88,7 @@ def main() -> None:
     for folder in folders:
         check_writable(folder)
 
-    from cgan_jax.metrics.evaluation import FAST, FULL, count_images, evaluate, prepare
+    from cgan_jax.metrics.evaluation import FAST, FULL, Evaluator, count_images
     from cgan_jax.metrics.inception import load_inception
     from cgan_jax.sampling.generator import load_generator
     from experiments.shared.compile_cache import keep_programs
@@ -102,9 +102,11 @@ def main() -> None:
     n_images = count_images(protocol, len(runs), len(training), fid=inception is not None)
     evaluations = []
     with progress_bar(n_images) as on_progress:
-        real = prepare(training, test, protocol, inception=inception, on_progress=on_progress)
+        evaluator = Evaluator(
+            training, test, protocol, inception=inception, on_progress=on_progress
+        )
         for run_folder, generator, folder in zip(runs, generators, folders, strict=False):
-            evaluations.append(evaluate(generator, real, on_progress=on_progress))
+            evaluations.append(evaluator.evaluate(generator))
             publish(evaluations[-1], run_folder, folder, best=flags.best)
     if len(runs) > 1:
         compare(evaluations, [each.path.name for each in runs], flags.out)

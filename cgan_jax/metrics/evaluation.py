@@ -21,7 +21,7 @@ from cgan_jax.metrics.inception import Features
 from cgan_jax.metrics.kernel import kernel_distance
 from cgan_jax.metrics.manifold import manifold_measures
 from cgan_jax.metrics.measures import MEASURES
-from cgan_jax.metrics.reference import Reference, load_reference
+from cgan_jax.metrics.reference import load_reference
 from cgan_jax.sampling.generator import TrainedGenerator
 
 FORMAT = 1
@@ -88,31 +88,6 @@ class Measures(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class RealBaseline:
-    """The real images of a protocol and their measures, for any number of generators.
-
-    Attributes:
-        protocol: which images.
-        training: the whole split.
-        test: the whole split.
-        reference: the classifier.
-        real_test: the protocol's test images.
-        training_features: of all training images, for `fcd_50k`; None without it.
-        measures: of the real images.
-        fid: the FID of images to `real_test`, if Inception's weights are given.
-    """
-
-    protocol: EvalProtocol
-    training: Dataset
-    test: Dataset
-    reference: Reference
-    real_test: ClassifiedImages
-    training_features: np.ndarray | None
-    measures: Measures
-    fid: Callable[[np.ndarray, CountFn], float] | None
-
-
-@dataclass(frozen=True, eq=False)
 class Evaluation:
     """The measures of one generator.
 
@@ -154,7 +129,7 @@ def balanced(labels: np.ndarray, n: int, n_classes: int) -> np.ndarray:
 def count_images(
     protocol: EvalProtocol, n_generators: int, n_training: int = 60_000, *, fid: bool = False
 ) -> int:
-    """How many images `prepare` and `evaluate` count in all: the total of a progress bar."""
+    """How many images an `Evaluator` counts for some generators: the total of a progress bar."""
     steps = cas.N_IMAGES // cas.RECIPE.batch_size * cas.RECIPE.epochs
     trained = steps * cas.RECIPE.batch_size * protocol.cas
     inception = protocol.n_images * fid
@@ -165,203 +140,177 @@ def count_images(
     return real + n_generators * (fakes + trained + inception)
 
 
-def prepare(
-    training: Dataset,
-    test: Dataset,
-    protocol: EvalProtocol = FULL,
-    *,
-    inception: Features | None = None,
-    on_progress: ProgressFn = lambda stage, n: None,
-) -> RealBaseline:
-    """Measure the real images: the test split, and training images instead of fakes.
+class Evaluator:
+    """Measures generators by a protocol, beside real images.
 
-    Their figures are for comparison and are not bounds: the reference classifier was trained on
-    these training images.
+    The real images are the test split and, instead of fakes, training images. Their figures are for
+    comparison and are not bounds: the reference classifier was trained on these training images.
 
     Args:
         training: the training split.
         test: the test split.
-        protocol: which images.
+        protocol: how many images are compared.
         inception: for the FID; see `load_inception`.
         on_progress: called as the work proceeds.
+
+    Attributes:
+        real_test: the protocol's test images.
+        real_measures: the measures of the real images.
 
     Raises:
         DataError: the reference classifier cannot take the images.
     """
-    stage = partial(_start_stage, on_progress)
-    reference, n_classes = load_reference(), len(test.class_names)
-    rows = balanced(test.labels, protocol.n_images, n_classes)
-    real_test = _classify(reference, test.images[rows], test.labels[rows], stage("test images"))
-    chosen = balanced(training.labels, protocol.n_images, n_classes)
-    rows = np.arange(len(training)) if protocol.n_large else chosen
-    real_training = _classify(
-        reference, training.images[rows], training.labels[rows], stage("training images")
-    )
-    training_features = real_training.features if protocol.n_large else None
-    if protocol.n_large:
-        real_training = ClassifiedImages(*(array[chosen] for array in real_training))
 
-    stage("measures of real images")
-    # Evenly spaced, since the images are in the order of their classes.
-    spread = np.linspace(0, len(real_test.images) - 1, protocol.n_nearest).astype(int)
-    nearest = nearest_neighbours(real_test.images[spread], training.images)
-    measures = _collect_measures(
-        protocol, n_classes, real_test, nearest, (real_test, real_training)
-    )
-    if protocol.cas_on_real:
-        count = stage("a classifier of real images")
-        measures.overall["cas"] = _cas_accuracy(training.images, training.labels, test, count)
-    elif protocol.cas:
-        measures.overall["cas"] = cas.REAL_ACCURACY
-    fid = None
-    if inception is not None:
-        fid = partial(_fid, inception, inception(real_test.images, stage("Inception: test images")))
-        measures.overall["fid"] = fid(real_training.images, stage("Inception: training images"))
-    return RealBaseline(
-        protocol, training, test, reference, real_test, training_features, measures, fid
-    )
+    def __init__(
+        self,
+        training: Dataset,
+        test: Dataset,
+        protocol: EvalProtocol = FULL,
+        *,
+        inception: Features | None = None,
+        on_progress: ProgressFn = lambda stage, n: None,
+    ) -> None:
+        self._training, self._test, self._protocol = training, test, protocol
+        self._inception, self._on_progress = inception, on_progress
+        self._reference, self._n_classes = load_reference(), len(test.class_names)
+        rows = balanced(test.labels, protocol.n_images, self._n_classes)
+        self.real_test = self._classify(test.images[rows], test.labels[rows], "test images")
+        chosen = balanced(training.labels, protocol.n_images, self._n_classes)
+        rows = np.arange(len(training)) if protocol.n_large else chosen
+        stand_in = self._classify(training.images[rows], training.labels[rows], "training images")
+        self._training_features = stand_in.features
+        if protocol.n_large:
+            stand_in = ClassifiedImages(*(array[chosen] for array in stand_in))
 
+        self._start("measures of real images")
+        # Evenly spaced, since the images are in the order of their classes.
+        spread = np.linspace(0, len(self.real_test.images) - 1, protocol.n_nearest).astype(int)
+        nearest = nearest_neighbours(self.real_test.images[spread], training.images)
+        self.real_measures = self._collect_measures(self.real_test, nearest, stand_in)
+        extras = self.real_measures.overall
+        if protocol.cas_on_real:
+            extras["cas"] = self._cas(training.images, training.labels, "real images")
+        elif protocol.cas:
+            extras["cas"] = cas.REAL_ACCURACY
+        if inception:
+            count = self._start("Inception: test images")
+            self._test_inception = inception(self.real_test.images, count)
+            extras["fid"] = self._fid(inception, stand_in.images, "training images")
 
-def evaluate(
-    generator: TrainedGenerator,
-    real: RealBaseline,
-    *,
-    on_progress: ProgressFn = lambda stage, n: None,
-) -> Evaluation:
-    """Measure a generator by the protocol of the real images.
+    def evaluate(self, generator: TrainedGenerator) -> Evaluation:
+        """Measure a generator.
 
-    The fakes are uint8, like the real images, with equally many of each class; fake i of a seed is
-    image i of `generator.generate`.
+        The fakes are uint8, like the real images, with equally many of each class; fake i of a seed
+        is image i of `generator.generate`.
 
-    Args:
-        generator: of the real images' classes and shape.
-        real: from `prepare`.
-        on_progress: called as the work proceeds.
+        Args:
+            generator: of the real images' classes and shape.
 
-    Raises:
-        DataError: the reference classifier cannot take the generator's images.
-    """
-    stage = partial(_start_stage, on_progress)
-    protocol, n_classes = real.protocol, len(real.test.class_names)
-    labels = np.arange(protocol.n_images, dtype=np.int32) % n_classes
-    by_seed: list[Measures] = []
-    for seed in protocol.seeds:
-        stage(f"seed {seed}: images")
-        images = generator.generate(labels, seed=seed)
-        fakes = _classify(real.reference, images, labels, stage(f"seed {seed}: classes"))
-        stage(f"seed {seed}: measures")
-        sample = images[: protocol.n_nearest]
-        nearest = nearest_neighbours(sample, real.training.images)
-        pair = real.real_test, fakes
-        measures = _collect_measures(protocol, n_classes, fakes, nearest, pair)
-        if not by_seed:
-            neighbours = np.stack([sample, real.training.images[nearest.indices]])
-            measures.overall.update(_first_seed_extras(generator, real, seed, fakes, stage))
-        by_seed.append(measures)
+        Raises:
+            DataError: the reference classifier cannot take the generator's images.
+        """
+        protocol, n_classes, real = self._protocol, self._n_classes, self.real_measures
+        labels = np.arange(protocol.n_images, dtype=np.int32) % n_classes
+        by_seed: list[Measures] = []
+        for seed in protocol.seeds:
+            self._start(f"seed {seed}: images")
+            images = generator.generate(labels, seed=seed)
+            fakes = self._classify(images, labels, f"seed {seed}: classes")
+            self._start(f"seed {seed}: measures")
+            sample = images[: protocol.n_nearest]
+            nearest = nearest_neighbours(sample, self._training.images)
+            measures = self._collect_measures(fakes, nearest, fakes)
+            if not by_seed:
+                neighbours = np.stack([sample, self._training.images[nearest.indices]])
+                measures.overall.update(self._first_seed_extras(generator, seed, fakes))
+            by_seed.append(measures)
 
-    per_class = {
-        name: {
-            "fakes": np.mean([each.per_class[name] for each in by_seed], 0).tolist(),
-            "real": values.tolist(),
+        per_class = {
+            name: {
+                "fakes": np.mean([each.per_class[name] for each in by_seed], 0).tolist(),
+                "real": values.tolist(),
+            }
+            for name, values in real.per_class.items()
         }
-        for name, values in real.measures.per_class.items()
-    }
-    summaries = {
-        name: _summary(values, real.measures.overall.get(name))
-        for name in MEASURES
-        if (values := [each.overall[name] for each in by_seed if name in each.overall])
-    }
-    counts = np.sum([each.confusion.counts for each in by_seed], 0)
-    return Evaluation(
-        summaries,
-        per_class,
-        {"fakes": ConfusionMatrix(counts), "real": real.measures.confusion},
-        _warnings(summaries, per_class, real.test.class_names),
-        _stamp(generator, real),
-        neighbours[:, : 3 * n_classes].reshape(2, 3, n_classes, *images.shape[1:]),
-    )
+        summaries = {
+            name: _summary(values, real.overall.get(name))
+            for name in MEASURES
+            if (values := [each.overall[name] for each in by_seed if name in each.overall])
+        }
+        counts = np.sum([each.confusion.counts for each in by_seed], 0)
+        return Evaluation(
+            summaries,
+            per_class,
+            {"fakes": ConfusionMatrix(counts), "real": real.confusion},
+            _warnings(summaries, per_class, self._test.class_names),
+            _stamp(protocol, generator.step, self._reference.sha256),
+            neighbours[:, : 3 * n_classes].reshape(2, 3, n_classes, *images.shape[1:]),
+        )
 
+    def _start(self, stage: str) -> CountFn:
+        """Report a new stage of the work; returns what counts the images processed in it."""
+        self._on_progress(stage, 0)
+        return partial(self._on_progress, stage)
 
-def _start_stage(on_progress: ProgressFn, name: str) -> CountFn:
-    """Report a new stage; returns what counts the images processed in it."""
-    on_progress(name, 0)
-    return partial(on_progress, name)
+    def _classify(self, images: np.ndarray, labels: np.ndarray, stage: str) -> ClassifiedImages:
+        return ClassifiedImages(images, labels, *self._reference(images, self._start(stage)))
 
+    def _collect_measures(
+        self, images: ClassifiedImages, nearest: Neighbours, fakes: ClassifiedImages
+    ) -> Measures:
+        """Measures of images alone, of their nearest training images, and of fakes beside tests."""
+        n_classes, protocol, labels = self._n_classes, self._protocol, self.real_test.labels
+        x, y = self.real_test.features, fakes.features
+        confusion = confusion_matrix(images.labels, images.predictions, n_classes)
+        diversity = within_class_diversity(images.images, images.labels, n_classes)
+        intra_fcd = intra_frechet_distances(x, labels, y, fakes.labels, n_classes)
+        subsets, size = protocol.kernel_subsets, protocol.kernel_size
+        overall = {
+            "gan_test": confusion.accuracy,
+            "gan_test_worst": float(confusion.per_class.min()),
+            "fcd": frechet_distance(x, y),
+            "intra_fcd": float(intra_fcd.mean()),
+            "intra_fcd_worst": float(intra_fcd.max()),
+            "kcd": kernel_distance(x, y, subsets=subsets, size=size)[0],
+            "nearest_training": float(np.median(nearest.distances)),
+            "diversity": float(diversity.mean()),
+        } | manifold_measures(x, y, k=protocol.k)._asdict()
+        per_class = {
+            "gan_test": confusion.per_class,
+            "diversity": diversity,
+            "intra_fcd": intra_fcd,
+        }
+        return Measures(overall, per_class, confusion)
 
-def _classify(
-    reference: Reference, images: np.ndarray, labels: np.ndarray, count: CountFn
-) -> ClassifiedImages:
-    return ClassifiedImages(images, labels, *reference(images, count))
+    def _first_seed_extras(
+        self, generator: TrainedGenerator, seed: int, fakes: ClassifiedImages
+    ) -> dict[str, float]:
+        """The measures that need too many images, or too much time, for every seed."""
+        protocol, extras = self._protocol, {}
+        n = max(protocol.n_large, cas.N_IMAGES * protocol.cas)
+        labels = np.arange(n, dtype=np.int32) % self._n_classes
+        self._start(f"seed {seed}: more images")
+        images = generator.generate(labels, seed=seed)  # the first of them are the fakes
+        if protocol.n_large:
+            rest = slice(len(fakes.labels), protocol.n_large)
+            more = self._classify(images[rest], labels[rest], f"seed {seed}: more classes")
+            features = np.concatenate([fakes.features, more.features])
+            extras["fcd_50k"] = frechet_distance(self._training_features, features)
+        if protocol.cas:
+            extras["cas"] = self._cas(images[: cas.N_IMAGES], labels[: cas.N_IMAGES], "fakes")
+        if self._inception:
+            extras["fid"] = self._fid(self._inception, fakes.images, "fakes")
+        return extras
 
+    def _cas(self, images: np.ndarray, labels: np.ndarray, name: str) -> float:
+        count, test = self._start(f"a classifier of {name}"), self._test
+        on_step = lambda done, total: count(cas.RECIPE.batch_size)  # noqa: E731
+        real = test.images, test.labels, self._n_classes
+        return cas.classification_accuracy_score(images, labels, *real, on_step=on_step).accuracy
 
-def _collect_measures(
-    protocol: EvalProtocol,
-    n_classes: int,
-    images: ClassifiedImages,
-    nearest: Neighbours,
-    pair: tuple[ClassifiedImages, ClassifiedImages],
-) -> Measures:
-    """Measures of images alone, of their nearest training images, and of a pair (real, fake)."""
-    real, fake = pair
-    x, y = real.features, fake.features
-    confusion = confusion_matrix(images.labels, images.predictions, n_classes)
-    diversity = within_class_diversity(images.images, images.labels, n_classes)
-    intra_fcd = intra_frechet_distances(x, real.labels, y, fake.labels, n_classes)
-    subsets, size = protocol.kernel_subsets, protocol.kernel_size
-    overall = {
-        "gan_test": confusion.accuracy,
-        "gan_test_worst": float(confusion.per_class.min()),
-        "fcd": frechet_distance(x, y),
-        "intra_fcd": float(intra_fcd.mean()),
-        "intra_fcd_worst": float(intra_fcd.max()),
-        "kcd": kernel_distance(x, y, subsets=subsets, size=size)[0],
-        "nearest_training": float(np.median(nearest.distances)),
-        "diversity": float(diversity.mean()),
-    } | manifold_measures(x, y, k=protocol.k)._asdict()
-    per_class = {
-        "gan_test": confusion.per_class,
-        "diversity": diversity,
-        "intra_fcd": intra_fcd,
-    }
-    return Measures(overall, per_class, confusion)
-
-
-def _first_seed_extras(
-    generator: TrainedGenerator,
-    real: RealBaseline,
-    seed: int,
-    fakes: ClassifiedImages,
-    stage: Callable[[str], CountFn],
-) -> dict[str, float]:
-    """The measures that need too many images, or too much time, for every seed."""
-    protocol, extras = real.protocol, {}
-    n = max(protocol.n_large, cas.N_IMAGES * protocol.cas)
-    labels = np.arange(n, dtype=np.int32) % len(real.test.class_names)
-    stage(f"seed {seed}: more images")
-    images = generator.generate(labels, seed=seed)  # the first of them are the fakes
-    if real.training_features is not None:
-        rest = slice(len(fakes.labels), protocol.n_large)
-        features, _ = real.reference(images[rest], stage("more images"))
-        features = np.concatenate([fakes.features, features])
-        extras["fcd_50k"] = frechet_distance(real.training_features, features)
-    if protocol.cas:
-        rows, count = slice(cas.N_IMAGES), stage("a classifier of fakes")
-        extras["cas"] = _cas_accuracy(images[rows], labels[rows], real.test, count)
-    if real.fid:
-        extras["fid"] = real.fid(fakes.images, stage("Inception: fakes"))
-    return extras
-
-
-def _cas_accuracy(images: np.ndarray, labels: np.ndarray, test: Dataset, count: CountFn) -> float:
-    on_step = lambda done, total: count(cas.RECIPE.batch_size)  # noqa: E731
-    real = test.images, test.labels, len(test.class_names)
-    return cas.classification_accuracy_score(images, labels, *real, on_step=on_step).accuracy
-
-
-def _fid(
-    inception: Features, test_features: np.ndarray, images: np.ndarray, count: CountFn
-) -> float:
-    return frechet_distance(test_features, inception(images, count))
+    def _fid(self, inception: Features, images: np.ndarray, name: str) -> float:
+        features = inception(images, self._start(f"Inception: {name}"))
+        return frechet_distance(self._test_inception, features)
 
 
 def _summary(values: list[float], real: float | None) -> dict[str, Any]:
@@ -395,11 +344,11 @@ def _warnings(
     return tuple(lines)
 
 
-def _stamp(generator: TrainedGenerator, real: RealBaseline) -> dict[str, Any]:
+def _stamp(protocol: EvalProtocol, step: int, reference_sha256: str) -> dict[str, Any]:
     return {
-        "protocol": asdict(real.protocol) | {"cas_recipe": cas.RECIPE._asdict()},
-        "step": generator.step,
-        "reference_sha256": real.reference.sha256,
+        "protocol": asdict(protocol) | {"cas_recipe": cas.RECIPE._asdict()},
+        "step": step,
+        "reference_sha256": reference_sha256,
         "splits": "fakes against the test split; in the real column, the first training images of "
         "each class against the test split; fcd_50k and nearest_training against all training "
         "images; cas on the whole test split",

@@ -192,7 +192,7 @@ def test_runs_that_cannot_be_evaluated_are_refused(flags, message, tmp_path, mon
     monkeypatch.setattr(
         "sys.argv", ["evaluate", *flags.format(**folders, other=RUN_ON_OTHER_DATA).split()]
     )
-    monkeypatch.setattr("cgan_jax.metrics.evaluation.prepare", None)
+    monkeypatch.setattr("cgan_jax.metrics.evaluation.Evaluator", None)
     with pytest.raises(CGANError, match=message):
         main()
     assert sorted(tmp_path.rglob("*")) == before

@@ -13,10 +13,9 @@ from cgan_jax.metrics.classification import confusion_matrix
 from cgan_jax.metrics.evaluation import (
     FULL,
     EvalProtocol,
+    Evaluator,
     balanced,
     count_images,
-    evaluate,
-    prepare,
 )
 from cgan_jax.metrics.measures import MEASURES, describe
 from cgan_jax.metrics.quick import quick_measures
@@ -67,14 +66,14 @@ def subset(data, rows):
 
 
 @pytest.fixture(scope="module")
-def real(training, fashion_mnist_test):
-    return prepare(training, fashion_mnist_test, SMALL)
+def evaluator(training, fashion_mnist_test):
+    return Evaluator(training, fashion_mnist_test, SMALL)
 
 
 @pytest.fixture(scope="module")
-def of_real(real, others):
+def of_real(evaluator, others):
     """The evaluation of a generator of real images."""
-    return evaluate(FromImages(others.images, others.labels), real)
+    return evaluator.evaluate(FromImages(others.images, others.labels))
 
 
 def test_real_images_instead_of_fakes_are_as_good_as_real(of_real):
@@ -121,16 +120,16 @@ def test_the_stamp_has_what_the_figures_depend_on(of_real):
     assert {"cgan_jax", "jax", "numpy"} <= stamp["environment"].keys()
 
 
-def test_baseline_compares_test_images_with_training_images(real):
+def test_baseline_compares_test_images_with_training_images(evaluator):
     """Compared with themselves, their distances would be 0."""
-    assert real.measures.overall["nearest_training"] > 10
-    assert real.measures.overall["fcd"] > 0.1
-    assert len(real.real_test.labels) == 200
-    assert (np.bincount(real.real_test.labels) == 20).all()
+    assert evaluator.real_measures.overall["nearest_training"] > 10
+    assert evaluator.real_measures.overall["fcd"] > 0.1
+    assert len(evaluator.real_test.labels) == 200
+    assert (np.bincount(evaluator.real_test.labels) == 20).all()
 
 
-def test_copies_of_training_images_give_a_warning(real, training):
-    copies = evaluate(FromImages(training.images, training.labels), real)
+def test_copies_of_training_images_give_a_warning(evaluator, training):
+    copies = evaluator.evaluate(FromImages(training.images, training.labels))
     assert copies.measures["nearest_training"]["mean"] == 0
     assert any(line.startswith("COPIES") for line in copies.warnings)
     fakes, nearest = copies.neighbours
@@ -138,31 +137,32 @@ def test_copies_of_training_images_give_a_warning(real, training):
     np.testing.assert_array_equal(fakes, nearest)
 
 
-def test_exchanged_classes_show_in_the_measures_of_classes(of_real, real, others):
+def test_exchanged_classes_show_in_the_measures_of_classes(of_real, evaluator, others):
     """But not in those of the whole."""
-    shifted = evaluate(FromImages(others.images, (others.labels + 1) % 10), real).measures
+    generator = FromImages(others.images, (others.labels + 1) % 10)
+    shifted = evaluator.evaluate(generator).measures
     assert shifted["gan_test"]["mean"] < 0.1
     assert shifted["fcd"]["mean"] == pytest.approx(of_real.measures["fcd"]["mean"], rel=0.5)
     assert shifted["intra_fcd"]["mean"] > 5 * of_real.measures["intra_fcd"]["mean"]
 
 
-def test_a_collapsed_class_gives_a_warning_with_its_name(of_real, real, others):
+def test_a_collapsed_class_gives_a_warning_with_its_name(of_real, evaluator, others):
     """One image of a bag."""
     bags = np.flatnonzero(others.labels == 8)
     images, labels = (np.delete(array, bags[1:], 0) for array in (others.images, others.labels))
-    evaluation = evaluate(FromImages(images, labels), real)
+    evaluation = evaluator.evaluate(FromImages(images, labels))
     (line,) = evaluation.warnings
     assert line.startswith("COLLAPSE: images of Bag differ by 0.0 grey levels")
     assert evaluation.per_class["diversity"]["fakes"][8] == 0
     assert evaluation.measures["coverage"]["mean"] < of_real.measures["coverage"]["mean"]
 
 
-def test_uint8_does_not_wrap_around(real, others):
+def test_uint8_does_not_wrap_around(evaluator, others):
     """Images one grey level brighter are nearly the same; wrapped around, white becomes black."""
     brighter = np.minimum(others.images.astype(int) + 1, 255).astype(np.uint8)
     wrapped = others.images + np.uint8(1) * 60
     figures = [
-        evaluate(FromImages(images, others.labels), real).measures["fcd"]
+        evaluator.evaluate(FromImages(images, others.labels)).measures["fcd"]
         for images in (brighter, wrapped)
     ]
     assert figures[0]["mean"] < 2 * figures[0]["real"] < figures[1]["mean"]
@@ -190,9 +190,9 @@ def test_one_seed_has_cas_and_fid_and_progress_counts_every_image(
     protocol = replace(SMALL, seeds=(0,), cas=True)
     on_progress = lambda stage, n: stages.append((stage, n))  # noqa: E731
     options = {"inception": inception, "on_progress": on_progress}
-    real = prepare(training, fashion_mnist_test, protocol, **options)
+    evaluator = Evaluator(training, fashion_mnist_test, protocol, **options)
     generator = FromImages(others.images, others.labels)
-    measures = evaluate(generator, real, on_progress=on_progress).measures
+    measures = evaluator.evaluate(generator).measures
     assert (measures["cas"]["mean"], measures["cas"]["real"]) == (0.75, cas.REAL_ACCURACY)
     assert calls == [(500, 500, [50] * 10, 10_000)]
     assert 0 < measures["fid"]["real"] < 10 and 0 < measures["fid"]["mean"] < 10

@@ -209,8 +209,8 @@ MISTAKES = [
     Mistake(
         "training images in place of test images",
         "metrics/evaluation.py",
-        "_classify(reference, test.images[rows], test.labels[rows]",
-        "_classify(reference, training.images[rows], training.labels[rows]",
+        "_classify(test.images[rows], test.labels[rows]",
+        "_classify(training.images[rows], training.labels[rows]",
         "metrics/test_evaluation.py::test_baseline_compares_test_images_with_training_images",
     ),
     Mistake(
