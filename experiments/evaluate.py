@@ -1,14 +1,15 @@
-"""How good a trained generator's pictures are: every measure, beside real images'.
+"""Measure how good a trained generator's images are, beside real images.
 
-    python -m experiments.evaluate runs/fashion_cgan          # some 6 minutes on 2 cores
-    python -m experiments.evaluate runs/fashion_cgan --fast   # a look, in half a minute
+    python -m experiments.evaluate runs/fashion_cgan          # about 6 minutes on 2 cores
+    python -m experiments.evaluate runs/fashion_cgan --fast   # a first look, in half a minute
 
-Writes evaluation.json and pictures into the run's folder, under evaluation/, or evaluation_fast/
-and evaluation_best/ with those flags. What is measured stands in cgan_jax.metrics.
+Writes evaluation.json and plots into evaluation/ of the run's folder, or into evaluation_fast/ and
+evaluation_best/ with those flags. The measures are in cgan_jax.metrics.
 """
 
 import json
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,7 +22,8 @@ from tqdm import tqdm
 
 from cgan_jax.data import SPECS, load
 from cgan_jax.errors import ConfigError, RunError
-from cgan_jax.files import atomic_write
+from cgan_jax.files import atomic_write, write_errors
+from cgan_jax.metrics.measures import MEASURES
 from cgan_jax.presets import PRESETS
 from cgan_jax.runs.folder import RunFolder, runs_in
 from cgan_jax.runs.measures_table import format_figure
@@ -29,7 +31,7 @@ from experiments.shared.command_line import parse, run
 from experiments.shared.page import write_or_warn
 
 if TYPE_CHECKING:
-    from cgan_jax.metrics.evaluation import Evaluation, Told
+    from cgan_jax.metrics.evaluation import Evaluation, ProgressFn
 
 MODULE = "experiments.evaluate"
 DATASET = PRESETS["report"].dataset
@@ -38,7 +40,7 @@ HEADLINE = ("gan_test", "fcd", "precision", "recall", "coverage", "cas", "intra_
 
 @dataclass(frozen=True)
 class Flags:
-    """Measure how good the pictures of trained runs are, beside real images.
+    """Measure how good the images of trained runs are, beside real images.
 
     Examples:
       python -m experiments.evaluate runs/fashion_cgan
@@ -47,42 +49,46 @@ class Flags:
     """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Run folders, or folders of run folders. Several are compared."""
+    """Run folders, or folders of run folders. Several runs are compared."""
     fast: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Few images and one seed: a first look, whose figures compare with no others."""
+    """A first look at few images of one seed. Its figures compare only with each other."""
     cas: bool = True
     """Train a classifier on fakes alone, which takes most of the time."""
     cas_on_real: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Train it on the real images too, in place of the figure that is known of them."""
+    """Train it on the real images too, instead of using their known figure."""
     best: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Measure the best checkpoint, which --eval-every keeps, in place of the newest."""
+    """Measure the best checkpoint, which --eval-every keeps, instead of the newest."""
     inception_weights: Path | None = None
-    """A TorchScript file of Inception, for the FID: inception-2015-12-05.pt, as StyleGAN's. Needs
-    the extra `torch`, and takes long. Nothing is ever downloaded."""
+    """A TorchScript file of Inception for the FID, such as StyleGAN's inception-2015-12-05.pt.
+    Needs the extra `torch`, and takes long. Nothing is downloaded."""
     out: Path = Path("runs/comparison")
-    """Where the comparison of several runs goes."""
+    """Folder for the comparison of several runs."""
     data_dir: Path | None = None
-    """A directory with the data. By default they are looked for, and fetched if need be."""
+    """A directory with the data. By default they are looked for, and downloaded if necessary."""
 
     def check(self) -> None:
-        """Raises ConfigError for flags that do not go together."""
+        """Raises ConfigError for flags that exclude each other."""
         if self.cas_on_real and (self.fast or not self.cas):
             raise ConfigError(
                 "cas_on_real does not go with --fast or --no-cas\n"
                 "expected a run whose cas is measured\nOmit one of them."
             )
 
-    def place(self) -> str:
-        """Where in a run's folder, such that one kind of evaluation replaces no other."""
+    def folder_name(self) -> str:
+        """Each kind of evaluation has its own folder in the run's."""
         return "evaluation" + "_best" * self.best + "_fast" * self.fast
 
 
 def main() -> None:
     flags = parse(Flags, MODULE)
     flags.check()
-    folders = run_folders(flags.runs, best=flags.best)
+    runs = run_folders(flags.runs, best=flags.best)
+    folders = [each.path / flags.folder_name() for each in runs]
+    folders += [flags.out] if len(runs) > 1 else []
+    for folder in folders:
+        check_writable(folder)
 
-    from cgan_jax.metrics.evaluation import FAST, FULL, evaluate, prepare, work
+    from cgan_jax.metrics.evaluation import FAST, FULL, Evaluator, count_images
     from cgan_jax.metrics.inception import load_inception
     from cgan_jax.sampling.generator import load_generator
     from experiments.shared.compile_cache import keep_programs
@@ -91,110 +97,120 @@ def main() -> None:
     full = replace(FULL, cas=flags.cas, cas_on_real=flags.cas_on_real)
     protocol = FAST if flags.fast else full
     inception = load_inception(flags.inception_weights) if flags.inception_weights else None
-    generators = [load_generator(folder.path, best=flags.best) for folder in folders]
+    generators = [load_generator(each.path, best=flags.best) for each in runs]
     training, test = (load(DATASET, split, flags.data_dir) for split in ("train", "test"))
-    found, places = [], []
-    with progress(work(protocol, len(folders), len(training))) as told:
-        real = prepare(training, test, protocol, inception=inception, told=told)
-        for folder, generator in zip(folders, generators, strict=True):
-            evaluation = evaluate(generator, real, told=told)
-            about = {"run": folder.path.name, "seed": folder.config.seed, "best": flags.best}
-            place = folder.path / flags.place()
-            write(evaluation, folder.class_names, about, place)
-            write_or_warn(folder.path)
-            places.append(str(place))
-            tqdm.write(f"\n{folder.path}, {generator.step:,} steps\n{table(evaluation)}\n")
-            for line in evaluation.warnings:
-                tqdm.write(f"WARNING: {line}", file=sys.stderr)
-            found.append(evaluation)
-    if len(found) > 1:
-        compare(found, [folder.path.name for folder in folders], flags.out)
-        places.append(str(flags.out))
-    print(f"Figures and pictures are in {', '.join(places)}.")
+    n_images = count_images(protocol, len(runs), len(training), fid=inception is not None)
+    evaluations = []
+    with progress_bar(n_images) as on_progress:
+        evaluator = Evaluator(
+            training, test, protocol, inception=inception, on_progress=on_progress
+        )
+        for run_folder, generator, folder in zip(runs, generators, folders, strict=False):
+            evaluations.append(evaluator.evaluate(generator))
+            publish(evaluations[-1], run_folder, folder, best=flags.best)
+    if len(runs) > 1:
+        compare(evaluations, [each.path.name for each in runs], flags.out)
+    print(f"Figures and plots are in {', '.join(map(str, folders))}.")
 
 
 def run_folders(paths: Sequence[Path], *, best: bool) -> list[RunFolder]:
-    """The runs in folders, or in folders of such.
+    """The runs in run folders, or in folders of run folders.
 
     Raises:
-        RunError: there is none, one has no checkpoint, or is of another data set.
+        RunError: there is none, or one has no checkpoint or is of another data set.
     """
-    found = runs_in(paths)
-    if not found:
+    runs = runs_in(paths)
+    if not runs:
         raise RunError(
             "there is no run to evaluate\nexpected at least one run folder\n"
-            "Name one, as runs/fashion_cgan."
+            "Name one, such as runs/fashion_cgan."
         )
-    for folder in found:
-        if folder.config.dataset != DATASET or folder.class_names != SPECS[DATASET].class_names:
+    for run_folder in runs:
+        dataset, class_names = run_folder.config.dataset, run_folder.class_names
+        if dataset != DATASET or class_names != SPECS[DATASET].class_names:
             raise RunError(
-                f"{folder.path} holds a run on {folder.config.dataset}\n"
+                f"{run_folder.path} holds a run on {dataset}\n"
                 f"expected one on {DATASET}, which the reference classifier knows\n"
-                "Train others with --eval-every, which measures pixels; or give the functions of "
+                "Train with --eval-every to measure pixels, or give the functions of "
                 "cgan_jax.metrics your own classifier's features."
             )
-        place = folder.best if best else folder.checkpoints
-        if not place.is_dir():
+        checkpoints = run_folder.best if best else run_folder.checkpoints
+        if not checkpoints.is_dir():
             raise RunError(
-                f"{folder.path} has no {place.name}/ yet\nexpected a checkpoint at least\n"
+                f"{run_folder.path} has no {checkpoints.name}/ yet\n"
+                "expected at least one checkpoint\n"
                 f"Name a run after its first save{', with --eval-every' if best else ''}."
             )
-    return found
+    return runs
+
+
+def check_writable(folder: Path) -> None:
+    """Check that a folder, which need not exist yet, can be written. Leaves nothing behind.
+
+    Raises:
+        RunError: it cannot.
+    """
+    with write_errors(folder):
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
+        tempfile.TemporaryFile(dir=existing).close()
 
 
 @contextmanager
-def progress(total: int) -> "Iterator[Told]":
-    """A bar of the images that are gone through, with what is being done."""
-    bar = tqdm(
+def progress_bar(total: int) -> "Iterator[ProgressFn]":
+    """A bar of the processed images, with the stage of the work."""
+    with tqdm(
         total=total,
         disable=not sys.stderr.isatty(),
         bar_format="{percentage:3.0f}%|{bar:20}| {remaining} left  {desc}",
         dynamic_ncols=True,
         leave=False,
-    )
+    ) as bar:
 
-    def told(what: str, n: int) -> None:
-        bar.set_description_str(what, refresh=n == 0)
-        bar.update(n)
+        def on_progress(stage: str, n: int) -> None:
+            bar.set_description_str(stage, refresh=n == 0)
+            bar.update(n)
 
-    with bar:
-        yield told
+        yield on_progress
+
+
+def publish(evaluation: "Evaluation", run_folder: RunFolder, folder: Path, *, best: bool) -> None:
+    """Print an evaluation, and then write it and the run's page."""
+    steps = evaluation.stamp["step"]
+    tqdm.write(f"\n{run_folder.path}, {steps:,} steps\n{table(evaluation)}\n")
+    for line in evaluation.warnings:
+        tqdm.write(f"WARNING: {line}", file=sys.stderr)
+    about = {"run": run_folder.path.name, "seed": run_folder.config.seed, "best": best}
+    write(evaluation, run_folder.class_names, about, folder)
+    write_or_warn(run_folder.path)
 
 
 def table(evaluation: "Evaluation") -> str:
-    """The measures as text, a line each: fakes, real images, their ratio."""
-    from cgan_jax.metrics.evaluation import MEASURES
-
+    """The measures as text, one line each: fakes, real images, their ratio."""
     stamp = evaluation.stamp
-    lines = []
-    if stamp["protocol"]["name"] == "fast":
-        lines.append("A FAST LOOK: few images, one seed. Do not compare with other figures.")
-    lines.append(f"{'measure':<17} {'fakes':>8} {'sd':>8} {'real':>8} {'ratio':>7}")
-    for name, found in evaluation.measures.items():
-        sd, real = found["sd"], found["real"]
-        # The kernel distance of real images is about 0, on either side.
-        ratio = found["mean"] / real if real and name != "kcd" else None
-        cells = (
-            format_figure(found["mean"]),
-            format_figure(sd),
-            format_figure(real),
-            format_figure(ratio),
-        )
-        lines.append(
-            f"{name:<17} {cells[0]:>8} {cells[1]:>8} {cells[2]:>8} {cells[3]:>7}  {MEASURES[name]}"
-        )
-    n, seeds = stamp["protocol"]["n_images"], stamp["protocol"]["seeds"]
-    lines.append(
-        f"{n:,} fakes of each seed in {list(seeds)} against {n:,} test images; "
-        f"reference classifier {stamp['reference_sha256'][:12]}"
-    )
+    protocol = stamp["protocol"]
+    row = "{:<17} {:<9} {:>8} {:>8} {:>8} {:>7}  {}"
+    lines = [row.format("measure", "better", "fakes", "sd", "real", "ratio", "").rstrip()]
+    if protocol["name"] == "fast":
+        lines.insert(0, "A FAST LOOK: few images, one seed. Do not compare with other figures.")
+    for name, figures in evaluation.measures.items():
+        mean, sd, real = (figures[key] for key in ("mean", "sd", "real"))
+        # The kernel distance of real images is about 0, of either sign.
+        ratio = mean / real if real and name != "kcd" else None
+        text, better = MEASURES[name]
+        lines.append(row.format(name, better, *map(format_figure, (mean, sd, real, ratio)), text))
+    n, seeds = protocol["n_images"], list(protocol["seeds"])
+    lines += [
+        f"{n:,} fakes of each seed in {seeds} against {n:,} test images; "
+        f"reference classifier {stamp['reference_sha256'][:12]}.",
+        "real: test images or, compared with them, training images, which the classifier knows.",
+    ]
     return "\n".join(lines)
 
 
 def write(
-    evaluation: "Evaluation", names: Sequence[str], about: dict[str, Any], place: Path
+    evaluation: "Evaluation", class_names: Sequence[str], about: dict[str, Any], folder: Path
 ) -> None:
-    """Put figures and pictures into a folder, in place of an older evaluation's."""
+    """Write figures and plots into a folder, replacing those of an older evaluation."""
     from cgan_jax.pictures.grids import grid
     from cgan_jax.pictures.plots import plot_confusion, plot_per_class
 
@@ -202,44 +218,49 @@ def write(
         "fakes": evaluation.confusion["fakes"].counts,
         "real test images": evaluation.confusion["real"].counts,
     }
-    with atomic_write(place / "confusion.png") as temporary:
-        plot_confusion(matrices, names, temporary)
+    with atomic_write(folder / "confusion.png") as temporary:
+        plot_confusion(matrices, class_names, temporary)
     titles = {
-        "gan_test": "taken for the class asked for",
+        "gan_test": "share classified as the requested class (higher is better)",
         "intra_fcd": "Frechet distance within the class (lower is better)",
-        "diversity": "grey levels between two pictures of the class",
+        "diversity": "grey levels between two images of the class (near real is better)",
     }
     bars = {title: evaluation.per_class[name] for name, title in titles.items()}
-    with atomic_write(place / "per_class.png") as temporary:
-        plot_per_class(bars, names, temporary)
+    with atomic_write(folder / "per_class.png") as temporary:
+        plot_per_class(bars, class_names, temporary)
     fakes, nearest = evaluation.neighbours
-    with atomic_write(place / "nearest.png") as temporary:
-        grid(np.concatenate([fakes, nearest], axis=2), names).save(temporary)
-    with atomic_write(place / "evaluation.json") as temporary:
-        saved = {"about": about} | evaluation.to_dict()
-        temporary.write_text(json.dumps(saved, indent=2) + "\n", encoding="utf-8")
+    with atomic_write(folder / "nearest.png") as temporary:
+        grid(np.concatenate([fakes, nearest], axis=2), class_names).save(temporary)
+    write_json({"about": about} | evaluation.to_dict(), folder / "evaluation.json")
 
 
-def compare(found: "Sequence[Evaluation]", names: Sequence[str], place: Path) -> None:
+def compare(evaluations: "Sequence[Evaluation]", names: Sequence[str], folder: Path) -> None:
     """Print and write the measures of several runs, with mean and standard deviation."""
     from cgan_jax.pictures.plots import plot_comparison
 
-    measures = found[0].measures
-    values = {name: [each.measures[name]["mean"] for each in found] for name in measures}
+    measures = evaluations[0].measures
+    values = {name: [each.measures[name]["mean"] for each in evaluations] for name in measures}
     real = {name: each["real"] for name, each in measures.items() if each["real"] is not None}
-    mean = {name: float(np.mean(each)) for name, each in values.items()}
-    sd = {name: float(np.std(each, ddof=1)) for name, each in values.items()}
-    print("".join([f"{'measure':<17}", *(f" {name[-10:]:>10}" for name in (*names, "mean", "sd"))]))
-    for name, each in values.items():
-        cells = (*each, mean[name], sd[name])
-        print("".join([f"{name:<17}", *(f" {format_figure(cell):>10}" for cell in cells)]))
-    shown = {name: values[name] for name in HEADLINE if name in values}
-    with atomic_write(place / "comparison.png") as temporary:
-        plot_comparison(shown, real, names, temporary)
-    with atomic_write(place / "comparison.json") as temporary:
-        saved = {"runs": list(names), "stamp": found[0].stamp, "real": real}
-        saved |= {"measures": values, "mean": mean, "sd": sd}
-        temporary.write_text(json.dumps(saved, indent=2) + "\n", encoding="utf-8")
+    mean = {name: float(np.mean(row)) for name, row in values.items()}
+    sd = {name: float(np.std(row, ddof=1)) for name, row in values.items()}
+    row = "{:<17} {:<9}" + " {:>10}" * (len(names) + 2)
+    print(row.format("measure", "better", *(name[-10:] for name in names), "mean", "sd"))
+    for name in values:
+        figures = (*values[name], mean[name], sd[name])
+        print(row.format(name, MEASURES[name].better, *map(format_figure, figures)))
+    titles = {name: f"{name} ({MEASURES[name].better} is better)" for name in HEADLINE}
+    plotted = {title: values[name] for name, title in titles.items() if name in values}
+    lines = {title: real[name] for name, title in titles.items() if name in real}
+    with atomic_write(folder / "comparison.png") as temporary:
+        plot_comparison(plotted, lines, names, temporary)
+    contents = {"runs": list(names), "stamp": evaluations[0].stamp, "real": real}
+    contents |= {"measures": values, "mean": mean, "sd": sd}
+    write_json(contents, folder / "comparison.json")
+
+
+def write_json(contents: dict[str, Any], path: Path) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

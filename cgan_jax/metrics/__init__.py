@@ -1,7 +1,7 @@
 """Quality measures of generated images: functions on arrays, each usable alone.
 
 Most compare features, `[N, F]` arrays of any network's activations; `reference.py` has those of the
-classifier that comes with this package.
+classifier that this package contains. `measures.py` lists all of them by name.
 """
 
 from cgan_jax.metrics.classification import ConfusionMatrix, confusion_matrix

@@ -1,4 +1,4 @@
-"""What a classifier learns from generated images alone (Ravuri and Vinyals 2019)."""
+"""The score of a classifier trained only on generated images (Ravuri and Vinyals 2019)."""
 
 from collections.abc import Callable
 
@@ -10,14 +10,14 @@ from cgan_jax.metrics.classification import ConfusionMatrix, confusion_matrix
 from cgan_jax.metrics.classifier import Recipe, apply_in_chunks, fit
 
 RECIPE = Recipe(epochs=6, peak_lr=3e-3)
-N_IMAGES = 60_000  # as many as Fashion-MNIST has for training
+N_IMAGES = 60_000  # the size of Fashion-MNIST's training split
 REAL_ACCURACY = 0.9161
-"""What the 60,000 real training images give with RECIPE and seed 0 on the test split. Measured by
-`python -m experiments.evaluate --cas-on-real`, and again by a slow test."""
+"""The score of the 60,000 real training images with RECIPE and seed 0, as measured by
+`python -m experiments.evaluate --cas-on-real`. A slow test measures it again."""
 
 
 class ScoreNet(nn.Module):
-    """Two strided convolutions, a hidden layer, logits: unlike the reference in kind, and cheap."""
+    """Two strided convolutions, a hidden layer, logits: cheap, and unlike the reference."""
 
     n_classes: int = 10
 
@@ -41,29 +41,29 @@ def classification_accuracy_score(
     seed: int = 0,
     on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> ConfusionMatrix:
-    """Train a classifier on some images alone and try it on real ones it has not seen.
+    """Train a classifier on some images and test it on real ones.
 
     Ravuri and Vinyals 2019, "Classification Accuracy Score for Conditional Generative Models"; the
-    GAN-train of Shmelkov et al. 2018. Low where the images lack fidelity or variety. The weights
-    after the last step count: none are chosen, so that no real image is looked at before.
+    GAN-train of Shmelkov et al. 2018. Low if the images lack fidelity or variety. The weights after
+    the last step are tested: none are selected, so real images have no part in training.
 
     Args:
         images: generated, uint8 `[N, H, W, C]`.
-        labels: the classes asked for, integers `[N]`.
+        labels: the requested classes, integers `[N]`.
         test_images: real, uint8 `[M, H, W, C]`.
-        test_labels: theirs, integers `[M]`.
-        n_classes: how many classes there are.
+        test_labels: their classes, integers `[M]`.
+        n_classes: number of classes.
         recipe: how the classifier is trained.
         seed: of its weights and of the order of the images.
-        on_step: told of the steps that are done and of all that there are.
+        on_step: called after each step with the number of steps done and their total.
 
     Returns:
-        which class each real image was taken for; its `accuracy` is the score.
+        how the real images are classified; its `accuracy` is the score.
 
     Raises:
-        DataError: shapes or dtypes that do not fit, or too few images.
+        DataError: other shapes or dtypes, or too few images.
     """
     module = ScoreNet(n_classes)
     variables = fit(module, images, labels, recipe, seed=seed, on_step=on_step)
-    _, seen = apply_in_chunks(module, variables, test_images)
-    return confusion_matrix(test_labels, seen, n_classes)
+    _, predictions = apply_in_chunks(module, variables, test_images)
+    return confusion_matrix(test_labels, predictions, n_classes)

@@ -1,7 +1,4 @@
-"""How the small classifiers of this package are trained, and how images go through one.
-
-Which networks they are stands with what they are for: reference.py and cas.py.
-"""
+"""Training and applying small image classifiers. The networks are in reference.py and cas.py."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,13 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax.training.train_state import TrainState
 from jax import lax, random
 
 from cgan_jax.checks import check_seed
 from cgan_jax.errors import DataError
+from cgan_jax.metrics.inputs import check_images, check_labels, chunks
 from cgan_jax.models.value_range import to_unit_range
 
-CHUNK = 250  # images at a time: one compiled shape, as the last chunk is filled up
+CHUNK = 250  # images at a time; the last chunk is padded, so that one program is compiled
 
 
 class Recipe(NamedTuple):
@@ -26,11 +25,11 @@ class Recipe(NamedTuple):
 
     Attributes:
         epochs: passes over the images.
-        batch_size: images a step; those that do not fill a batch wait for the next epoch's order.
+        batch_size: images per step; an epoch drops those that do not fill a batch.
         peak_lr: the largest learning rate.
         weight_decay: AdamW's.
-        shift: each image is moved by at most so many pixels, anew each time.
-        flip: half of the images are mirrored, anew each time.
+        shift: the most pixels that each image of a batch is moved by, at random.
+        flip: whether each image of a batch is mirrored with probability 1/2.
     """
 
     epochs: int
@@ -56,77 +55,76 @@ def fit(
         module: maps images in [-1, 1] and `train` to features and logits `[B, classes]`.
         images: uint8 `[N, H, W, C]`.
         labels: integers `[N]`.
-        recipe: how.
+        recipe: how to train.
         seed: in [0, 2**32); of weights, order and augmentation.
-        on_step: told of the steps that are done and of all that there are.
+        on_step: called after each step with the number of steps done and their total.
 
     Returns:
-        the variables after the last step: `params`, and `batch_stats` if the module has any.
+        the variables after the last step: `params`, and `batch_stats` if the module has them.
 
     Raises:
-        DataError: fewer images than a batch, or not a label for each.
+        DataError: images of another shape or dtype, fewer than a batch, or not one label for each.
         ConfigError: the seed is out of range.
     """
-    if len(images) < recipe.batch_size or np.shape(labels) != (len(images),):
+    check_images(images)
+    check_labels(labels, len(images))
+    if len(images) < recipe.batch_size:
         raise DataError(
-            f"{len(images)} images and labels {list(np.shape(labels))} cannot train a classifier\n"
-            f"expected at least {recipe.batch_size} images, and one label for each\nGive more."
+            f"{len(images)} images cannot train a classifier\n"
+            f"expected at least a batch of {recipe.batch_size}\nGive more."
         )
     init_key, step_key = random.split(random.key(check_seed(seed)))
     example = to_unit_range(jnp.asarray(images[:2]))
     variables = jax.jit(partial(module.init, train=False))(init_key, example)
-    params, stats = variables["params"], variables.get("batch_stats", {})
     per_epoch = len(images) // recipe.batch_size
     total = per_epoch * recipe.epochs
     schedule = optax.cosine_onecycle_schedule(total, recipe.peak_lr)
-    optimizer = optax.adamw(schedule, weight_decay=recipe.weight_decay)
-    state = params, stats, jax.jit(optimizer.init)(params)
-    step = jax.jit(partial(_step, module, optimizer, recipe), donate_argnums=0)
+    state = _State.create(
+        apply_fn=module.apply,
+        params=variables["params"],
+        tx=optax.adamw(schedule, weight_decay=recipe.weight_decay),
+        batch_stats=variables.get("batch_stats", {}),
+    )
+    step = jax.jit(partial(_step, recipe, step_key), donate_argnums=0)
     for epoch in range(recipe.epochs):
         order = np.random.default_rng([seed, epoch]).permutation(len(images))
         for i in range(per_epoch):
             rows = order[i * recipe.batch_size :][: recipe.batch_size]
-            done = epoch * per_epoch + i
-            state = step(state, images[rows], labels[rows], random.fold_in(step_key, done))
-            on_step(done + 1, total)
-    params, stats, _ = state
-    return {"params": params} | ({"batch_stats": stats} if stats else {})
+            state = step(state, images[rows], labels[rows])
+            on_step(epoch * per_epoch + i + 1, total)
+    return {name: getattr(state, name) for name in variables}
+
+
+class _State(TrainState):
+    batch_stats: Any
 
 
 def _step(
-    module: nn.Module,
-    optimizer: optax.GradientTransformation,
-    recipe: Recipe,
-    state: tuple[Any, Any, Any],
-    images: jax.Array,
-    labels: jax.Array,
-    key: jax.Array,
-) -> tuple[Any, Any, Any]:
-    params, stats, opt_state = state
-    images = to_unit_range(_augmented(images, recipe, key))
+    recipe: Recipe, key: jax.Array, state: _State, images: jax.Array, labels: jax.Array
+) -> _State:
+    images = to_unit_range(_augmented(images, recipe, random.fold_in(key, state.step)))
 
     def loss(params: Any) -> tuple[jax.Array, Any]:
-        variables = {"params": params, "batch_stats": stats}
-        output: Any = module.apply(variables, images, train=True, mutable=["batch_stats"])
-        (_, logits), new = output
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        output = state.apply_fn(variables, images, train=True, mutable=["batch_stats"])
+        (_, logits), updated = output
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        return losses.mean(), new.get("batch_stats", {})
+        return losses.mean(), updated.get("batch_stats", {})
 
-    gradient, stats = jax.grad(loss, has_aux=True)(params)
-    updates, opt_state = optimizer.update(gradient, opt_state, params)
-    return optax.apply_updates(params, updates), stats, opt_state
+    gradient, stats = jax.grad(loss, has_aux=True)(state.params)
+    return state.apply_gradients(grads=gradient, batch_stats=stats)
 
 
 def _augmented(images: jax.Array, recipe: Recipe, key: jax.Array) -> jax.Array:
     flip_key, shift_key = random.split(key)
     if recipe.flip:
-        chosen = random.bernoulli(flip_key, shape=(len(images), 1, 1, 1))
-        images = jnp.where(chosen, images[:, :, ::-1], images)
-    if far := recipe.shift:
-        padded = jnp.pad(images, ((0, 0), (far, far), (far, far), (0, 0)))
-        corners = random.randint(shift_key, (len(images), 2), 0, 2 * far + 1)
-        cut = lambda image, at: lax.dynamic_slice(image, (*at, 0), images.shape[1:])  # noqa: E731
-        images = jax.vmap(cut)(padded, corners)
+        mirrored = random.bernoulli(flip_key, shape=(len(images), 1, 1, 1))
+        images = jnp.where(mirrored, images[:, :, ::-1], images)
+    if shift := recipe.shift:
+        padded = jnp.pad(images, ((0, 0), (shift, shift), (shift, shift), (0, 0)))
+        corners = random.randint(shift_key, (len(images), 2), 0, 2 * shift + 1)
+        crop = lambda image, at: lax.dynamic_slice(image, (*at, 0), images.shape[1:])  # noqa: E731
+        images = jax.vmap(crop)(padded, corners)
     return images
 
 
@@ -136,31 +134,29 @@ def apply_in_chunks(
     images: np.ndarray,
     on_chunk: Callable[[int], None] = lambda n: None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A classifier's features and predicted labels.
+    """Compute a classifier's features and predictions.
 
     Args:
         module: as for `fit`.
         variables: its weights.
         images: uint8 `[N, H, W, C]`.
-        on_chunk: told of the number of images that are done after each chunk.
+        on_chunk: called after each chunk with its number of images.
 
     Returns:
-        features, float32 `[N, F]`, and labels, int32 `[N]`.
+        features, float32 `[N, F]`, and predicted labels, int32 `[N]`.
 
     Raises:
-        DataError: the images are not uint8 `[N, H, W, C]`, or there are none.
+        DataError: the images are not uint8 `[N, H, W, C]`, or empty.
     """
-    if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
-        raise DataError(f"images must be uint8 [N, H, W, C], not {images.dtype} {images.shape}")
-    features, labels = [], []
-    for start in range(0, len(images), CHUNK):
-        chunk = images[start : start + CHUNK]
-        filled = np.pad(chunk, ((0, CHUNK - len(chunk)), (0, 0), (0, 0), (0, 0)))
-        found, seen = _apply(module, variables, filled)
-        features.append(np.asarray(found)[: len(chunk)])
-        labels.append(np.asarray(seen)[: len(chunk)])
-        on_chunk(len(chunk))
-    return np.concatenate(features), np.concatenate(labels)
+    check_images(images)
+    outputs = []
+    for rows in chunks(len(images), CHUNK):
+        n = rows.stop - rows.start
+        padded = np.pad(images[rows], ((0, CHUNK - n), (0, 0), (0, 0), (0, 0)))
+        outputs.append([np.asarray(each)[:n] for each in _apply(module, variables, padded)])
+        on_chunk(n)
+    features, predictions = map(np.concatenate, zip(*outputs, strict=True))
+    return features, predictions
 
 
 @partial(jax.jit, static_argnames="module")

@@ -1,11 +1,12 @@
 """All measures of a trained generator beside those of real images, by one protocol.
 
-Each measure is a function of its own in this package; here stands which images each is given.
-Tables and pictures of the outcome are the command line's, experiments/evaluate.py.
+Each measure is a function in another module of this package; this one decides which images each is
+given. `experiments/evaluate.py` makes tables and plots of the result.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,57 +15,41 @@ from cgan_jax.data import Dataset
 from cgan_jax.environment import environment
 from cgan_jax.metrics import cas
 from cgan_jax.metrics.classification import ConfusionMatrix, confusion_matrix
-from cgan_jax.metrics.diversity import nearest_neighbours, within_class_diversity
+from cgan_jax.metrics.diversity import Neighbours, nearest_neighbours, within_class_diversity
 from cgan_jax.metrics.frechet import frechet_distance, intra_frechet_distances
 from cgan_jax.metrics.inception import Features
 from cgan_jax.metrics.kernel import kernel_distance
 from cgan_jax.metrics.manifold import manifold_measures
-from cgan_jax.metrics.reference import Reference, load_reference
+from cgan_jax.metrics.measures import MEASURES
+from cgan_jax.metrics.reference import load_reference
 from cgan_jax.sampling.generator import TrainedGenerator
 
 FORMAT = 1
-COLLAPSED = 0.5  # of the real images' diversity: a class below this has few pictures
-COPIED = 0.5  # of the test images' distance to the training set: fakes below this are copies
+COLLAPSED = 0.5  # a class with less than this share of the real images' diversity has collapsed
+COPIED = 0.5  # fakes within this share of the test images' distance to training images are copies
 
-MEASURES: Mapping[str, str] = {
-    "gan_test": "taken for the class asked for",
-    "gan_test_worst": "the same, worst class",
-    "fcd": "Frechet distance to test images",
-    "fcd_50k": "50,000 fakes to all training images",
-    "intra_fcd": "Frechet distance within a class, mean",
-    "intra_fcd_worst": "the same, worst class",
-    "kcd": "kernel distance",
-    "precision": "fakes among real images",
-    "recall": "real images among fakes",
-    "density": "real neighbourhoods around a fake",
-    "coverage": "real neighbourhoods with a fake",
-    "cas": "a classifier trained on fakes alone",
-    "nearest_training": "grey levels to the nearest training image",
-    "diversity": "grey levels between two of a class",
-    "fid": "Frechet distance, Inception's features",
-}
-"""What is measured, in the order of the tables."""
-
-Told = Callable[[str, int], None]
-"""Told what is being done and how many more images have been gone through."""
+ProgressFn = Callable[[str, int], None]
+"""Called with the stage of the work and the number of images processed since the last call."""
+CountFn = Callable[[int], None]
+"""Called with the number of images processed since the last call."""
 
 
 @dataclass(frozen=True)
-class Protocol:
+class EvalProtocol:
     """How many images are compared, and with which seeds. Figures of two protocols do not compare.
 
     Attributes:
         name: `full` or `fast`.
-        seeds: of the fakes. Those of each seed are measured; mean and standard deviation are told.
-        n_images: so many fakes of each seed, so many test images, and so many training images for
-            the real column; as many of each class.
-        n_large: fakes of the first seed for `fcd_50k`; 0 to leave it out.
+        seeds: of the fakes. Each seed is measured; mean and standard deviation are reported.
+        n_images: number of fakes per seed, of test images, and of training images for the real
+            column; equally many of each class.
+        n_large: fakes of the first seed for `fcd_50k`; 0 to omit it.
         k: the neighbour of precision, recall, density and coverage.
         kernel_subsets: of the kernel distance.
-        kernel_size: images in each of them.
+        kernel_size: images per subset.
         n_nearest: images whose nearest training image is looked for.
         cas: whether to train a classifier on 60,000 fakes of the first seed.
-        cas_on_real: whether to train it on the real images as well, in place of the known figure.
+        cas_on_real: whether to train it on the real images too, instead of using the known figure.
     """
 
     name: str = "full"
@@ -79,65 +64,40 @@ class Protocol:
     cas_on_real: bool = False
 
 
-FULL = Protocol()
-FAST = Protocol(
+FULL = EvalProtocol()
+FAST = EvalProtocol(
     "fast", seeds=(0,), n_images=2_000, n_large=0, kernel_size=500, n_nearest=500, cas=False
 )
 
 
-class Examined(NamedTuple):
-    """Images, the classes they were asked for or have, and what the reference makes of them."""
+class ClassifiedImages(NamedTuple):
+    """Images, their requested or true classes, and the reference's features and predictions."""
 
     images: np.ndarray
     labels: np.ndarray
     features: np.ndarray
-    seen: np.ndarray
+    predictions: np.ndarray
 
 
-class Look(NamedTuple):
-    """What the measures say of some images: as a whole, of each class, and the confusion."""
+class Measures(NamedTuple):
+    """The measures of some images: overall, per class, and their confusion matrix."""
 
-    measures: dict[str, float]
+    overall: dict[str, float]
     per_class: dict[str, np.ndarray]
     confusion: ConfusionMatrix
 
 
 @dataclass(frozen=True, eq=False)
-class Real:
-    """The real images as the protocol wants them, examined once for any number of generators.
-
-    Attributes:
-        protocol: how many of them.
-        training: the whole split.
-        test: the whole split.
-        reference: the classifier.
-        seen_test: as many of each class as the protocol wants.
-        training_features: of all training images, for `fcd_50k`; None without it.
-        look: what the measures say of them.
-        inception: for the FID, its features of `seen_test`; None without it.
-    """
-
-    protocol: Protocol
-    training: Dataset
-    test: Dataset
-    reference: Reference
-    seen_test: Examined
-    training_features: np.ndarray | None
-    look: Look
-    inception: tuple[Features, np.ndarray] | None
-
-
-@dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What was found out about one generator.
+    """The measures of one generator.
 
     Attributes:
-        measures: by name, `mean`, `sd` (None for one value), `values` a seed, and `real`.
-        per_class: `gan_test`, `intra_fcd` and `diversity` of each class, fakes' and real images'.
-        confusion: of the fakes of all seeds, and of the test images.
-        warnings: what is badly wrong, a line each.
+        measures: by name, `mean`, `sd` (None for one value), `values` per seed, and `real`.
+        per_class: `gan_test`, `intra_fcd` and `diversity` of each class, of `fakes` and `real`.
+        confusion: of the `fakes` of all seeds, and of the `real` test images.
+        warnings: serious defects, one line each.
         stamp: everything that the figures depend on.
-        neighbours: three fakes a class and the training images nearest to them, uint8
+        neighbours: three fakes per class and the training images nearest to them, uint8
             `[2, 3, classes, H, W, C]`.
     """
 
@@ -149,240 +109,208 @@ class Evaluation:
     neighbours: np.ndarray
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """The contents of `evaluation.json`."""
         return {
             "format": FORMAT,
             "stamp": self.stamp,
             "measures": self.measures,
             "per_class": self.per_class,
-            "confusion": {who: found.counts.tolist() for who, found in self.confusion.items()},
+            "confusion": {name: each.counts.tolist() for name, each in self.confusion.items()},
             "warnings": self.warnings,
         }
 
 
 def balanced(labels: np.ndarray, n: int, n_classes: int) -> np.ndarray:
-    """Places of the first n / n_classes images, or the first one, of each class, class by class."""
+    """Indices of the first n / n_classes images, at least one, of each class, class by class."""
     per_class = max(1, n // n_classes)
     return np.concatenate([np.flatnonzero(labels == c)[:per_class] for c in range(n_classes)])
 
 
-def work(protocol: Protocol, n_generators: int, n_training: int = 60_000) -> int:
-    """How many images `prepare` and `evaluate` will tell of."""
+def count_images(
+    protocol: EvalProtocol, n_generators: int, n_training: int = 60_000, *, fid: bool = False
+) -> int:
+    """How many images an `Evaluator` counts for some generators: the total of a progress bar."""
     steps = cas.N_IMAGES // cas.RECIPE.batch_size * cas.RECIPE.epochs
-    trained = steps * cas.RECIPE.batch_size if protocol.cas else 0
+    trained = steps * cas.RECIPE.batch_size * protocol.cas
+    inception = protocol.n_images * fid
     fakes = protocol.n_images * len(protocol.seeds)
-    if protocol.n_large:
-        fakes += protocol.n_large - protocol.n_images
+    fakes += max(0, protocol.n_large - protocol.n_images)
     real = (n_training if protocol.n_large else protocol.n_images) + protocol.n_images
-    return real + trained * protocol.cas_on_real + n_generators * (fakes + trained)
+    real += trained * protocol.cas_on_real + 2 * inception
+    return real + n_generators * (fakes + trained + inception)
 
 
-def prepare(
-    training: Dataset,
-    test: Dataset,
-    protocol: Protocol = FULL,
-    *,
-    inception: Features | None = None,
-    told: Told = lambda what, n: None,
-) -> Real:
-    """Examine the real images: the test split, and training images in place of fakes.
+class Evaluator:
+    """Measures generators by a protocol, beside real images.
+
+    The real images are the test split and, instead of fakes, training images. Their figures are for
+    comparison and are not bounds: the reference classifier was trained on these training images.
 
     Args:
         training: the training split.
         test: the test split.
-        protocol: how many of them.
+        protocol: how many images are compared.
         inception: for the FID; see `load_inception`.
-        told: of what is done.
+        on_progress: called as the work proceeds.
+
+    Attributes:
+        real_test: the protocol's test images.
+        real_measures: the measures of the real images.
 
     Raises:
-        DataError: the images are none that the reference classifier takes.
+        DataError: the reference classifier cannot take the images.
     """
-    reference, n_classes = load_reference(), len(test.class_names)
-    chosen = balanced(test.labels, protocol.n_images, n_classes)
-    seen_test = _examined(reference, test.images[chosen], test.labels[chosen], told, "test images")
-    # In place of fakes, for the measures' floor: what an ideal generator would reach.
-    stand_in = balanced(training.labels, protocol.n_images, n_classes)
-    wanted = np.arange(len(training)) if protocol.n_large else stand_in
-    seen_training = _examined(
-        reference, training.images[wanted], training.labels[wanted], told, "training images"
-    )
-    shown = seen_training
-    if protocol.n_large:
-        shown = Examined(*(array[stand_in] for array in seen_training))
 
-    told("measures of real images", 0)
-    confusion, of_classes = _alone(seen_test, n_classes)
-    between, intra = _between(seen_test, shown, n_classes, protocol)
-    look = _look(confusion, between, of_classes | {"intra_fcd": intra})
-    # Over the whole, since these are in the order of their classes.
-    some = np.linspace(0, len(chosen) - 1, protocol.n_nearest).astype(int)
-    nearest = nearest_neighbours(seen_test.images[some], training.images)
-    look.measures["nearest_training"] = float(np.median(nearest.distances))
-    if protocol.cas:
-        look.measures["cas"] = cas.REAL_ACCURACY
+    def __init__(
+        self,
+        training: Dataset,
+        test: Dataset,
+        protocol: EvalProtocol = FULL,
+        *,
+        inception: Features | None = None,
+        on_progress: ProgressFn = lambda stage, n: None,
+    ) -> None:
+        self._training, self._test, self._protocol = training, test, protocol
+        self._inception, self._on_progress = inception, on_progress
+        self._reference, self._n_classes = load_reference(), len(test.class_names)
+        rows = balanced(test.labels, protocol.n_images, self._n_classes)
+        self.real_test = self._classify(test.images[rows], test.labels[rows], "test images")
+        chosen = balanced(training.labels, protocol.n_images, self._n_classes)
+        rows = np.arange(len(training)) if protocol.n_large else chosen
+        stand_in = self._classify(training.images[rows], training.labels[rows], "training images")
+        self._training_features = stand_in.features
+        if protocol.n_large:
+            stand_in = ClassifiedImages(*(array[chosen] for array in stand_in))
+
+        self._start("measures of real images")
+        # Evenly spaced, since the images are in the order of their classes.
+        spread = np.linspace(0, len(self.real_test.images) - 1, protocol.n_nearest).astype(int)
+        nearest = nearest_neighbours(self.real_test.images[spread], training.images)
+        self.real_measures = self._collect_measures(self.real_test, nearest, stand_in)
+        extras = self.real_measures.overall
         if protocol.cas_on_real:
-            look.measures["cas"] = _cas(training.images, training.labels, test, told, "real images")
-    of_test = None
-    if inception is not None:
-        told("Inception: test images", 0)
-        of_test = inception(seen_test.images, lambda n: None)
-        told("Inception: training images", 0)
-        look.measures["fid"] = frechet_distance(of_test, inception(shown.images, lambda n: None))
-    return Real(
-        protocol,
-        training,
-        test,
-        reference,
-        seen_test,
-        seen_training.features if protocol.n_large else None,
-        look,
-        None if inception is None or of_test is None else (inception, of_test),
-    )
+            extras["cas"] = self._cas(training.images, training.labels, "real images")
+        elif protocol.cas:
+            extras["cas"] = cas.REAL_ACCURACY
+        if inception:
+            count = self._start("Inception: test images")
+            self._test_inception = inception(self.real_test.images, count)
+            extras["fid"] = self._fid(inception, stand_in.images, "training images")
 
+    def evaluate(self, generator: TrainedGenerator) -> Evaluation:
+        """Measure a generator.
 
-def evaluate(
-    generator: TrainedGenerator, real: Real, *, told: Told = lambda what, n: None
-) -> Evaluation:
-    """Measure a generator by the protocol of the real images.
+        The fakes are uint8, like the real images, with equally many of each class; fake i of a seed
+        is image i of `generator.generate`.
 
-    Fakes are uint8, as real images are, with as many of each class; fake i of a seed is that of
-    `generator.generate`.
+        Args:
+            generator: of the real images' classes and shape.
 
-    Args:
-        generator: of the classes and images that the data have.
-        real: from `prepare`.
-        told: of what is done.
+        Raises:
+            DataError: the reference classifier cannot take the generator's images.
+        """
+        protocol, n_classes, real = self._protocol, self._n_classes, self.real_measures
+        labels = np.arange(protocol.n_images, dtype=np.int32) % n_classes
+        by_seed: list[Measures] = []
+        for seed in protocol.seeds:
+            self._start(f"seed {seed}: images")
+            images = generator.generate(labels, seed=seed)
+            fakes = self._classify(images, labels, f"seed {seed}: classes")
+            self._start(f"seed {seed}: measures")
+            sample = images[: protocol.n_nearest]
+            nearest = nearest_neighbours(sample, self._training.images)
+            measures = self._collect_measures(fakes, nearest, fakes)
+            if not by_seed:
+                neighbours = np.stack([sample, self._training.images[nearest.indices]])
+                measures.overall.update(self._first_seed_extras(generator, seed, fakes))
+            by_seed.append(measures)
 
-    Raises:
-        DataError: the generator's images are none that the reference classifier takes.
-    """
-    protocol, n_classes = real.protocol, len(real.test.class_names)
-    labels = np.arange(protocol.n_images, dtype=np.int32) % n_classes
-    looks: list[Look] = []
-    for seed in protocol.seeds:
-        told(f"seed {seed}: images", 0)
-        images = generator.generate(labels, seed=seed)
-        fakes = _examined(real.reference, images, labels, told, f"seed {seed}: classes")
-        told(f"seed {seed}: measures", 0)
-        confusion, of_classes = _alone(fakes, n_classes)
-        between, intra = _between(real.seen_test, fakes, n_classes, protocol)
-        look = _look(confusion, between, of_classes | {"intra_fcd": intra})
-        told(f"seed {seed}: nearest training images", 0)
-        shown = images[: protocol.n_nearest]
-        nearest = nearest_neighbours(shown, real.training.images)
-        look.measures["nearest_training"] = float(np.median(nearest.distances))
-        if not looks:
-            pairs = np.stack([shown, real.training.images[nearest.indices]])[:, : 3 * n_classes]
-            look.measures.update(_of_one_seed(generator, real, seed, fakes, told))
-        looks.append(look)
-
-    per_class = {
-        name: {
-            "fakes": np.mean([look.per_class[name] for look in looks], 0).tolist(),
-            "real": values.tolist(),
+        per_class = {
+            name: {
+                "fakes": np.mean([each.per_class[name] for each in by_seed], 0).tolist(),
+                "real": values.tolist(),
+            }
+            for name, values in real.per_class.items()
         }
-        for name, values in real.look.per_class.items()
-    }
-    found = {n: [look.measures[n] for look in looks if n in look.measures] for n in MEASURES}
-    measures = {
-        name: _summary(values, real.look.measures.get(name))
-        for name, values in found.items()
-        if values
-    }
-    counts = np.sum([look.confusion.counts for look in looks], 0)
-    return Evaluation(
-        measures,
-        per_class,
-        {"fakes": ConfusionMatrix(counts), "real": real.look.confusion},
-        _warnings(measures, per_class, real.test.class_names),
-        _stamp(generator, real),
-        pairs.reshape(2, 3, n_classes, *shown.shape[1:]),
-    )
+        summaries = {
+            name: _summary(values, real.overall.get(name))
+            for name in MEASURES
+            if (values := [each.overall[name] for each in by_seed if name in each.overall])
+        }
+        counts = np.sum([each.confusion.counts for each in by_seed], 0)
+        return Evaluation(
+            summaries,
+            per_class,
+            {"fakes": ConfusionMatrix(counts), "real": real.confusion},
+            _warnings(summaries, per_class, self._test.class_names),
+            _stamp(protocol, generator.step, self._reference.sha256),
+            neighbours[:, : 3 * n_classes].reshape(2, 3, n_classes, *images.shape[1:]),
+        )
 
+    def _start(self, stage: str) -> CountFn:
+        """Report a new stage of the work; returns what counts the images processed in it."""
+        self._on_progress(stage, 0)
+        return partial(self._on_progress, stage)
 
-def _of_one_seed(
-    generator: TrainedGenerator, real: Real, seed: int, fakes: Examined, told: Told
-) -> dict[str, float]:
-    """What takes too many images, or too long, to be measured for each seed."""
-    protocol, found = real.protocol, {}
-    n = max(protocol.n_large, cas.N_IMAGES * protocol.cas)
-    labels = np.arange(n, dtype=np.int32) % len(real.test.class_names)
-    told(f"seed {seed}: more images", 0)
-    images = generator.generate(labels, seed=seed)  # the first of them are the fakes
-    if real.training_features is not None:
-        rest = slice(len(fakes.labels), protocol.n_large)
-        more = _examined(real.reference, images[rest], labels[rest], told, "more images")
-        features = np.concatenate([fakes.features, more.features])
-        told("Frechet distance of many", 0)
-        found["fcd_50k"] = frechet_distance(real.training_features, features)
-    if protocol.cas:
-        some = slice(cas.N_IMAGES)
-        found["cas"] = _cas(images[some], labels[some], real.test, told, "fakes")
-    if real.inception:
-        told("Inception: fakes", 0)
-        inception, of_test = real.inception
-        found["fid"] = frechet_distance(of_test, inception(fakes.images, lambda n: None))
-    return found
+    def _classify(self, images: np.ndarray, labels: np.ndarray, stage: str) -> ClassifiedImages:
+        return ClassifiedImages(images, labels, *self._reference(images, self._start(stage)))
 
+    def _collect_measures(
+        self, images: ClassifiedImages, nearest: Neighbours, fakes: ClassifiedImages
+    ) -> Measures:
+        """Measures of images alone, of their nearest training images, and of fakes beside tests."""
+        n_classes, protocol, labels = self._n_classes, self._protocol, self.real_test.labels
+        x, y = self.real_test.features, fakes.features
+        confusion = confusion_matrix(images.labels, images.predictions, n_classes)
+        diversity = within_class_diversity(images.images, images.labels, n_classes)
+        intra_fcd = intra_frechet_distances(x, labels, y, fakes.labels, n_classes)
+        subsets, size = protocol.kernel_subsets, protocol.kernel_size
+        overall = {
+            "gan_test": confusion.accuracy,
+            "gan_test_worst": float(confusion.per_class.min()),
+            "fcd": frechet_distance(x, y),
+            "intra_fcd": float(intra_fcd.mean()),
+            "intra_fcd_worst": float(intra_fcd.max()),
+            "kcd": kernel_distance(x, y, subsets=subsets, size=size)[0],
+            "nearest_training": float(np.median(nearest.distances)),
+            "diversity": float(diversity.mean()),
+        } | manifold_measures(x, y, k=protocol.k)._asdict()
+        per_class = {
+            "gan_test": confusion.per_class,
+            "diversity": diversity,
+            "intra_fcd": intra_fcd,
+        }
+        return Measures(overall, per_class, confusion)
 
-def _examined(
-    reference: Reference, images: np.ndarray, labels: np.ndarray, told: Told, what: str
-) -> Examined:
-    told(what, 0)
-    features, seen = reference(images, lambda n: told(what, n))
-    return Examined(images, labels, features, seen)
+    def _first_seed_extras(
+        self, generator: TrainedGenerator, seed: int, fakes: ClassifiedImages
+    ) -> dict[str, float]:
+        """The measures that need too many images, or too much time, for every seed."""
+        protocol, extras = self._protocol, {}
+        n = max(protocol.n_large, cas.N_IMAGES * protocol.cas)
+        labels = np.arange(n, dtype=np.int32) % self._n_classes
+        self._start(f"seed {seed}: more images")
+        images = generator.generate(labels, seed=seed)  # the first of them are the fakes
+        if protocol.n_large:
+            rest = slice(len(fakes.labels), protocol.n_large)
+            more = self._classify(images[rest], labels[rest], f"seed {seed}: more classes")
+            features = np.concatenate([fakes.features, more.features])
+            extras["fcd_50k"] = frechet_distance(self._training_features, features)
+        if protocol.cas:
+            extras["cas"] = self._cas(images[: cas.N_IMAGES], labels[: cas.N_IMAGES], "fakes")
+        if self._inception:
+            extras["fid"] = self._fid(self._inception, fakes.images, "fakes")
+        return extras
 
+    def _cas(self, images: np.ndarray, labels: np.ndarray, name: str) -> float:
+        count, test = self._start(f"a classifier of {name}"), self._test
+        on_step = lambda done, total: count(cas.RECIPE.batch_size)  # noqa: E731
+        real = test.images, test.labels, self._n_classes
+        return cas.classification_accuracy_score(images, labels, *real, on_step=on_step).accuracy
 
-def _between(
-    test: Examined, shown: Examined, n_classes: int, protocol: Protocol
-) -> tuple[dict[str, float], np.ndarray]:
-    """The measures on features, and the Frechet distance of each class."""
-    manifold = manifold_measures(test.features, shown.features, k=protocol.k)
-    kernel, _ = kernel_distance(
-        test.features,
-        shown.features,
-        subsets=protocol.kernel_subsets,
-        size=protocol.kernel_size,
-    )
-    intra = intra_frechet_distances(
-        test.features, test.labels, shown.features, shown.labels, n_classes
-    )
-    fcd = frechet_distance(test.features, shown.features)
-    return {"fcd": fcd, "kcd": kernel} | manifold._asdict(), intra
-
-
-def _alone(shown: Examined, n_classes: int) -> tuple[ConfusionMatrix, dict[str, np.ndarray]]:
-    """What images show by themselves: the confusion, and what it and their variety are by class."""
-    confusion = confusion_matrix(shown.labels, shown.seen, n_classes)
-    diversity = within_class_diversity(shown.images, shown.labels, n_classes)
-    return confusion, {"gan_test": confusion.per_class, "diversity": diversity}
-
-
-def _look(
-    confusion: ConfusionMatrix, between: dict[str, float], per_class: dict[str, np.ndarray]
-) -> Look:
-    of_classes = {
-        "gan_test": confusion.accuracy,
-        "gan_test_worst": float(per_class["gan_test"].min()),
-        "intra_fcd": float(per_class["intra_fcd"].mean()),
-        "intra_fcd_worst": float(per_class["intra_fcd"].max()),
-        "diversity": float(per_class["diversity"].mean()),
-    }
-    return Look(between | of_classes, per_class, confusion)
-
-
-def _cas(images: np.ndarray, labels: np.ndarray, test: Dataset, told: Told, what: str) -> float:
-    what = f"a classifier of {what}"
-    told(what, 0)
-    score = cas.classification_accuracy_score(
-        images,
-        labels,
-        test.images,
-        test.labels,
-        len(test.class_names),
-        on_step=lambda done, total: told(what, cas.RECIPE.batch_size),
-    )
-    return score.accuracy
+    def _fid(self, inception: Features, images: np.ndarray, name: str) -> float:
+        features = inception(images, self._start(f"Inception: {name}"))
+        return frechet_distance(self._test_inception, features)
 
 
 def _summary(values: list[float], real: float | None) -> dict[str, Any]:
@@ -404,7 +332,7 @@ def _warnings(
     for name, fake, real in zip(class_names, diversity["fakes"], diversity["real"], strict=True):
         if fake < COLLAPSED * real:
             lines.append(
-                f"COLLAPSE: pictures of {name} differ by {fake:.1f} grey levels, "
+                f"COLLAPSE: images of {name} differ by {fake:.1f} grey levels, "
                 f"real ones by {real:.1f}"
             )
     nearest = measures["nearest_training"]
@@ -416,13 +344,13 @@ def _warnings(
     return tuple(lines)
 
 
-def _stamp(generator: TrainedGenerator, real: Real) -> dict[str, Any]:
+def _stamp(protocol: EvalProtocol, step: int, reference_sha256: str) -> dict[str, Any]:
     return {
-        "protocol": asdict(real.protocol) | {"cas_recipe": cas.RECIPE._asdict()},
-        "step": generator.step,
-        "reference_sha256": real.reference.sha256,
-        "splits": "fakes against the test split; in the real column training images, class by "
-        "class the first, against the test split; fcd_50k and nearest_training against all "
-        "training images; cas on the whole test split",
+        "protocol": asdict(protocol) | {"cas_recipe": cas.RECIPE._asdict()},
+        "step": step,
+        "reference_sha256": reference_sha256,
+        "splits": "fakes against the test split; in the real column, the first training images of "
+        "each class against the test split; fcd_50k and nearest_training against all training "
+        "images; cas on the whole test split",
         "environment": environment(),
     }

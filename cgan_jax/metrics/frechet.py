@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from cgan_jax.errors import DataError
-from cgan_jax.metrics.features import checked_pair
+from cgan_jax.metrics.inputs import check_features, check_labels
 
 
 def frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
@@ -12,12 +11,12 @@ def frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
     `|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2))`, equation 6 of Heusel et al. 2017, "GANs Trained
     by a Two Time-Scale Update Rule". With Inception's pool features it is the FID. In float64; the
     trace of the root is that of `(C1^(1/2) C2 C1^(1/2))^(1/2)`, whose argument is symmetric, so
-    that `eigh` gives real roots where a general matrix root gives complex rounding.
+    `eigh` gives real roots, while a general matrix root has complex rounding errors.
 
     Args:
         real: features `[N, F]`, at least two rows.
-        fake: features `[M, F]`, at least two rows. The estimate is biased upwards, the more so the
-            fewer the rows: compare distances of equal numbers only.
+        fake: features `[M, F]`, at least two rows. The estimate is biased upwards, more with fewer
+            rows: compare only distances of equally many.
 
     Returns:
         the distance, at least 0.
@@ -25,7 +24,7 @@ def frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
     Raises:
         DataError: shapes that do not fit, or values that are not finite.
     """
-    real, fake = checked_pair(real, fake, at_least=2)
+    real, fake = check_features(real, fake, least=2)
     gap = real.mean(0) - fake.mean(0)
     real_cov, fake_cov = _covariance(real), _covariance(fake)
     root = _symmetric_root(real_cov)
@@ -44,32 +43,27 @@ def intra_frechet_distances(
 ) -> np.ndarray:
     """The Frechet distance within each class (Miyato and Koyama 2018: intra FID).
 
-    A generator that shows one class for another, or collapses within one, is found out here though
-    the whole may look well. Each class has fewer rows, so these are larger than the whole's.
+    These show a generator that confuses classes, or collapses within one, even if the images as a
+    whole look good. Each class has fewer rows, so these are larger than the overall distance.
 
     Args:
         real: features `[N, F]`.
         real_labels: integers `[N]`.
         fake: features `[M, F]`.
-        fake_labels: the classes asked for, integers `[M]`.
-        n_classes: how many classes there are.
+        fake_labels: the requested classes, integers `[M]`.
+        n_classes: number of classes.
 
     Returns:
         float64 `[n_classes]`.
 
     Raises:
-        DataError: as `frechet_distance`; also not a label for each row, or fewer than two of a
+        DataError: as `frechet_distance`; also not one label per row, or fewer than two rows of a
             class.
     """
-    for features, labels in ((real, real_labels), (fake, fake_labels)):
-        if np.shape(labels) != (len(features),):
-            raise DataError(f"labels must be [{len(features)}], not {list(np.shape(labels))}")
-    return np.array(
-        [
-            frechet_distance(real[real_labels == label], fake[fake_labels == label])
-            for label in range(n_classes)
-        ]
-    )
+    check_labels(real_labels, len(real))
+    check_labels(fake_labels, len(fake))
+    pairs = ((real[real_labels == c], fake[fake_labels == c]) for c in range(n_classes))
+    return np.array([frechet_distance(*pair) for pair in pairs])
 
 
 def _covariance(features: np.ndarray) -> np.ndarray:

@@ -1,55 +1,45 @@
-"""Features that no network has learned: an image's coordinates along the data's main directions.
+"""Features that no network has learned: coordinates along the principal components of the pixels.
 
-What a checkpoint is chosen by while training is taken on these, so that the reference classifier
-judges the result and had no say in it.
+The best checkpoint of a run is chosen by these, so that the reference classifier, which judges the
+result, has no part in the choice.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 
 from cgan_jax.errors import DataError
+from cgan_jax.metrics.inputs import check_images
 
 
-@dataclass(frozen=True, eq=False)
-class PixelFeatures:
-    """Principal components of pixels.
+def principal_components(images: np.ndarray, n: int = 64) -> Callable[[np.ndarray], np.ndarray]:
+    """Find the first n principal components of images' pixels.
 
-    Attributes:
-        mean: float64 `[pixels]`, in [0, 1].
-        components: float64 `[pixels, F]`, orthonormal, that of the largest variance first.
+    Args:
+        images: uint8 `[N, H, W, C]`.
+        n: number of components, at most N and H * W * C.
+
+    Returns:
+        a function of such images that returns their coordinates, float64 `[N, n]`, in units of the
+        grey range, those along the component of the largest variance first.
+
+    Raises:
+        DataError: other shapes or dtypes, or fewer than n images or pixels.
     """
-
-    mean: np.ndarray
-    components: np.ndarray
-
-    @classmethod
-    def of(cls, images: np.ndarray, n: int = 64) -> "PixelFeatures":
-        """The first n principal components of some images, uint8 `[N, H, W, C]`.
-
-        Raises:
-            DataError: they are not, or have fewer pixels than n, or are fewer.
-        """
-        pixels = _pixels(images)
-        if min(pixels.shape) < n:
-            raise DataError(
-                f"{len(pixels)} images of {pixels.shape[1]} pixels have no {n} components"
-            )
-        mean = pixels.mean(0)
-        centred = pixels - mean
-        if len(centred) < centred.shape[1]:  # then the matrix of their products is the smaller one
-            _, vectors = np.linalg.eigh(centred @ centred.T)
-            components, _ = np.linalg.qr(centred.T @ vectors[:, : -n - 1 : -1])
-            return cls(mean, components)
+    pixels = _pixels(images)
+    if min(pixels.shape) < n:
+        raise DataError(f"{len(pixels)} images of {pixels.shape[1]} pixels have no {n} components")
+    mean = pixels.mean(0)
+    centred = pixels - mean
+    if len(centred) < centred.shape[1]:  # then their Gram matrix is smaller than the covariance
+        _, vectors = np.linalg.eigh(centred @ centred.T)
+        components, _ = np.linalg.qr(centred.T @ vectors[:, : -n - 1 : -1])
+    else:
         _, vectors = np.linalg.eigh(centred.T @ centred)  # the largest last
-        return cls(mean, vectors[:, : -n - 1 : -1])
-
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Coordinates of images, uint8 `[N, H, W, C]`, in units of the grey range: `[N, F]`."""
-        return (_pixels(images) - self.mean) @ self.components
+        components = vectors[:, : -n - 1 : -1]
+    return lambda images: (_pixels(images) - mean) @ components
 
 
 def _pixels(images: np.ndarray) -> np.ndarray:
-    if images.dtype != np.uint8 or images.ndim != 4:
-        raise DataError(f"images must be uint8 [N, H, W, C], not {images.dtype} {images.shape}")
+    check_images(images)
     return images.reshape(len(images), -1) / 255

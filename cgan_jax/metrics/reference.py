@@ -1,9 +1,10 @@
-"""The reference classifier of Fashion-MNIST, whose features and labels the measures are taken on.
+"""The reference classifier of Fashion-MNIST: the measures use its features and predictions.
 
-Its weights come with the package. `python -m experiments.proofs.train_reference` made them, from training
-images 0 to 54,999; it takes no part in training a GAN, nor in choosing a checkpoint. It is the
-second: the first, in larger batches and with shifted images, had 92.3% on the test split, as this
-one without mirror images, which were taken in for what they gain on images 55,000 to 59,999.
+The package contains its weights, which `python -m experiments.proofs.train_reference` made from
+training images 0 to 54,999. It has no part in training a GAN, nor in choosing a checkpoint. It is
+the second one: the first, with larger batches and shifted images, had an accuracy of 92.3% on the
+test split, and so has this one without mirror images, which were added because they help on images
+55,000 to 59,999.
 """
 
 import hashlib
@@ -24,16 +25,16 @@ from cgan_jax.interop import load_state_dict
 from cgan_jax.metrics.classifier import apply_in_chunks
 
 WEIGHTS = Path(__file__).with_name("reference.safetensors")
-N_TRAINING = 55_000  # of the 60,000 training images, the first; the rest told how it came on
+N_TRAINING = 55_000  # the first of the 60,000 training images; the rest are its validation images
 SHA256 = "990e900513f7ef01b369b41fe05b24d78c83e1e01e564a5c667ee730c319174c"
 
 
 class ReferenceNet(nn.Module):
-    """Three convolutional stages (32, 64, twice 128 channels), the mean over places, logits.
+    """Convolutional stages of 32, 64, 128 and 128 channels, the mean over positions, logits.
 
-    242,410 parameters. Normalised by linen's BatchNorm, which keeps 0.9 of its statistics. Out of
-    training an image's features are the mean of its own and of its mirror image's: that gains 0.3
-    percentage points on the 5,000 training images that it was not trained on.
+    242,410 parameters, with BatchNorm of decay 0.9. In evaluation the features are the mean of the
+    image's and of its mirror image's, which gains 0.3 percentage points on the 5,000 validation
+    images.
     """
 
     n_classes: int = 10
@@ -44,7 +45,7 @@ class ReferenceNet(nn.Module):
 
         Args:
             images_BxHxWxC: floats in [-1, 1]; H and W are multiples of 4.
-            train: whether the batch's statistics normalise.
+            train: whether to normalise by the batch's statistics.
 
         Returns:
             features `[B, 128]`, at least 0, and logits `[B, n_classes]`.
@@ -67,7 +68,7 @@ def _stage(x: jax.Array, channels: int, train: bool, size: int = 3, stride: int 
 
 
 def _halved(x: jax.Array) -> jax.Array:
-    """The largest of each 2x2 places; its gradient is faster than that of linen's max_pool."""
+    """2x2 max pooling, with a faster gradient than that of linen's max_pool."""
     batch, height, width, channels = x.shape
     return x.reshape(batch, height // 2, 2, width // 2, 2, channels).max((2, 4))
 
@@ -78,7 +79,7 @@ class Reference:
 
     Attributes:
         variables: `params` and `batch_stats`.
-        sha256: of the file that they came from.
+        sha256: of the weights' file.
     """
 
     variables: Any
@@ -87,15 +88,15 @@ class Reference:
     def __call__(
         self, images: np.ndarray, on_chunk: Callable[[int], None] = lambda n: None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Features and predicted labels of images.
+        """Compute features and predictions.
 
         Args:
             images: uint8 `[N, 28, 28, 1]`.
-            on_chunk: told of the number of images that are done after each chunk.
+            on_chunk: called after each chunk with its number of images.
 
         Returns:
-            features, float32 `[N, 128]`, and labels, int32 `[N]`. Each image's are its own: they
-            do not depend on what else is given.
+            features, float32 `[N, 128]`, and predicted labels, int32 `[N]`. Those of an image do
+            not depend on the others.
 
         Raises:
             DataError: the images are of another shape or dtype.
@@ -103,26 +104,26 @@ class Reference:
         if images.shape[1:] != (28, 28, 1):
             raise DataError(
                 f"the reference classifier cannot take images {list(images.shape[1:])}\n"
-                "expected [28, 28, 1], as Fashion-MNIST's\nGive a run that makes such images."
+                "expected [28, 28, 1], as Fashion-MNIST's\nUse features of your own classifier."
             )
         return apply_in_chunks(ReferenceNet(), self.variables, images, on_chunk)
 
 
 @lru_cache
 def load_reference() -> Reference:
-    """The reference classifier, with the weights that come with the package.
+    """Load the reference classifier with the package's weights.
 
     Raises:
-        DataError: they are missing, or not the published ones.
+        DataError: they are missing or damaged.
     """
     try:
-        found = hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()
+        sha256 = hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()
     except OSError as error:
-        found = f"unreadable ({error.strerror})"
-    if found != SHA256:
+        sha256 = f"unreadable ({error.strerror})"
+    if sha256 != SHA256:
         raise DataError(
-            f"the reference classifier's weights in {WEIGHTS} are {found}\n"
-            f"expected SHA-256 {SHA256}\nInstall cgan_jax once more."
+            f"the reference classifier's weights in {WEIGHTS} are {sha256}\n"
+            f"expected SHA-256 {SHA256}\nReinstall cgan_jax."
         )
     flat = {tuple(name.split(".")): array for name, array in load_state_dict(WEIGHTS).items()}
-    return Reference(unflatten_dict(flat), found)
+    return Reference(unflatten_dict(flat), sha256)

@@ -20,6 +20,7 @@ from cgan_jax.checks import one_line
 from cgan_jax.config import leaves
 from cgan_jax.errors import ConfigError, RunError
 from cgan_jax.files import atomic_write
+from cgan_jax.metrics.measures import describe
 from cgan_jax.pictures.grids import tiles
 from cgan_jax.presets import PRESETS
 from cgan_jax.runs.folder import RunFolder
@@ -69,6 +70,7 @@ def write_report(run_dir: str | os.PathLike[str]) -> Path:
         lstrip_blocks=True,
     )
     templates.filters |= {"format_figure": format_figure, "quote": shlex.quote, "python": repr}
+    templates.filters["describe"] = describe
     page = templates.get_template("page.html").render(_contents(run))
     path = run.path / "report.html"
     with atomic_write(path) as temporary:
@@ -157,8 +159,6 @@ def _examples(run: RunFolder, grid_file: Path) -> dict[int, Picture]:
 
 def _evaluation(file: Path) -> dict[str, Any]:
     """What experiments/evaluate.py wrote: when, how, the figures, the pictures."""
-    from cgan_jax.metrics.evaluation import MEASURES
-
     try:
         saved = json.loads(file.read_text(encoding="utf-8"))
         protocol = saved["stamp"]["protocol"]
@@ -171,7 +171,7 @@ def _evaluation(file: Path) -> dict[str, Any]:
             "measures": [
                 (
                     name,
-                    MEASURES.get(name, ""),
+                    describe(name),
                     *(format_figure(found[k]) for k in ("mean", "sd", "real")),
                 )
                 for name, found in saved["measures"].items()

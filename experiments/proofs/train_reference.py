@@ -1,9 +1,9 @@
-"""Train the reference classifier that comes with cgan_jax.metrics, and write its weights.
+"""Train the reference classifier of cgan_jax.metrics, and write its weights.
 
-    python -m experiments.proofs.train_reference     # 25 minutes on 2 busy cores; 92.6% on the test split
+    python -m experiments.proofs.train_reference     # 25 minutes; 92.6% on the test split
 
-It is trained on training images 0 to 54,999 and looked at on 55,000 to 59,999. The test split says
-after the last step how good it is: in this program it decides nothing.
+Training images 0 to 54,999 train it, and 55,000 to 59,999 validate it. The test split is used only
+after the last step, and decides nothing.
 """
 
 import hashlib
@@ -32,30 +32,30 @@ class Flags:
     """
 
     out: Path = Path("reference.safetensors")
-    """Where to write the weights. The package has its own in cgan_jax/metrics/."""
+    """A new file for the weights. Those of the package are in cgan_jax/metrics/."""
     epochs: int = 12
     """Passes over the 55,000 images."""
     seed: int = 0
     """Of weights, order and augmentation."""
     data_dir: Path | None = None
-    """A directory with the data. By default they are looked for, and fetched if need be."""
+    """A directory with the data. By default they are looked for, and downloaded if necessary."""
 
     def check(self) -> None:
-        """Raises ConfigError for a number out of range, or a file that could not be written."""
+        """Raises ConfigError for a number out of range, or a file that cannot be written."""
         check_int_field(self, "epochs", 1)
         check_seed(self.seed)
         free = self.out.parent.is_dir() and not self.out.exists()
         if self.out.suffix != ".safetensors" or not free:
             raise ConfigError(
                 f"out cannot be {self.out}\n"
-                "expected a new .safetensors file in a folder that is there\nName another."
+                "expected a new .safetensors file in an existing folder\nName another."
             )
 
 
 def main() -> None:
     flags = parse(Flags, MODULE)
     flags.check()
-    data = {split: load("fashion_mnist", split, flags.data_dir) for split in ("train", "test")}
+    training, test = (load("fashion_mnist", split, flags.data_dir) for split in ("train", "test"))
 
     from flax.traverse_util import flatten_dict
 
@@ -65,39 +65,33 @@ def main() -> None:
     from experiments.shared.compile_cache import keep_programs
 
     keep_programs()
-    images, labels = data["train"].images, data["train"].labels
+    images, labels = training.images, training.labels
     module, recipe = ReferenceNet(), Recipe(flags.epochs, batch_size=64, peak_lr=3e-3, flip=True)
-    began = time.perf_counter()
+    start = time.perf_counter()
     with tqdm(disable=not sys.stderr.isatty(), unit="step", leave=False) as bar:
 
         def on_step(done: int, total: int) -> None:
             bar.total = total
             bar.update()
             if done % (total // recipe.epochs) == 0:
-                left = (time.perf_counter() - began) * (total - done) / done
-                tqdm.write(
-                    f"Epoch {done * recipe.epochs // total}/{recipe.epochs}: {duration(left)} left"
-                )
+                epoch = done * recipe.epochs // total
+                left = (time.perf_counter() - start) * (total - done) / done
+                tqdm.write(f"Epoch {epoch}/{recipe.epochs}: {duration(left)} left")
                 sys.stdout.flush()
 
+        rows = slice(N_TRAINING)
         variables = fit(
-            module,
-            images[:N_TRAINING],
-            labels[:N_TRAINING],
-            recipe,
-            seed=flags.seed,
-            on_step=on_step,
+            module, images[rows], labels[rows], recipe, seed=flags.seed, on_step=on_step
         )
     save_state_dict(flags.out, flatten_dict(variables, sep="."))
-    held_out = images[N_TRAINING:], labels[N_TRAINING:]
-    for name, (x, y) in {
-        "validation": held_out,
-        "test": (data["test"].images, data["test"].labels),
-    }.items():
-        _, seen = apply_in_chunks(module, variables, x)
-        print(f"{name}: {(seen == y).mean():.2%} of {len(y):,} images")
+    for name, x, y in (
+        ("validation", images[N_TRAINING:], labels[N_TRAINING:]),
+        ("test", test.images, test.labels),
+    ):
+        _, predictions = apply_in_chunks(module, variables, x)
+        print(f"{name}: {(predictions == y).mean():.2%} of {len(y):,} images")
     print(f"SHA-256 {hashlib.sha256(flags.out.read_bytes()).hexdigest()}")
-    print(f"Wrote {flags.out} after {duration(time.perf_counter() - began)}.")
+    print(f"Wrote {flags.out} after {duration(time.perf_counter() - start)}.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Measures of sets whose figures are known beforehand, and what each tells of what goes wrong."""
+"""Measures of sets with known values, and which defect each one shows."""
 
 import numpy as np
 import pytest
@@ -10,43 +10,43 @@ from cgan_jax.metrics import (
     kernel_distance,
     manifold_measures,
 )
-from cgan_jax.metrics.pixels import PixelFeatures
+from cgan_jax.metrics.pixels import principal_components
 
 RNG = np.random.default_rng(0)
 
 
 @pytest.mark.parametrize("k", [1, 2, 5])
-def test_coverage_of_fakes_from_the_real_distribution_is_1_minus_2_to_the_minus_k(k):
-    """Naeem et al. 2020, section 3.3, for equal numbers; their density is 1 then."""
+def test_coverage_and_density_of_fakes_from_the_real_distribution(k):
+    """Naeem et al. 2020, section 3.3: 1 - 2^-k and 1, for equal numbers of rows."""
     real, fake = RNG.standard_normal((2, 3000, 4))
-    found = manifold_measures(real, fake, k=k)
-    assert found.coverage == pytest.approx(1 - 2.0**-k, abs=0.025)
-    assert found.density == pytest.approx(1, abs=0.06)
+    measures = manifold_measures(real, fake, k=k)
+    assert measures.coverage == pytest.approx(1 - 2.0**-k, abs=0.025)
+    assert measures.density == pytest.approx(1, abs=0.06)
 
 
 def test_identical_sets():
     x = RNG.standard_normal((300, 4))
     assert frechet_distance(x, x) == pytest.approx(0, abs=1e-9)
-    found = manifold_measures(x, x)
-    assert (found.precision, found.recall, found.coverage) == (1, 1, 1)
-    assert kernel_distance(x, x, subsets=1, size=300)[0] < 0  # without the diagonal's share
+    measures = manifold_measures(x, x)
+    assert (measures.precision, measures.recall, measures.coverage) == (1, 1, 1)
+    assert kernel_distance(x, x, subsets=1, size=300)[0] < 0  # without the diagonal
 
 
 @pytest.mark.parametrize("shift", [0.5, 3])
-def test_a_shifted_mean_counts_squared(shift):
+def test_frechet_distance_of_shifted_features(shift):
     x = RNG.standard_normal((300, 4))
     assert frechet_distance(x, x + shift) == pytest.approx(4 * shift**2, rel=1e-9)
 
 
-def test_scaling_counts_by_standard_deviations():
-    """Roots that were left out, or squared, would give other figures."""
+def test_frechet_distance_of_scaled_features():
+    """Missing or squared roots would give other values."""
     x = RNG.standard_normal((300, 4))
     expected = np.trace(np.cov(x, rowvar=False))  # (3 - 1)^2 / 4 of the sum of four variances
     assert frechet_distance(x - x.mean(0), 2 * (x - x.mean(0))) == pytest.approx(expected)
 
 
-def test_a_shifted_normal_has_the_kernel_distance_of_its_moments():
-    """One feature, degree 3: E k(x, y) by the moments of N(0, 1) and N(m, 1), m = 1.
+def test_kernel_distance_of_a_shifted_normal():
+    """One feature, degree 3: E k(x, y) from the moments of N(0, 1) and N(m, 1), m = 1.
 
     E(1 + xy)^3 = 1 + 3 E(x) E(y) + 3 E(x^2) E(y^2) + E(x^3) E(y^3).
     """
@@ -59,13 +59,13 @@ def test_a_shifted_normal_has_the_kernel_distance_of_its_moments():
 
 
 def modes(n, dropped=()):
-    """Eight far-off clusters, some of which may be left out."""
-    kept = np.array([mode for mode in range(8) if mode not in dropped])
-    labels = kept[np.arange(n) % len(kept)]
+    """Points of eight distant clusters without the dropped ones, and their labels."""
+    clusters = np.array([mode for mode in range(8) if mode not in dropped])
+    labels = clusters[np.arange(n) % len(clusters)]
     return 10 * np.eye(8)[labels] + RNG.standard_normal((n, 8)) * 0.3, labels
 
 
-def test_dropped_modes_cost_recall_and_coverage_but_not_precision():
+def test_dropped_modes_lower_recall_and_coverage_but_not_precision():
     real, _ = modes(1600)
     whole = manifold_measures(real, modes(1600)[0])
     dropped = manifold_measures(real, modes(1600, dropped=(1, 2, 3, 4))[0])
@@ -74,52 +74,52 @@ def test_dropped_modes_cost_recall_and_coverage_but_not_precision():
     assert dropped.coverage < 0.55 < 0.9 < whole.coverage
 
 
-def test_the_distance_within_classes_sees_exchanged_classes_where_the_whole_does_not():
+def test_intra_frechet_distances_show_exchanged_classes():
     real, labels = modes(800)
-    fake, asked = modes(800)
-    honest = intra_frechet_distances(real, labels, fake, asked, 8)
-    exchanged = np.where(asked < 2, 1 - asked, asked)
-    found = intra_frechet_distances(real, labels, fake, exchanged, 8)
+    fake, requested = modes(800)
+    honest = intra_frechet_distances(real, labels, fake, requested, 8)
+    exchanged = np.where(requested < 2, 1 - requested, requested)
+    distances = intra_frechet_distances(real, labels, fake, exchanged, 8)
     assert (honest < 0.1).all()
-    np.testing.assert_allclose(found[:2], 200, rtol=0.05)  # 10^2 in either direction
-    np.testing.assert_array_equal(found[2:], honest[2:])
+    np.testing.assert_allclose(distances[:2], 200, rtol=0.05)  # 10^2 in either direction
+    np.testing.assert_array_equal(distances[2:], honest[2:])
 
 
 def test_each_class_is_compared_with_itself():
-    """And with the covariance of its own set."""
+    """And by the covariance of its own rows."""
     real, labels = modes(80)
-    fake, asked = modes(160)
-    found = intra_frechet_distances(real, labels, fake, asked, 8)
-    by_hand = [frechet_distance(real[labels == c], fake[asked == c]) for c in range(8)]
-    np.testing.assert_allclose(found, by_hand)
+    fake, requested = modes(160)
+    distances = intra_frechet_distances(real, labels, fake, requested, 8)
+    expected = [frechet_distance(real[labels == c], fake[requested == c]) for c in range(8)]
+    np.testing.assert_allclose(distances, expected)
     with pytest.raises(DataError, match=r"labels must be \[80\], not \[79\]"):
-        intra_frechet_distances(real, labels[:79], fake, asked, 8)
+        intra_frechet_distances(real, labels[:79], fake, requested, 8)
 
 
-def test_pixel_features_keep_distances_within_the_main_directions():
-    """All components together are a rotation; 0 and 255 are a whole unit apart, in uint8 too."""
+def test_pixel_features_preserve_distances():
+    """All components together are a rotation; 0 and 255 are one unit apart, in uint8 too."""
     images = RNG.integers(0, 256, (50, 3, 3, 1), np.uint8)
-    features = PixelFeatures.of(images, n=9)
-    found = features(images)
-    gaps = np.linalg.norm(found[1:] - found[:-1], axis=1)
+    features = principal_components(images, n=9)
+    coordinates = features(images)
+    gaps = np.linalg.norm(coordinates[1:] - coordinates[:-1], axis=1)
     pixels = images.reshape(50, -1) / 255
     np.testing.assert_allclose(gaps, np.linalg.norm(pixels[1:] - pixels[:-1], axis=1))
-    assert (np.diff(found.var(0)) <= 1e-12).all()  # the largest first
+    assert (np.diff(coordinates.var(0)) <= 1e-12).all()  # the largest first
     black, white = features(np.stack([np.zeros((3, 3, 1), "u1"), np.full((3, 3, 1), 255, "u1")]))
     assert np.linalg.norm(black - white) == pytest.approx(3)
 
 
-def test_pixel_features_of_few_large_images_are_those_of_the_whole_covariance():
+def test_pixel_features_of_few_large_images_match_the_full_covariance():
     images = RNG.integers(0, 256, (30, 8, 8, 3), np.uint8)  # 192 pixels
     pixels = images.reshape(30, -1) / 255
     _, vectors = np.linalg.eigh(np.cov(pixels.T))
     expected = (pixels - pixels.mean(0)) @ vectors[:, :-6:-1]
-    np.testing.assert_allclose(np.abs(PixelFeatures.of(images, n=5)(images)), np.abs(expected))
+    np.testing.assert_allclose(np.abs(principal_components(images, n=5)(images)), np.abs(expected))
 
 
-def test_pixel_features_of_other_arrays_are_refused():
+def test_pixel_features_refuse_other_arrays():
     images = RNG.integers(0, 256, (50, 3, 3, 1), np.uint8)
     with pytest.raises(DataError, match="9 pixels have no 64"):
-        PixelFeatures.of(images)
+        principal_components(images)
     with pytest.raises(DataError, match="must be uint8"):
-        PixelFeatures.of(images / 255, n=4)
+        principal_components(images / 255, n=4)

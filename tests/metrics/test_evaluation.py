@@ -1,4 +1,4 @@
-"""The protocol as a whole: which images each measure is given, on generators that are known."""
+"""The protocol as a whole: which images each measure is given, with generators of known images."""
 
 import json
 from dataclasses import replace
@@ -8,12 +8,20 @@ import numpy as np
 import pytest
 
 from cgan_jax.data import Dataset
-from cgan_jax.metrics import evaluation as protocol_module
-from cgan_jax.metrics.evaluation import FULL, MEASURES, Protocol, balanced, evaluate, prepare, work
-from cgan_jax.metrics.quick import PixelMeasures, QuickMeasures, quick_measures
+from cgan_jax.metrics import cas
+from cgan_jax.metrics.classification import confusion_matrix
+from cgan_jax.metrics.evaluation import (
+    FULL,
+    EvalProtocol,
+    Evaluator,
+    balanced,
+    count_images,
+)
+from cgan_jax.metrics.measures import MEASURES, describe
+from cgan_jax.metrics.quick import quick_measures
 from cgan_jax.metrics.reference import SHA256
 
-SMALL = Protocol(
+SMALL = EvalProtocol(
     "small",
     seeds=(0, 1),
     n_images=200,
@@ -26,30 +34,30 @@ SMALL = Protocol(
 
 
 class FromImages(NamedTuple):
-    """A generator that shows images, for each class its own ones, each seed from another place."""
+    """A generator of given images of each class; each seed starts at another image."""
 
     images: np.ndarray
     labels: np.ndarray
     step: int = 7
 
     def generate(self, labels, *, seed):
-        shown = np.empty((len(labels), *self.images.shape[1:]), np.uint8)
+        images = np.empty((len(labels), *self.images.shape[1:]), np.uint8)
         for label in range(10):
-            its = self.images[self.labels == label]
-            wanted = np.flatnonzero(labels == label)
-            shown[wanted] = its[(np.arange(len(wanted)) + 17 * seed) % len(its)]
-        return shown
+            pool = self.images[self.labels == label]
+            rows = np.flatnonzero(labels == label)
+            images[rows] = pool[(np.arange(len(rows)) + 17 * seed) % len(pool)]
+        return images
 
 
 @pytest.fixture(scope="module")
 def training(fashion_mnist):
-    """A part of it, so that searches are short."""
+    """A part of the split, so that searches are short."""
     return subset(fashion_mnist, slice(0, 4000))
 
 
 @pytest.fixture(scope="module")
-def unseen(fashion_mnist):
-    """Real images that are in neither: what an ideal generator would show."""
+def others(fashion_mnist):
+    """Real images that are in neither split; the reference classifier was trained on them."""
     return subset(fashion_mnist, slice(20_000, 26_000))
 
 
@@ -58,44 +66,52 @@ def subset(data, rows):
 
 
 @pytest.fixture(scope="module")
-def real(training, fashion_mnist_test):
-    return prepare(training, fashion_mnist_test, SMALL)
+def evaluator(training, fashion_mnist_test):
+    return Evaluator(training, fashion_mnist_test, SMALL)
 
 
 @pytest.fixture(scope="module")
-def ideal(real, unseen):
-    return evaluate(FromImages(unseen.images, unseen.labels), real)
+def of_real(evaluator, others):
+    """The evaluation of a generator of real images."""
+    return evaluator.evaluate(FromImages(others.images, others.labels))
 
 
-def test_real_images_as_fakes_are_as_good_as_real(ideal):
-    found = ideal.measures
-    assert found["gan_test"]["mean"] > 0.9
-    assert found["fcd"]["mean"] < 2 * found["fcd"]["real"]
-    assert found["kcd"]["mean"] < 0.05
+def test_real_images_instead_of_fakes_are_as_good_as_real(of_real):
+    measures = of_real.measures
+    assert measures["gan_test"]["mean"] > 0.9
+    assert measures["fcd"]["mean"] < 2 * measures["fcd"]["real"]
+    assert measures["kcd"]["mean"] < 0.05
     for name in ("precision", "recall", "coverage"):
-        assert found[name]["mean"] == pytest.approx(found[name]["real"], abs=0.12)
-    assert found["nearest_training"]["mean"] == pytest.approx(
-        found["nearest_training"]["real"], rel=0.25
-    )
-    assert ideal.warnings == ()
+        assert measures[name]["mean"] == pytest.approx(measures[name]["real"], abs=0.12)
+    nearest = measures["nearest_training"]
+    assert nearest["mean"] == pytest.approx(nearest["real"], rel=0.25)
+    assert of_real.warnings == ()
 
 
-def test_each_measure_has_its_place_a_value_a_seed_and_its_real_figure(ideal):
-    found = ideal.measures
-    assert list(found) == [name for name in MEASURES if name not in ("cas", "fid")]
-    for name, each in found.items():
-        values = each["values"]
+def test_each_measure_has_one_value_per_seed_and_a_real_figure(of_real):
+    assert list(of_real.measures) == [n for n in MEASURES if n not in ("cas", "fid", "pixel_fd")]
+    for name, figures in of_real.measures.items():
+        values = figures["values"]
         assert len(values) == (1 if name == "fcd_50k" else 2)
-        assert each["mean"] == pytest.approx(np.mean(values))
+        assert figures["mean"] == pytest.approx(np.mean(values))
         if len(values) > 1:
-            assert each["sd"] == pytest.approx(np.std(values, ddof=1))
-            assert each["real"] is not None
-    assert ideal.confusion["fakes"].counts.sum() == 400
-    assert (ideal.confusion["fakes"].counts.sum(1) == 40).all()  # as many of each class
+            assert figures["sd"] == pytest.approx(np.std(values, ddof=1))
+            assert figures["real"] is not None
+    counts = of_real.confusion["fakes"].counts
+    assert counts.sum() == 400
+    assert (counts.sum(1) == 40).all()  # equally many of each class
 
 
-def test_the_stamp_says_what_the_figures_depend_on(ideal):
-    saved = json.loads(json.dumps(ideal.to_dict()))
+def test_every_measure_says_which_direction_is_better():
+    """Those of a run's measures.csv too."""
+    assert {meaning.better for meaning in MEASURES.values()} == {"higher", "lower", "near real"}
+    assert describe("fcd") == "Frechet distance to test images; lower is better"
+    assert "principal components of the pixels; lower" in describe("pixel_fd")
+    assert describe("a user's own measure") == ""
+
+
+def test_the_stamp_has_what_the_figures_depend_on(of_real):
+    saved = json.loads(json.dumps(of_real.to_dict()))
     stamp = saved["stamp"]
     assert stamp["reference_sha256"] == SHA256
     assert stamp["step"] == 7
@@ -104,16 +120,16 @@ def test_the_stamp_says_what_the_figures_depend_on(ideal):
     assert {"cgan_jax", "jax", "numpy"} <= stamp["environment"].keys()
 
 
-def test_test_images_are_compared_with_training_images_and_not_with_themselves(real, training):
-    """Train and test exchanged would bring the distance to 0, or the floor."""
-    assert real.look.measures["nearest_training"] > 10
-    assert real.look.measures["fcd"] > 0.1
-    assert len(real.seen_test.labels) == 200
-    assert (np.bincount(real.seen_test.labels) == 20).all()
+def test_baseline_compares_test_images_with_training_images(evaluator):
+    """Compared with themselves, their distances would be 0."""
+    assert evaluator.real_measures.overall["nearest_training"] > 10
+    assert evaluator.real_measures.overall["fcd"] > 0.1
+    assert len(evaluator.real_test.labels) == 200
+    assert (np.bincount(evaluator.real_test.labels) == 20).all()
 
 
-def test_copied_training_images_are_said(real, training):
-    copies = evaluate(FromImages(training.images, training.labels), real)
+def test_copies_of_training_images_give_a_warning(evaluator, training):
+    copies = evaluator.evaluate(FromImages(training.images, training.labels))
     assert copies.measures["nearest_training"]["mean"] == 0
     assert any(line.startswith("COPIES") for line in copies.warnings)
     fakes, nearest = copies.neighbours
@@ -121,64 +137,70 @@ def test_copied_training_images_are_said(real, training):
     np.testing.assert_array_equal(fakes, nearest)
 
 
-def test_shuffled_labels_are_said(ideal, real, unseen):
-    """The whole is as it was; each class is another."""
-    shuffled = FromImages(unseen.images, (unseen.labels + 1) % 10)
-    found = evaluate(shuffled, real)
-    assert found.measures["gan_test"]["mean"] < 0.1
-    assert found.measures["fcd"]["mean"] == pytest.approx(ideal.measures["fcd"]["mean"], rel=0.5)
-    assert found.measures["intra_fcd"]["mean"] > 5 * ideal.measures["intra_fcd"]["mean"]
+def test_exchanged_classes_show_in_the_measures_of_classes(of_real, evaluator, others):
+    """But not in those of the whole."""
+    generator = FromImages(others.images, (others.labels + 1) % 10)
+    shifted = evaluator.evaluate(generator).measures
+    assert shifted["gan_test"]["mean"] < 0.1
+    assert shifted["fcd"]["mean"] == pytest.approx(of_real.measures["fcd"]["mean"], rel=0.5)
+    assert shifted["intra_fcd"]["mean"] > 5 * of_real.measures["intra_fcd"]["mean"]
 
 
-def test_a_collapsed_class_is_said_by_name(ideal, real, unseen):
-    """One picture of a bag."""
-    kept = (unseen.labels != 8) | (np.arange(len(unseen)) == np.argmax(unseen.labels == 8))
-    found = evaluate(FromImages(unseen.images[kept], unseen.labels[kept]), real)
-    (line,) = found.warnings
-    assert line.startswith("COLLAPSE: pictures of Bag differ by 0.0 grey levels")
-    assert found.per_class["diversity"]["fakes"][8] == 0
-    assert found.measures["coverage"]["mean"] < ideal.measures["coverage"]["mean"]
+def test_a_collapsed_class_gives_a_warning_with_its_name(of_real, evaluator, others):
+    """One image of a bag."""
+    bags = np.flatnonzero(others.labels == 8)
+    images, labels = (np.delete(array, bags[1:], 0) for array in (others.images, others.labels))
+    evaluation = evaluator.evaluate(FromImages(images, labels))
+    (line,) = evaluation.warnings
+    assert line.startswith("COLLAPSE: images of Bag differ by 0.0 grey levels")
+    assert evaluation.per_class["diversity"]["fakes"][8] == 0
+    assert evaluation.measures["coverage"]["mean"] < of_real.measures["coverage"]["mean"]
 
 
-def test_uint8_does_not_wrap_around(real, unseen):
-    """Images one grey level brighter are all but the same; wrapped, white becomes black."""
-    brighter = np.minimum(unseen.images.astype(int) + 1, 255).astype(np.uint8)
-    wrapped = unseen.images + np.uint8(1) * 60
+def test_uint8_does_not_wrap_around(evaluator, others):
+    """Images one grey level brighter are nearly the same; wrapped around, white becomes black."""
+    brighter = np.minimum(others.images.astype(int) + 1, 255).astype(np.uint8)
+    wrapped = others.images + np.uint8(1) * 60
     figures = [
-        evaluate(FromImages(images, unseen.labels), real).measures["fcd"]
+        evaluator.evaluate(FromImages(images, others.labels)).measures["fcd"]
         for images in (brighter, wrapped)
     ]
     assert figures[0]["mean"] < 2 * figures[0]["real"] < figures[1]["mean"]
 
 
-def test_as_many_images_are_told_of_as_there_are(real, training, unseen, fashion_mnist_test):
-    told = []
-    tell = lambda what, n: told.append(n)  # noqa: E731
-    prepare(training, fashion_mnist_test, SMALL, told=tell)
-    evaluate(FromImages(unseen.images, unseen.labels), real, told=tell)
-    assert sum(told) == work(SMALL, 1, len(training))
-    assert work(FULL, 2) - work(FULL, 1) > 60_000
-
-
-def test_the_score_is_of_fakes_and_its_real_figure_is_known(
-    training, unseen, fashion_mnist_test, monkeypatch
+def test_one_seed_has_cas_and_fid_and_progress_counts_every_image(
+    training, others, fashion_mnist_test, monkeypatch
 ):
-    """Of one seed, of the fakes and the classes asked for, on the whole test split."""
-    given = []
+    """CAS of fakes and requested classes, on the whole test split; a stub trains nothing."""
+    calls, stages = [], []
 
     def score(images, labels, test_images, test_labels, n_classes, *, on_step):
-        given.append((len(images), len(labels), np.bincount(labels).tolist(), len(test_images)))
-        return protocol_module.confusion_matrix(np.array([0, 1, 2, 3]), np.array([0, 1, 2, 0]), 10)
+        calls.append((len(images), len(labels), np.bincount(labels).tolist(), len(test_images)))
+        total = len(images) // cas.RECIPE.batch_size * cas.RECIPE.epochs
+        for step in range(total):
+            on_step(step + 1, total)
+        return confusion_matrix(np.array([0, 1, 2, 3]), np.array([0, 1, 2, 0]), 10)
 
-    monkeypatch.setattr(protocol_module.cas, "classification_accuracy_score", score)
-    monkeypatch.setattr(protocol_module.cas, "N_IMAGES", 500)
-    with_cas = replace(SMALL, seeds=(0,), cas=True)
-    real = prepare(training, fashion_mnist_test, with_cas)
-    generator = FromImages(unseen.images, unseen.labels)
-    found = evaluate(generator, real).measures["cas"]
-    assert found["mean"] == 0.75
-    assert found["real"] == protocol_module.cas.REAL_ACCURACY
-    assert given == [(500, 500, [50] * 10, 10_000)]
+    def inception(images, on_chunk):
+        on_chunk(len(images))
+        return images[:, 10:18, 10:18].reshape(len(images), -1) / 255
+
+    monkeypatch.setattr(cas, "classification_accuracy_score", score)
+    monkeypatch.setattr(cas, "N_IMAGES", 500)
+    protocol = replace(SMALL, seeds=(0,), cas=True)
+    on_progress = lambda stage, n: stages.append((stage, n))  # noqa: E731
+    options = {"inception": inception, "on_progress": on_progress}
+    evaluator = Evaluator(training, fashion_mnist_test, protocol, **options)
+    generator = FromImages(others.images, others.labels)
+    measures = evaluator.evaluate(generator).measures
+    assert (measures["cas"]["mean"], measures["cas"]["real"]) == (0.75, cas.REAL_ACCURACY)
+    assert calls == [(500, 500, [50] * 10, 10_000)]
+    assert 0 < measures["fid"]["real"] < 10 and 0 < measures["fid"]["mean"] < 10
+    assert sum(n for _, n in stages) == count_images(protocol, 1, len(training), fid=True)
+    names = {stage for stage, _ in stages}
+    assert {stage for stage, n in stages if n == 0} == names  # each is announced
+    assert names >= {"test images", "seed 0: classes", "a classifier of fakes", "Inception: fakes"}
+    assert count_images(FULL, 2) - count_images(FULL, 1) > 60_000
 
 
 def test_balanced_takes_the_first_of_each_class():
@@ -186,10 +208,10 @@ def test_balanced_takes_the_first_of_each_class():
     assert balanced(labels, 4, 2).tolist() == [1, 2, 0, 3]
 
 
-def test_quick_measures_look_at_the_training_split_alone(fashion_mnist, unseen):
-    measure = QuickMeasures(fashion_mnist)
+def test_quick_measures_tell_real_images_from_noise(fashion_mnist, others):
+    measure = quick_measures(fashion_mnist)
     labels = np.arange(1000, dtype=np.int32) % 10
-    good = measure(FromImages(unseen.images, unseen.labels).generate(labels, seed=0), labels)
+    good = measure(FromImages(others.images, others.labels).generate(labels, seed=0), labels)
     noise = measure(np.random.default_rng(0).integers(0, 256, (1000, 28, 28, 1), np.uint8), labels)
     assert list(good) == ["gan_test", "fcd", "coverage", "pixel_fd"]
     assert good["gan_test"] > 0.9 and noise["gan_test"] < 0.3
@@ -198,8 +220,8 @@ def test_quick_measures_look_at_the_training_split_alone(fashion_mnist, unseen):
     assert 10 * good["pixel_fd"] < noise["pixel_fd"]
 
 
-def test_quick_measures_of_other_data_are_of_their_pixels(tiny_dataset, fashion_mnist):
-    """Data that are in the order of their classes, too; and few of them."""
+def test_quick_measures_of_other_data_use_pixels(tiny_dataset, fashion_mnist):
+    """Of data in the order of their classes, and of few images, too."""
     rows = np.argsort(fashion_mnist.labels, kind="stable")[::20]
     images = np.repeat(fashion_mnist.images[rows], 3, axis=-1)
     data = Dataset.from_arrays(images, fashion_mnist.labels[rows], fashion_mnist.class_names)
@@ -208,5 +230,5 @@ def test_quick_measures_of_other_data_are_of_their_pixels(tiny_dataset, fashion_
     noise = measure(np.random.default_rng(0).integers(0, 256, (2000, 28, 28, 3), "u1"), labels)
     assert again.keys() == {"pixel_fd"}
     assert 100 * again["pixel_fd"] < noise["pixel_fd"]
-    few = PixelMeasures(tiny_dataset)
+    few = quick_measures(tiny_dataset)
     assert few(tiny_dataset.images, labels)["pixel_fd"] < 1

@@ -10,23 +10,23 @@ RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (30, 4, 4, 1), np.uint8)
 
 
-def test_confusion_matrix_has_the_class_asked_for_in_its_rows():
-    found = confusion_matrix(np.array([0, 0, 1, 1, 1]), np.array([0, 2, 1, 1, 0]), 4)
-    assert found.counts.tolist() == [[1, 0, 1, 0], [1, 2, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
-    assert found.accuracy == pytest.approx(3 / 5)
-    np.testing.assert_allclose(found.per_class, [1 / 2, 2 / 3, np.nan, np.nan])
+def test_confusion_matrix_has_one_row_per_requested_class():
+    matrix = confusion_matrix(np.array([0, 0, 1, 1, 1]), np.array([0, 2, 1, 1, 0]), 4)
+    assert matrix.counts.tolist() == [[1, 0, 1, 0], [1, 2, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+    assert matrix.accuracy == pytest.approx(3 / 5)
+    np.testing.assert_allclose(matrix.per_class, [1 / 2, 2 / 3, np.nan, np.nan])
 
 
 @pytest.mark.parametrize(
-    ("asked", "seen"),
+    ("labels", "predictions"),
     [([0, 1], [0]), ([[0]], [[0]]), ([], []), ([0, 4], [0, 1]), ([-1], [0]), ([0.5], [0])],
 )
-def test_what_are_no_labels_is_said(asked, seen):
+def test_wrong_labels_are_refused(labels, predictions):
     with pytest.raises(DataError, match="labels must be"):
-        confusion_matrix(np.array(asked), np.array(seen), 4)
+        confusion_matrix(np.array(labels), np.array(predictions), 4)
 
 
-def test_nearest_distances_are_those_of_the_nearest(monkeypatch):
+def test_nearest_distances_match_an_exhaustive_search(monkeypatch):
     monkeypatch.setattr("cgan_jax.metrics.diversity.CHUNK", 4)
     images = RNG.integers(0, 256, (11, 4, 4, 1), np.uint8)
     gaps = images[:, None].astype(float) - IMAGES[None].astype(float)
@@ -34,8 +34,8 @@ def test_nearest_distances_are_those_of_the_nearest(monkeypatch):
     np.testing.assert_allclose(nearest_neighbours(images, IMAGES).distances, expected, rtol=1e-5)
 
 
-def test_copies_are_at_distance_zero_and_black_is_not_next_to_white():
-    """In uint8 arithmetic 0 - 255 would be 1."""
+def test_distances_of_copies_and_of_black_to_white():
+    """0 - 255 would be 1 in uint8 arithmetic."""
     np.testing.assert_array_equal(nearest_neighbours(IMAGES, IMAGES).distances, 0)
     black, white = np.zeros((1, 4, 4, 1), np.uint8), np.full((1, 4, 4, 1), 255, np.uint8)
     assert nearest_neighbours(black, white).distances == 255
@@ -44,7 +44,7 @@ def test_copies_are_at_distance_zero_and_black_is_not_next_to_white():
 
 
 def test_diversity_is_within_classes():
-    """Two classes of one picture each differ from each other, not within themselves."""
+    """Two classes of one image each differ from each other, but not within a class."""
     labels = np.arange(30) % 2
     collapsed = IMAGES[labels]
     np.testing.assert_array_equal(within_class_diversity(collapsed, labels, 3), [0, 0, np.nan])

@@ -1,4 +1,4 @@
-"""The reference classifier that comes with the package: its weights, and what it can do."""
+"""The package's reference classifier: its weights and its accuracy."""
 
 import numpy as np
 import pytest
@@ -9,32 +9,31 @@ from cgan_jax.metrics.classification import confusion_matrix
 from cgan_jax.metrics.reference import N_TRAINING, SHA256, WEIGHTS, load_reference
 
 
-def test_it_knows_test_images_it_was_not_trained_on(fashion_mnist_test):
-    """A thousand of them; all of them in a slow test."""
+def test_it_recognises_test_images(fashion_mnist_test):
+    """A thousand of them; a slow test has all."""
     images, labels = fashion_mnist_test.images[:1000], fashion_mnist_test.labels[:1000]
-    features, seen = load_reference()(images)
+    features, predictions = load_reference()(images)
     assert (features.shape, features.dtype) == ((1000, 128), np.float32)
     assert (features >= 0).all() and (features.std(0) > 0).mean() > 0.9
-    assert (seen == labels).mean() > 0.9
+    assert (predictions == labels).mean() > 0.9
 
 
 @pytest.mark.slow
-def test_it_reaches_what_was_asked_of_it(fashion_mnist, fashion_mnist_test):
-    """At least 92.5%, and on the training images that it was not trained on as well."""
-    _, seen = load_reference()(fashion_mnist_test.images)
-    assert confusion_matrix(fashion_mnist_test.labels, seen, 10).accuracy >= 0.925
-    _, seen = load_reference()(fashion_mnist.images[N_TRAINING:])
-    assert (seen == fashion_mnist.labels[N_TRAINING:]).mean() >= 0.92
+def test_its_accuracy_on_the_test_and_validation_images(fashion_mnist, fashion_mnist_test):
+    _, predictions = load_reference()(fashion_mnist_test.images)
+    assert confusion_matrix(fashion_mnist_test.labels, predictions, 10).accuracy >= 0.925
+    _, predictions = load_reference()(fashion_mnist.images[N_TRAINING:])
+    assert (predictions == fashion_mnist.labels[N_TRAINING:]).mean() >= 0.92
 
 
-def test_an_images_features_are_its_own(fashion_mnist_test):
+def test_features_of_an_image_do_not_depend_on_the_others(fashion_mnist_test):
     images = fashion_mnist_test.images[:30]
     whole, _ = load_reference()(images)
     alone, _ = load_reference()(images[7:8])
     np.testing.assert_array_equal(alone[0], whole[7])
 
 
-def test_its_weights_are_small_and_damage_is_said(tmp_path, monkeypatch):
+def test_its_weights_are_small_and_damage_is_refused(tmp_path, monkeypatch):
     assert WEIGHTS.stat().st_size < 2_000_000
     damaged = bytearray(WEIGHTS.read_bytes())
     damaged[-1] ^= 1
@@ -54,12 +53,12 @@ def test_images_of_another_size_are_refused():
 
 
 @pytest.mark.slow
-def test_the_score_of_real_images_is_what_is_known_of_it(fashion_mnist, fashion_mnist_test):
-    """To what another machine's arithmetic may change."""
-    found = cas.classification_accuracy_score(
+def test_cas_of_real_images_matches_the_known_figure(fashion_mnist, fashion_mnist_test):
+    """Within what another machine's arithmetic may change."""
+    score = cas.classification_accuracy_score(
         fashion_mnist.images,
         fashion_mnist.labels,
         fashion_mnist_test.images,
         fashion_mnist_test.labels,
     )
-    assert found.accuracy == pytest.approx(cas.REAL_ACCURACY, abs=0.01)
+    assert score.accuracy == pytest.approx(cas.REAL_ACCURACY, abs=0.01)

@@ -66,7 +66,8 @@ def test_a_page_shows_what_the_folder_holds(run):
         "pixel_fd 0.250",
         "gan_test",
         "0.830",
-        "taken for the class",
+        "share classified as the requested class; higher is better",
+        "Frechet distance in principal components of the pixels; lower is better",
         "python -m the.run",
     ):
         assert words in page.text

@@ -190,36 +190,35 @@ MISTAKES = [
         "metrics/frechet.py",
         "real_cov, fake_cov = _covariance(real), _covariance(fake)",
         "real_cov, fake_cov = _covariance(real), _covariance(real)",
-        "metrics/test_closed_forms.py::test_scaling_counts_by_standard_deviations",
+        "metrics/test_closed_forms.py::test_frechet_distance_of_scaled_features",
     ),
     Mistake(
         "matrix in place of its root",
         "metrics/frechet.py",
         "vectors * np.sqrt(np.clip(values, 0, None))",
         "vectors * np.clip(values, 0, None)",
-        "metrics/test_features.py::test_frechet_distance_with_axes_of_their_own",
+        "metrics/test_features.py::test_frechet_distance_matches_a_general_matrix_root",
     ),
     Mistake(
         "k off by one",
         "metrics/manifold.py",
         "np.partition(distances, k, axis=1)[:, k]",
         "np.partition(distances, k, axis=1)[:, k - 1]",
-        "metrics/test_features.py::test_manifold_measures_are_their_definitions",
+        "metrics/test_features.py::test_manifold_measures_match_their_definitions",
     ),
     Mistake(
         "training images in place of test images",
         "metrics/evaluation.py",
-        "_examined(reference, test.images[chosen], test.labels[chosen], told",
-        "_examined(reference, training.images[chosen], training.labels[chosen], told",
-        "metrics/test_evaluation.py::"
-        "test_test_images_are_compared_with_training_images_and_not_with_themselves",
+        "_classify(test.images[rows], test.labels[rows]",
+        "_classify(training.images[rows], training.labels[rows]",
+        "metrics/test_evaluation.py::test_baseline_compares_test_images_with_training_images",
     ),
     Mistake(
         "uint8 wraps around",
         "metrics/diversity.py",
         "reshape(-1, images[0].size).astype(np.float64)",
         "reshape(-1, images[0].size)",
-        "metrics/test_images.py::test_copies_are_at_distance_zero_and_black_is_not_next_to_white",
+        "metrics/test_images.py::test_distances_of_copies_and_of_black_to_white",
     ),
 ]
 

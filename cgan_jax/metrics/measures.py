@@ -1,0 +1,43 @@
+"""The measures by name: what each one means, and which direction is better."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class Meaning(NamedTuple):
+    """What a measure means.
+
+    Attributes:
+        text: in a few words.
+        better: `higher`, `lower`, or `near real`: closer to the figure of real images.
+    """
+
+    text: str
+    better: str
+
+
+MEASURES: Mapping[str, Meaning] = {
+    "gan_test": Meaning("share classified as the requested class", "higher"),
+    "gan_test_worst": Meaning("the same, worst class", "higher"),
+    "fcd": Meaning("Frechet distance to test images", "lower"),
+    "fcd_50k": Meaning("Frechet distance, 50,000 fakes to all training images", "lower"),
+    "intra_fcd": Meaning("Frechet distance within a class, mean", "lower"),
+    "intra_fcd_worst": Meaning("the same, worst class", "lower"),
+    "kcd": Meaning("kernel distance to test images", "lower"),
+    "precision": Meaning("share of fakes among real images", "higher"),
+    "recall": Meaning("share of real images among fakes", "higher"),
+    "density": Meaning("real neighbourhoods around a fake", "higher"),
+    "coverage": Meaning("share of real neighbourhoods with a fake", "higher"),
+    "cas": Meaning("test accuracy of a classifier trained on fakes", "higher"),
+    "nearest_training": Meaning("grey levels to the nearest training image", "near real"),
+    "diversity": Meaning("grey levels between two images of a class", "near real"),
+    "fid": Meaning("Frechet distance in Inception's features", "lower"),
+    "pixel_fd": Meaning("Frechet distance in principal components of the pixels", "lower"),
+}
+"""All measures, in the order of the tables."""
+
+
+def describe(name: str) -> str:
+    """A measure's meaning with the direction that is better; empty for an unknown name."""
+    meaning = MEASURES.get(name)
+    return f"{meaning.text}; {meaning.better} is better" if meaning else ""
