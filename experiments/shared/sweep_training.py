@@ -16,8 +16,8 @@ from cgan_jax.runs.folder import RunFolder
 from cgan_jax.runs.lock import run_lock
 from cgan_jax.training.gan import GAN
 from cgan_jax.training.spans import steps_per_epoch
+from cgan_jax.training.stop_signals import StopSignals
 from cgan_jax.training.sweep import Member, train_members
-from experiments.shared.command_line import StopSignals
 from experiments.shared.compile_cache import keep_programs
 from experiments.shared.page import write_or_warn
 from experiments.shared.progress import Progress, duration

@@ -29,7 +29,7 @@ from cgan_jax.training.gan import GAN
 from cgan_jax.training.loop import train
 from cgan_jax.training.sharding import check_shares, data_mesh
 from cgan_jax.training.spans import steps_per_epoch
-from experiments.shared.command_line import StopSignals
+from cgan_jax.training.stop_signals import StopSignals
 from experiments.shared.compile_cache import keep_programs
 from experiments.shared.page import write_or_warn
 from experiments.shared.progress import Progress, duration

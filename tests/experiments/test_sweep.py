@@ -10,8 +10,8 @@ import pytest
 from cgan_jax.errors import ConfigError, RunError
 from cgan_jax.runs.folder import RunFolder, read_losses
 from cgan_jax.sampling.generator import load_generator
+from cgan_jax.training.stop_signals import StopSignals
 from experiments.shared import sweep_training
-from experiments.shared.command_line import StopSignals
 from experiments.shared.sweep_folder import SweepFolder
 from experiments.sweep import Flags, programs
 
