@@ -165,17 +165,11 @@ def describe(config: TrainConfig, dataset: Dataset, workdir: Path, *, resume: bo
 
 
 class _Timer(Callback):
-    """Times a few seconds of training, leaving out spans that compile and warm up.
-
-    Those are the first two, and the first of an epoch's last batch, which is smaller.
-    """
+    """Times a few seconds of training, without the spans that compile and the first one after."""
 
     def __init__(self, seconds: float = 3.0) -> None:
         self._wanted = seconds
         self._spans: list[SpanEnd] = []
-
-    def on_train_start(self, step: int, last_step: int, steps_per_epoch: int) -> None:
-        self._last_batch = steps_per_epoch - 1
 
     def on_span_end(self, span: SpanEnd) -> None:
         self._spans.append(span)
@@ -184,7 +178,7 @@ class _Timer(Callback):
         return sum(span.seconds for span in self._warm()) > self._wanted
 
     def _warm(self) -> list[SpanEnd]:
-        return [s for s in self._spans[2:] if s.epoch or s.batch != self._last_batch]
+        return [span for span in self._spans if not span.compiled][1:]
 
     def steps_per_second(self) -> float:
         spans = self._warm() or self._spans

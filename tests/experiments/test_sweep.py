@@ -102,7 +102,7 @@ def test_a_stopped_sweep_says_how_to_go_on(members, tiny_dataset, tmp_path, caps
     with pytest.raises(SystemExit) as end:
         run(members, tiny_dataset, tmp_path / "sweep")
     assert end.value.code == 128 + signal.SIGTERM
-    assert "Stopped and saved after step 0. To go on: python -m" in capsys.readouterr().out
+    assert "Stopped and saved after step 0. To resume: python -m" in capsys.readouterr().out
     monkeypatch.undo()
     run(members, tiny_dataset, tmp_path / "sweep")
 
