@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -74,13 +75,7 @@ def train(
     if state is None:
         state = _newest(gan, checkpoints)
     spans = Spans(gan, dataset, config.batch_size, run_keys(config.seed), mesh=mesh)
-    loop = Loop(
-        spans,
-        callbacks=callbacks,
-        checkpoints=checkpoints,
-        checkpoint_every=checkpoint_every,
-        check=_check_finite,
-    )
+    loop = Loop(spans, callbacks, checkpoints, checkpoint_every, _check_finite)
     step = int(state.step) if state else 0
     last_state: GANState = loop.run(state, step, config.epochs * spans.per_epoch, should_stop)
     return last_state
@@ -93,10 +88,11 @@ def _newest(gan: GAN, checkpoints: RestorableStore | None) -> GANState | None:
     return broadcast_state(checkpoints.restore(like) if checkpoints and saved else None, like)
 
 
+@dataclass
 class Loop:
     """The loop of `train`, for one run or for several at once, whose state is a tuple of states.
 
-    Args:
+    Attributes:
         spans: takes the steps.
         callbacks: see `train`.
         checkpoints: see `train`.
@@ -105,21 +101,11 @@ class Loop:
             span; raises an error if training must stop.
     """
 
-    def __init__(
-        self,
-        spans: Spans,
-        *,
-        callbacks: Sequence[Callback],
-        checkpoints: Store | None,
-        checkpoint_every: int,
-        check: Callable[[np.ndarray, Any, int, Span], None],
-    ) -> None:
-        self._spans, self._callbacks, self._check = spans, callbacks, check
-        self._checkpoints, self._checkpoint_every = checkpoints, checkpoint_every
-        self._saved = checkpoints.latest() if checkpoints else None
-        self._at_most = spans.per_epoch if fixed_trip_count() else 1
-        self._epoch_losses: list[np.ndarray] = []
-        self._compiled: set[tuple[bool, int]] = set()
+    spans: Spans
+    callbacks: Sequence[Callback]
+    checkpoints: Store | None
+    checkpoint_every: int
+    check: Callable[[np.ndarray, Any, int, Span], None]
 
     def run(self, state: Any, step: int, last_step: int, should_stop: Callable[[], bool]) -> Any:
         """Train from a state after `step` steps, None for a fresh one, and return the last state.
@@ -127,13 +113,15 @@ class Loop:
         With checkpoints, Ctrl-C stops like `should_stop` and then raises KeyboardInterrupt; a
         second one raises it at once. A program's own handler of Ctrl-C stays in place.
         """
+        self._at_most = self.spans.per_epoch if fixed_trip_count() else 1
         if step < last_step:
-            self._spans.compile(step, self._at_most)
-        self._step = step
-        self._state = self._spans.device_put(state) if state else self._spans.fresh_state()
+            self.spans.compile(step, self._at_most)
+        self._state = self.spans.device_put(state) if state else self.spans.fresh_state()
+        self._step, self._saved = step, self.checkpoints.latest() if self.checkpoints else None
+        self._epoch_losses, self._compiled = list[np.ndarray](), set[tuple[bool, int]]()
         ctrl_c = StopSignals(signal.SIGINT)
         with ctrl_c.listening() if self._catches_ctrl_c() else contextlib.nullcontext():
-            self._call("on_train_start", step, last_step, self._spans.per_epoch)
+            self._call("on_train_start", step, last_step, self.spans.per_epoch)
             self._take_steps(last_step, lambda: should_stop() or ctrl_c())
             self._save()
             self._call("on_train_end", self._step, self._state)
@@ -143,7 +131,7 @@ class Loop:
 
     def _catches_ctrl_c(self) -> bool:
         return (
-            self._checkpoints is not None
+            self.checkpoints is not None
             and threading.current_thread() is threading.main_thread()
             and signal.getsignal(signal.SIGINT) is signal.default_int_handler
         )
@@ -154,7 +142,7 @@ class Loop:
                 n_steps := broadcast_int(0 if should_stop() else self._at_most)
             ):
                 self._take_span(n_steps)
-                if self._step % self._spans.per_epoch == 0:
+                if self._step % self.spans.per_epoch == 0:
                     self._end_epoch()
         except CGANError:  # what could not be written is written again by the resumed run
             raise
@@ -166,10 +154,10 @@ class Loop:
 
     def _take_span(self, n_steps: int) -> None:
         began = time.perf_counter()
-        state, span, losses = self._spans.run(self._state, self._step, n_steps)
+        state, span, losses = self.spans.run(self._state, self._step, n_steps)
         seconds = time.perf_counter() - began
         if is_leader():
-            self._check(losses, state, self._step, span)
+            self.check(losses, state, self._step, span)
         self._state, self._step = state, self._step + span.n_steps
         self._epoch_losses.append(losses)
         program = span.last_batch, span.n_steps if fixed_trip_count() else 0
@@ -180,19 +168,19 @@ class Loop:
         self._call("on_span_end", SpanEnd(span.epoch, span.batch, losses, seconds, compiled))
 
     def _end_epoch(self) -> None:
-        epoch, losses = self._step // self._spans.per_epoch, np.concatenate(self._epoch_losses, -2)
+        epoch, losses = self._step // self.spans.per_epoch, np.concatenate(self._epoch_losses, -2)
         self._epoch_losses = []
         self._call("on_epoch_end", EpochEnd(epoch, self._step, self._state, losses))
-        if epoch % self._checkpoint_every == 0:
+        if epoch % self.checkpoint_every == 0:
             self._save()
 
     def _save(self) -> None:
-        if self._checkpoints and self._saved != self._step:
+        if self.checkpoints and self._saved != self._step:
             self._saved = self._step
-            self._checkpoints.save(self._step, self._state)
+            self.checkpoints.save(self._step, self._state)
 
     def _call(self, hook: str, *arguments: Any) -> None:
-        for callback in self._callbacks:
+        for callback in self.callbacks:
             getattr(callback, hook)(*arguments)
 
 

@@ -98,13 +98,8 @@ def train_members(
     spans = member_spans([member.config for member in members], dataset, vmap=vmap)
     dispatcher = _MemberDispatcher(members, callbacks, diverged, on_divergence)
     states = dispatcher.restore(spans)
-    loop = Loop(
-        spans,
-        callbacks=[dispatcher],
-        checkpoints=dispatcher if members[0].checkpoints else None,
-        checkpoint_every=checkpoint_every,
-        check=dispatcher.check,
-    )
+    checkpoints = dispatcher if members[0].checkpoints else None
+    loop = Loop(spans, [dispatcher], checkpoints, checkpoint_every, dispatcher.check)
     step = int(states[0].step) if states else 0
     last_step = members[0].config.epochs * spans.per_epoch
     last_states: MemberStates = loop.run(states, step, last_step, should_stop)
@@ -214,33 +209,33 @@ class _MemberDispatcher(Callback):
             if member.checkpoints and (member.checkpoints.latest() or 0) < step:
                 member.checkpoints.save(step, states[i])
 
-    def on_train_start(self, step: int, last_step: int, steps_per_epoch: int) -> None:
-        own = [callback for member in self._live.values() for callback in member.callbacks]
-        for callback in (*own, *self._callbacks):
-            callback.on_train_start(step, last_step, steps_per_epoch)
+    def on_train_start(self, *steps: int) -> None:
+        self._call("on_train_start", lambda i: steps, *steps)
 
     def on_span_end(self, span: SpanEnd) -> None:
-        for i, member in self._live.items():
-            for callback in member.callbacks:
-                callback.on_span_end(replace(span, losses=span.losses[i]))
-        for callback in self._callbacks:
-            callback.on_span_end(replace(span, losses=self._mean(span.losses)))
+        means = replace(span, losses=self._mean(span.losses))
+        self._call("on_span_end", lambda i: [replace(span, losses=span.losses[i])], means)
 
     def on_epoch_end(self, epoch: EpochEnd) -> None:
         states: Any = epoch.state
-        for i, member in self._live.items():
-            own = replace(epoch, state=states[i], losses=epoch.losses[i])
-            for callback in member.callbacks:
-                callback.on_epoch_end(own)
-        for callback in self._callbacks:
-            callback.on_epoch_end(replace(epoch, losses=self._mean(epoch.losses)))
+        self._call(
+            "on_epoch_end",
+            lambda i: [replace(epoch, state=states[i], losses=epoch.losses[i])],
+            replace(epoch, losses=self._mean(epoch.losses)),
+        )
 
     def on_train_end(self, step: int, states: Any) -> None:
+        self._call("on_train_end", lambda i: [step, states[i]], step, states)
+
+    def _call(
+        self, hook: str, member_arguments: Callable[[int], Sequence[Any]], *arguments: Any
+    ) -> None:
+        """Call the members' callbacks with their own arguments, and then those of all members."""
         for i, member in self._live.items():
             for callback in member.callbacks:
-                callback.on_train_end(step, states[i])
+                getattr(callback, hook)(*member_arguments(i))
         for callback in self._callbacks:
-            callback.on_train_end(step, states)
+            getattr(callback, hook)(*arguments)
 
     def _mean(self, losses: np.ndarray) -> np.ndarray:
         mean: np.ndarray = losses[list(self._live)].mean(axis=0)

@@ -66,10 +66,8 @@ class SweepFolder:
             return None
         if FILE not in names:
             raise RunError(
-                f"{path} holds other files and no sweep
-expected a new or an empty folder, or a "
-                "sweep's
-Name another."
+                f"{path} holds other files and no sweep\n"
+                "Name a new or an empty folder, or a sweep's."
             )
         sweep = cls.open(path)
         if set(sweep.members) != set(members):
