@@ -75,8 +75,7 @@ def fail(message: str, code: int = 2) -> NoReturn:
     plain = re.sub(r"\x1b\[[0-9;]*m?", "", message)
     print(f"error: {plain}", file=sys.stderr)
     try:
-        if sys.stdout:
-            sys.stdout.flush()
+        _flush()
     except OSError:  # which Python would report after this
         _discard_output()
     raise SystemExit(code)
@@ -96,8 +95,7 @@ def run(main: Callable[[], Any]) -> NoReturn:
             main()
         except SystemExit as end:  # after --help or a stop
             code = end.code
-        if sys.stdout:
-            sys.stdout.flush()
+        _flush()
     except DivergenceError as error:
         fail(str(error), code=1)
     except CGANError as error:
@@ -106,12 +104,17 @@ def run(main: Callable[[], Any]) -> NoReturn:
         raise SystemExit(128 + signal.SIGINT) from None
     except BrokenPipeError:  # the reader of a pipe, such as `| head`, has gone
         _discard_output()
-        raise SystemExit(128 + signal.SIGPIPE) from None
+        raise SystemExit(128 + 13) from None  # as after SIGPIPE, which Windows does not have
     except Exception as error:
         if problem := _output_problem(error) or _platform_problem():
             fail(problem)
         raise
     raise SystemExit(code)
+
+
+def _flush() -> None:
+    if sys.stdout:  # None where it was closed
+        sys.stdout.flush()
 
 
 def _discard_output() -> None:

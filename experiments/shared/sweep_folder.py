@@ -51,11 +51,11 @@ class SweepFolder:
             ) from error
 
     @classmethod
-    def check(cls, path: Path, members: Mapping[str, TrainConfig]) -> "SweepFolder | None":
+    def check(cls, path: Path, members: Mapping[str, TrainConfig]) -> "SweepFolder":
         """Check that members can be trained in a folder, by `start`. Changes nothing.
 
         Returns:
-            the sweep in the folder, or None for a new one.
+            the sweep in the folder, or a new one that is not written yet.
 
         Raises:
             RunError: the folder holds something else, or a sweep of other members.
@@ -63,7 +63,7 @@ class SweepFolder:
         names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
         if not names - {LOCK}:
             RunFolder.check(path, next(iter(members.values())))  # the checks of any new folder
-            return None
+            return cls(path, tuple(members))
         if FILE not in names:
             raise RunError(
                 f"{path} holds other files and no sweep\n"
@@ -87,9 +87,7 @@ class SweepFolder:
             RunError: as `check`; or it cannot be written.
         """
         sweep = cls.check(path, members)
-        if sweep is None:
-            sweep = cls(path, tuple(members))
-            sweep._write()
+        sweep._write()
         return sweep
 
     def note_divergence(self, name: str, step: int) -> None:
