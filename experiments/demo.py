@@ -18,7 +18,8 @@ import tyro
 from cgan_jax.checks import check_int_field, one_line, short_repr
 from cgan_jax.errors import CGANError, ConfigError
 from cgan_jax.runs.folder import RunFolder
-from experiments.shared.command_line import StopSignals, check_checkpoint_flags, parse, run
+from cgan_jax.training.stop_signals import StopSignals
+from experiments.shared.command_line import check_checkpoint_flags, parse, run
 
 if TYPE_CHECKING:
     from cgan_jax.sampling.generator import TrainedGenerator

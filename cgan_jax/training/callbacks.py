@@ -1,4 +1,4 @@
-"""What the training loop calls: `Callback`, what it is told, and `Store`, where states are saved.
+"""What the training loop calls: `Callback`, its arguments, and `Store`, where states are saved.
 
 Callbacks that write files are in cgan_jax/reporting/.
 """
@@ -13,30 +13,33 @@ from cgan_jax.training.gan import GANState
 
 @dataclass(frozen=True)
 class SpanEnd:
-    """Some steps are done.
+    """The end of a span: of consecutive steps within one epoch that the device took in one call.
 
     Attributes:
         epoch: counted from 0.
-        batch: the first step's place in its epoch, from 0.
+        batch: the first step's position in its epoch, from 0.
         losses: float32 `[n, 2]`: d_loss and g_loss of each step.
-        seconds: how long they took.
+        seconds: duration of the span.
+        compiled: whether these are the first steps of their program, so that `seconds` may include
+            its compilation. A run has a program for its batches and, where it is smaller, one for
+            the last batch of each epoch.
     """
 
     epoch: int
     batch: int
     losses: np.ndarray
     seconds: float
+    compiled: bool = False
 
 
 @dataclass(frozen=True)
 class EpochEnd:
-    """An epoch is done.
+    """The end of an epoch.
 
     Attributes:
-        epoch: how many are done.
-        step: how many steps are done.
-        state: what training has reached. Its buffers are given away when the next step begins:
-            take copies of what you want to keep.
+        epoch: number of finished epochs.
+        step: number of finished steps.
+        state: the state after them. The next step donates its buffers: copy what you want to keep.
         losses: float32 `[n, 2]`: d_loss and g_loss of the epoch's steps in this process.
     """
 
@@ -47,19 +50,19 @@ class EpochEnd:
 
 
 class Callback:
-    """Something to do in the course of training: override what you need.
+    """Hooks into training: override those that you need.
 
-    `train` calls its callbacks in the order in which it was given them.
+    `train` calls its callbacks in the order in which they were passed.
     """
 
     def on_train_start(self, step: int, last_step: int, steps_per_epoch: int) -> None:
-        """Training goes on after `step` steps, 0 in a fresh run, until `last_step` are done."""
+        """Training starts after `step` steps, 0 in a fresh run, and ends after `last_step`."""
 
     def on_span_end(self, span: SpanEnd) -> None:
-        """Some steps are done, all of one epoch: on a CPU about twice a second."""
+        """Some steps of one epoch are done: on a CPU about twice a second."""
 
     def on_epoch_end(self, epoch: EpochEnd) -> None:
-        """An epoch is done; a checkpoint of it, if one is due, is saved after this."""
+        """An epoch is done; its checkpoint, if one is due, is saved after this."""
 
     def on_train_end(self, step: int, state: GANState) -> None:
         """Training has finished or was stopped after `step` steps."""
@@ -76,7 +79,7 @@ class Store(Protocol):
 
 
 class RestorableStore(Store, Protocol):
-    """A store that gives states back, as `cgan_jax.Checkpoints` does."""
+    """A store that also restores states, as `cgan_jax.Checkpoints` does."""
 
     def restore(self, like: Any, *, at_most: int | None = None) -> Any:
         """The newest state up to a step, with the shapes and dtypes of `like`."""

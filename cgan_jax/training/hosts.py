@@ -1,8 +1,8 @@
-"""Several processes that train one run together, each with its own devices: who leads, who follows.
+"""Several processes that train one run together, each with its own devices.
 
-The first process leads: it alone has the run folder, shows progress and hears signals. The others
-take the same steps at the same time, as many as it says. How a batch is split over the devices is
-cgan_jax/sharding.py's.
+The first process is the leader: it alone has the run folder, shows progress and receives signals.
+The others take the same steps at the same time, and it decides how many. How a batch is split over
+the devices is in sharding.py.
 """
 
 import contextlib
@@ -20,52 +20,53 @@ _FAILED = -1
 
 
 class _LeaderFailedError(RunError):
-    """The first process has failed, and has told so."""
+    """The leader has failed, and has sent `_FAILED`."""
 
 
 def initialize(coordinator: str | None, n_processes: int | None, process_id: int | None) -> None:
-    """Meet the other processes. To be called before JAX computes anything.
+    """Connect to the other processes. Call it before JAX computes anything.
+
+    Under Slurm, Open MPI or Kubernetes JAX knows all three arguments: pass None.
 
     Args:
-        coordinator: the first process's address, `host:port`; None where JAX finds out by itself,
-            as under Slurm, Open MPI or Kubernetes.
-        n_processes: how many there are, likewise.
-        process_id: this one's number, from 0, likewise.
+        coordinator: the first process's address, `host:port`.
+        n_processes: number of processes.
+        process_id: number of this process, from 0.
 
     Raises:
-        RunError: they cannot be found.
+        RunError: the other processes cannot be reached.
     """
     try:
         jax.distributed.initialize(coordinator, n_processes, process_id)
     except (RuntimeError, ValueError) as error:
         first_line = str(error).splitlines()[0]
         raise RunError(
-            f"the other processes cannot be met: {first_line}\n"
-            "Give --coordinator, --processes and --process-id, the first two alike to all."
+            f"cannot connect to the other processes: {first_line}\n"
+            "Give --coordinator, --processes and --process-id; all processes need the same first two."
         ) from error
 
 
 def is_leader() -> bool:
-    """Whether this process has the run folder."""
+    """Whether this is the first process, which has the run folder."""
     return jax.process_index() == 0
 
 
 def broadcast_int(number: int) -> int:
-    """The leader's number, in all processes.
+    """The leader's number in all processes.
 
     Raises:
         RunError: the leader has failed.
     """
     if jax.process_count() == 1:
         return number
-    agreed = int(multihost_utils.broadcast_one_to_all(np.int32(number)))
-    if agreed == _FAILED:
-        raise _LeaderFailedError("the first process has failed; what it says tells why.")
-    return agreed
+    received = int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+    if received == _FAILED:
+        raise _LeaderFailedError("the first process has failed; see its own message.")
+    return received
 
 
 def broadcast_state(state: GANState | None, like: GANState) -> GANState | None:
-    """The leader's state, or that it has none, in all processes."""
+    """The leader's state, or None, in all processes."""
     if jax.process_count() == 1 or not broadcast_int(int(state is not None)):
         return state
     if state is None:
@@ -76,21 +77,21 @@ def broadcast_state(state: GANState | None, like: GANState) -> GANState | None:
 
 @contextlib.contextmanager
 def report_failure() -> Iterator[None]:
-    """Around what a process does: should the leader fail, the others hear of it and end, too.
+    """End all processes if the leader fails within the `with` statement.
 
     Raises:
-        RunError: another process does not answer.
+        RunError: another process does not answer, or the leader has failed.
     """
     try:
         yield
     except _LeaderFailedError:
         raise
     except CGANError:
-        # What fails in one mostly fails in all at the same place, so all of them take part.
+        # An error in one process mostly occurs in all at the same place, so all take part.
         multihost_utils.broadcast_one_to_all(np.int32(_FAILED))
         raise
     except jax.errors.JaxRuntimeError as error:
         raise RunError(
             f"another process does not answer: {one_line(error)}\n"
-            "What was saved before stays. See what it says, and start all of them again."
+            "Earlier checkpoints stay. See its own message, and start all processes again."
         ) from error

@@ -1,10 +1,14 @@
-"""The host loop: takes a run span by span, and tells callbacks and checkpoints of it.
+"""The host loop: takes a run's steps span by span, and calls callbacks and checkpoints.
 
-What a span is stands in spans.py; what is written and drawn on the way is in callbacks.py.
+Spans are in spans.py, the callbacks that write and draw in cgan_jax/reporting/callbacks.py.
 """
 
+import contextlib
+import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -15,14 +19,15 @@ from jax.sharding import Mesh
 from cgan_jax.checks import check_int
 from cgan_jax.config import TrainConfig
 from cgan_jax.data import Dataset
-from cgan_jax.errors import ConfigError, DivergenceError
+from cgan_jax.errors import CGANError, ConfigError, DivergenceError
 from cgan_jax.training.callbacks import Callback, EpochEnd, RestorableStore, SpanEnd, Store
 from cgan_jax.training.gan import GAN, GANState
 from cgan_jax.training.hosts import broadcast_int, broadcast_state, is_leader
-from cgan_jax.training.spans import Span, Spans, steps_per_epoch
+from cgan_jax.training.spans import Span, Spans, fixed_trip_count
 from cgan_jax.training.steps import run_keys
+from cgan_jax.training.stop_signals import StopSignals
 
-SPAN_SECONDS = 0.5  # how long the host leaves the device alone: progress, stop signals
+SPAN_SECONDS = 0.5  # between two updates of progress, and two checks for a stop
 
 
 def train(
@@ -43,24 +48,26 @@ def train(
         gan: what to train; `GAN.from_config(config)`, or your own.
         config: epochs, batch size and seed are read from here.
         dataset: the training images.
-        state: where to go on; by default the newest state in `checkpoints`, or a fresh one from the
+        state: where to start; by default the newest state in `checkpoints`, or a fresh one from the
             seed.
-        callbacks: told of the start, of each span of steps, of each epoch and of the end.
-        checkpoints: where to save, every `checkpoint_every` epochs and at the end.
+        callbacks: called at the start, after each span of steps, after each epoch and at the end.
+        checkpoints: where to save: every `checkpoint_every` epochs, at the end, and before an error
+            that is not a CGANError leaves this function, such as KeyboardInterrupt.
         checkpoint_every: in epochs.
-        should_stop: asked about twice a second; if true, save and return early.
-        mesh: devices to split each batch over, from `cgan_jax.training.sharding.data_mesh`; by default the
-            first one does all. Where they belong to several processes (`cgan_jax.training.hosts`), all call
-            this alike; callbacks, checkpoints and `should_stop` are for the first one alone.
+        should_stop: called about twice a second; if true, save and return early.
+        mesh: devices to split each batch over, from `cgan_jax.data_mesh`; by default the first
+            device takes all. If they belong to several processes (cgan_jax/training/hosts.py), all
+            of these call this; callbacks, checkpoints and `should_stop` belong to the first alone.
 
     Returns:
-        the state that was reached.
+        the last state.
 
     Raises:
         ConfigError: the data do not fit the configuration.
-        DivergenceError: a loss or a parameter became NaN or infinite; what was saved before stays.
-        RunError: no checkpoint that is there is intact; or a callback or a checkpoint could not
-            write; what was saved before stays.
+        DivergenceError: a loss or a parameter became NaN or infinite; earlier checkpoints stay.
+        RunError: no checkpoint is intact; or a callback or a checkpoint could not write; earlier
+            checkpoints stay.
+        KeyboardInterrupt: after Ctrl-C, with `checkpoints` once the current steps are saved.
     """
     check_int("checkpoint_every", checkpoint_every, 1, hint="Omit it for the default, 5.")
     config.check_data(len(dataset))
@@ -68,134 +75,159 @@ def train(
     if state is None:
         state = newest_state(gan, checkpoints)
     spans = Spans(gan, dataset, config.batch_size, run_keys(config.seed), mesh=mesh)
-    reached: GANState = take_steps(
-        spans,
-        state,
-        int(state.step) if state else 0,
-        config.epochs,
-        steps_per_epoch(len(dataset), config.batch_size),
-        callbacks=callbacks,
-        checkpoints=checkpoints,
-        checkpoint_every=checkpoint_every,
-        should_stop=should_stop,
-        check=_check_finite,
-    )
-    return reached
+    loop = Loop(spans, callbacks, checkpoints, checkpoint_every, _check_finite)
+    step = int(state.step) if state else 0
+    last_state: GANState = loop.run(state, step, config.epochs * spans.per_epoch, should_stop)
+    return last_state
 
 
 def newest_state(gan: GAN, checkpoints: RestorableStore | None) -> GANState | None:
-    """What the checkpoints hold, if they do: in all processes what they hold in the first."""
+    """The newest saved state, or None; in all processes that of the first one."""
     like = jax.eval_shape(gan.init, jax.random.key(0))
     saved = checkpoints is not None and checkpoints.latest() is not None
     return broadcast_state(checkpoints.restore(like) if checkpoints and saved else None, like)
 
 
-def take_steps(
-    spans: Spans,
-    state: Any,
-    step: int,
-    epochs: int,
-    per_epoch: int,
-    *,
-    callbacks: Sequence[Callback],
-    checkpoints: Store | None,
-    checkpoint_every: int,
-    should_stop: Callable[[], bool],
-    check: Callable[[np.ndarray, Any, int, Span], None],
-) -> Any:
-    """The loop of `train`, of one run or of several at once, whose state is a tuple of states.
+@dataclass
+class Loop:
+    """The loop of `train`, for one run or for several at once, whose state is a tuple of states.
 
-    Args:
-        state: where to go on, after `step` steps; None for a fresh one.
-        check: is given the losses after each span, the state, the step where it began, and the
-            span; raises an error where training must not go on.
+    Attributes:
+        spans: takes the steps.
+        callbacks: see `train`.
+        checkpoints: see `train`.
+        checkpoint_every: in epochs.
+        check: called with the losses of each span, the state after it, the step before it, and the
+            span; raises an error if training must stop.
     """
-    last_step = epochs * per_epoch
-    at_most = 1 if jax.default_backend() == "cpu" else per_epoch
-    if step < last_step:
-        spans.compile(step, at_most)
-    state = spans.device_put(state) if state else spans.fresh_state()
-    saved = checkpoints.latest() if checkpoints else None
-    epoch_losses: list[np.ndarray] = []
 
-    for callback in callbacks:
-        callback.on_train_start(step, last_step, per_epoch)
-    while step < last_step and (n_steps := broadcast_int(0 if should_stop() else at_most)):
+    spans: Spans
+    callbacks: Sequence[Callback]
+    checkpoints: Store | None
+    checkpoint_every: int
+    check: Callable[[np.ndarray, Any, int, Span], None]
+
+    def run(self, state: Any, step: int, last_step: int, should_stop: Callable[[], bool]) -> Any:
+        """Train from a state after `step` steps, None for a fresh one, and return the last state.
+
+        With checkpoints, Ctrl-C stops like `should_stop` and then raises KeyboardInterrupt; a
+        second one raises it at once. A program's own handler of Ctrl-C stays in place.
+        """
+        self._at_most = self.spans.per_epoch if fixed_trip_count() else 1
+        if step < last_step:
+            self.spans.compile(step, self._at_most)
+        self._state = self.spans.device_put(state) if state else self.spans.fresh_state()
+        self._step, self._saved = step, self.checkpoints.latest() if self.checkpoints else None
+        self._epoch_losses, self._compiled = list[np.ndarray](), set[tuple[bool, int]]()
+        ctrl_c = StopSignals(signal.SIGINT)
+        with ctrl_c.listening() if self._catches_ctrl_c() else contextlib.nullcontext():
+            self._call("on_train_start", step, last_step, self.spans.per_epoch)
+            self._take_steps(last_step, lambda: should_stop() or ctrl_c())
+            self._save()
+            self._call("on_train_end", self._step, self._state)
+        if ctrl_c.caught:
+            raise KeyboardInterrupt
+        return self._state
+
+    def _catches_ctrl_c(self) -> bool:
+        return (
+            self.checkpoints is not None
+            and threading.current_thread() is threading.main_thread()
+            and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        )
+
+    def _take_steps(self, last_step: int, should_stop: Callable[[], bool]) -> None:
+        try:
+            while self._step < last_step and (
+                n_steps := broadcast_int(0 if should_stop() else self._at_most)
+            ):
+                self._take_span(n_steps)
+                if self._step % self.spans.per_epoch == 0:
+                    self._end_epoch()
+        except CGANError:  # what could not be written is written again by the resumed run
+            raise
+        except BaseException:  # from a user's callback, or a second Ctrl-C
+            donated = any(leaf.is_deleted() for leaf in jax.tree.leaves(self._state))
+            if not donated:
+                self._save()
+            raise
+
+    def _take_span(self, n_steps: int) -> None:
         began = time.perf_counter()
-        state, span, losses = spans.run(state, step, n_steps)
+        state, span, losses = self.spans.run(self._state, self._step, n_steps)
         seconds = time.perf_counter() - began
         if is_leader():
-            check(losses, state, step, span)
-        step += span.n_steps
-        epoch_losses.append(losses)
-        for callback in callbacks:
-            callback.on_span_end(SpanEnd(span.epoch, span.batch, losses, seconds))
+            self.check(losses, state, self._step, span)
+        self._state, self._step = state, self._step + span.n_steps
+        self._epoch_losses.append(losses)
+        program = span.last_batch, span.n_steps if fixed_trip_count() else 0
+        compiled = program not in self._compiled
+        self._compiled.add(program)
+        if not span.last_batch and not fixed_trip_count():
+            self._at_most = _span_length(span.n_steps / seconds, self._at_most)
+        self._call("on_span_end", SpanEnd(span.epoch, span.batch, losses, seconds, compiled))
 
-        if step % per_epoch == 0:
-            epoch_end = EpochEnd(
-                step // per_epoch, step, state, np.concatenate(epoch_losses, axis=-2)
-            )
-            epoch_losses = []
-            for callback in callbacks:
-                callback.on_epoch_end(epoch_end)
-            if checkpoints and epoch_end.epoch % checkpoint_every == 0:
-                checkpoints.save(step, state)
-                saved = step
-        if not span.last_batch and at_most < per_epoch:
-            at_most = _span_length(span.n_steps / seconds, at_most)
+    def _end_epoch(self) -> None:
+        epoch, losses = self._step // self.spans.per_epoch, np.concatenate(self._epoch_losses, -2)
+        self._epoch_losses = []
+        self._call("on_epoch_end", EpochEnd(epoch, self._step, self._state, losses))
+        if epoch % self.checkpoint_every == 0:
+            self._save()
 
-    if checkpoints and saved != step:
-        checkpoints.save(step, state)
-    for callback in callbacks:
-        callback.on_train_end(step, state)
-    return state
+    def _save(self) -> None:
+        if self.checkpoints and self._saved != self._step:
+            self._saved = self._step
+            self.checkpoints.save(self._step, self._state)
+
+    def _call(self, hook: str, *arguments: Any) -> None:
+        for callback in self.callbacks:
+            getattr(callback, hook)(*arguments)
 
 
 def _check_finite(losses: np.ndarray, state: GANState, step: int, span: Span) -> None:
-    """Raises DivergenceError where the losses after `step`, or the networks, are not finite."""
-    what = ""
+    """Raises DivergenceError if the losses after `step`, or the networks, are not finite."""
     if not np.isfinite(losses).all():
-        bad = step + int(np.flatnonzero(~np.isfinite(losses).all(axis=1))[0])
-        what = f"the losses became NaN or infinite in step {bad}"
-    elif not finite((state.gen, state.disc)):
+        first = step + int(np.flatnonzero(~np.isfinite(losses).all(axis=1))[0])
+        problem = f"the losses became NaN or infinite in step {first}"
+    elif not is_finite((state.gen, state.disc)):
         last = step + span.n_steps - 1
-        what = f"the parameters became NaN or infinite in steps {step} to {last}"
-    if what:
-        raise DivergenceError(
-            f"{what} (epoch {span.epoch + 1}).\n"
-            "What was saved before stays. Try a lower learning rate, or another seed."
-        )
+        problem = f"the parameters became NaN or infinite in steps {step} to {last}"
+    else:
+        return
+    raise DivergenceError(
+        f"{problem} (epoch {span.epoch + 1}).\n"
+        "Earlier checkpoints stay. Try a lower learning rate, or another seed."
+    )
 
 
-def finite(nets: Any) -> bool:
+def is_finite(tree: Any) -> bool:
     """Whether no number of a tree is NaN or infinite."""
-    if jax.default_backend() == "cpu":  # where to look costs less than to compile
-        return all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(nets))
-    return bool(_finite_on_device(nets))
+    if jax.default_backend() == "cpu":  # NumPy is faster than compiling the check
+        return all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(tree))
+    return bool(_is_finite_on_device(tree))
 
 
 @jax.jit
-def _finite_on_device(nets: Any) -> jax.Array:
-    return jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(nets)]).all()
+def _is_finite_on_device(tree: Any) -> jax.Array:
+    return jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
-def _span_length(steps_per_second: float, now: int) -> int:
-    """As many steps as take SPAN_SECONDS; the first span, which compiles, tells little."""
-    wanted = max(1, round(steps_per_second * SPAN_SECONDS))
-    return min(wanted, 8 * now)
+def _span_length(steps_per_second: float, previous: int) -> int:
+    """The number of steps in SPAN_SECONDS; grows slowly, for the first span also compiles."""
+    return min(max(1, round(steps_per_second * SPAN_SECONDS)), 8 * previous)
 
 
 def check_fit(gan: GAN, dataset: Dataset) -> None:
-    """Raises ConfigError where the networks are not for these data."""
+    """Raises ConfigError if the networks do not fit the data."""
     generator = gan.generator
-    makes = (generator.img_size, generator.img_size, generator.channels)
-    if dataset.images.shape[1:] != makes:
+    shape = (generator.img_size, generator.img_size, generator.channels)
+    if dataset.images.shape[1:] != shape:
         raise ConfigError(
             f"the images are {list(dataset.images.shape[1:])}, but the generator makes "
-            f"{list(makes)}\nGive a ModelConfig with img_size and channels as theirs."
+            f"{list(shape)}\nGive a ModelConfig with the images' img_size and channels."
         )
     if len(dataset.class_names) != generator.n_classes:
         raise ConfigError(
-            f"the data have {len(dataset.class_names)} classes, but the generator "
-            f"{generator.n_classes}\nGive a ModelConfig with n_classes as theirs."
+            f"the data have {len(dataset.class_names)} classes, but the generator has "
+            f"{generator.n_classes}\nGive a ModelConfig with the data's n_classes."
         )

@@ -1,7 +1,7 @@
-"""Adam as PyTorch's, to the last digits that float32 has: an Optax transformation.
+"""Adam that matches PyTorch's to float32 rounding: an Optax transformation.
 
-`optax.adam` forms `1 - b2**t` in float32, which is off by 1e-5 of itself in the first steps.
-PyTorch takes float64 for it; `expm1` gives the same digits without.
+`optax.adam` computes `1 - b2**t` in float32, with a relative error of 1e-5 in the first steps.
+PyTorch computes it in float64; `expm1` gives the same digits in float32.
 """
 
 import math
@@ -16,7 +16,7 @@ def adam(
 ) -> optax.GradientTransformation:
     """Adam (Kingma and Ba 2015, algorithm 1); epsilon is added outside the square root.
 
-    Its state is that of `optax.adam`, so that one can take the other's place in a run.
+    Its state is that of `optax.adam`, so a run can switch from one to the other.
     """
     return optax.chain(_scale_by_adam(b1, b2, eps), optax.scale_by_learning_rate(lr))
 
@@ -36,7 +36,7 @@ def _scale_by_adam(b1: float | jax.Array, b2: float, eps: float) -> optax.Gradie
 
 
 def _debias(decay: float | jax.Array, count: jax.Array) -> jax.Array:
-    """`1 / (1 - decay**count)`, exact to rounding."""
+    """`1 / (1 - decay**count)`, accurate to rounding."""
     if isinstance(decay, jax.Array):
         return -1 / jnp.expm1(count * jnp.log(decay))
     return -1 / jnp.expm1(count * math.log(decay)) if decay else jnp.ones(())

@@ -1,7 +1,7 @@
-"""JAX's Threefry-2x32 with its rounds written out: the same bits, sooner on a CPU.
+"""JAX's Threefry-2x32 with its rounds unrolled: the same bits, faster on a CPU.
 
-There JAX compiles the rounds as a loop of small kernels, which took an eighth of a training step;
-written out they become part of what uses the bits.
+On a CPU, JAX compiles the rounds as a loop of small kernels, which took an eighth of a training
+step; unrolled they are fused with the code that uses the bits.
 """
 
 import math
@@ -30,18 +30,18 @@ def _threefry(key: jax.Array, high: jax.Array, low: jax.Array) -> tuple[jax.Arra
     words = (key[0], key[1], key[0] ^ key[1] ^ _PARITY)
     x, y = high + words[0], low + words[1]
     for group in range(5):
-        for by in _ROTATIONS[group % 2]:
+        for n_bits in _ROTATIONS[group % 2]:
             x = x + y
-            y = x ^ ((y << np.uint32(by)) | (y >> np.uint32(32 - by)))
+            y = x ^ ((y << np.uint32(n_bits)) | (y >> np.uint32(32 - n_bits)))
         x = x + words[(group + 1) % 3]
         y = y + words[(group + 2) % 3] + np.uint32(group + 1)
     return x, y
 
 
-def _numbered(key: jax.Array, shape: Sequence[int]) -> tuple[jax.Array, jax.Array]:
-    """Two words for each place of an array, each from the place's own number."""
+def _hash_counters(key: jax.Array, shape: Sequence[int]) -> tuple[jax.Array, jax.Array]:
+    """Two words for each element of an array, from the element's index."""
     size = math.prod(shape)
-    assert size < 2**32, "the numbers of places have 32 bits"
+    assert size < 2**32, "an index has 32 bits"
     low = lax.iota(np.uint32, size).reshape(shape)
     return _threefry(key, jnp.zeros_like(low), low)
 
@@ -51,7 +51,7 @@ def _seed(seed: jax.Array) -> jax.Array:
 
 
 def _split(key: jax.Array, shape: Sequence[int]) -> jax.Array:
-    return _as_key(_numbered(key, shape))
+    return _as_key(_hash_counters(key, shape))
 
 
 def _fold_in(key: jax.Array, data: int | jax.Array) -> jax.Array:
@@ -60,12 +60,12 @@ def _fold_in(key: jax.Array, data: int | jax.Array) -> jax.Array:
 
 
 def _as_key(words: tuple[jax.Array, jax.Array]) -> jax.Array:
-    # Were one cipher fused with the next, XLA 0.12 would not come to the end of compiling the two.
+    # XLA 0.12 never finishes compiling one cipher fused with the next.
     return lax.optimization_barrier(jnp.stack(words, axis=-1))
 
 
 def _random_bits(key: jax.Array, width: int, shape: Sequence[int]) -> jax.Array:
-    high, low = _numbered(key, shape)
+    high, low = _hash_counters(key, shape)
     if width == 64:
         return (high.astype(np.uint64) << np.uint64(32)) | low.astype(np.uint64)
     return (high ^ low).astype(f"uint{width}")

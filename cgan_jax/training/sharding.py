@@ -1,7 +1,7 @@
-"""Data parallelism: each batch is split over a mesh of devices, all else is on each of them.
+"""Data parallelism: each batch is split over a mesh of devices; everything else is replicated.
 
-The step is the same function on any number of devices: BatchNorm's statistics are the whole
-batch's, and a row has the same noise wherever it is. Sums are rounded in another order.
+The step is the same function on any number of devices: BatchNorm's statistics are those of the
+whole batch, and a row has the same noise on any device. Only the order of summation differs.
 """
 
 from typing import TypeVar
@@ -19,46 +19,46 @@ def data_mesh(n_devices: int | None = None) -> Mesh:
     """A mesh of devices to split batches over.
 
     Args:
-        n_devices: how many; by default all, those of all hosts included.
+        n_devices: number of devices; by default all, those of all hosts included.
 
     Raises:
-        ConfigError: there are fewer; or of several hosts not all are taken.
+        ConfigError: there are fewer; or there are several hosts, and these are not all devices.
     """
     devices = jax.devices()
     n_devices = len(devices) if n_devices is None else n_devices
     if not 1 <= n_devices <= len(devices):
         raise ConfigError(
-            f"devices must be in 1..{len(devices)}, not {n_devices}: JAX sees {len(devices)} of "
+            f"devices must be in 1..{len(devices)}, not {n_devices}: JAX has {len(devices)} of "
             f"kind {devices[0].device_kind} here\n"
-            "Give fewer. (For trials, JAX_NUM_CPU_DEVICES=8 in the environment makes 8 of a CPU.)"
+            "Give fewer. (To try several, set JAX_NUM_CPU_DEVICES=8, which divides a CPU into 8.)"
         )
     if jax.process_count() > 1 and n_devices < len(devices):
         raise ConfigError(
-            f"of several hosts all {len(devices)} devices take part, not {n_devices}\n"
+            f"devices must be {len(devices)}, all of the several hosts, not {n_devices}\n"
             "Omit the number of devices."
         )
     return jax.make_mesh((n_devices,), (AXIS,), (AxisType.Auto,), devices=devices[:n_devices])
 
 
 def check_shares(batch_size: int, mesh: Mesh) -> None:
-    """Raises ConfigError where the devices would not have equal shares of a batch."""
+    """Raises ConfigError if a batch cannot be split equally over the devices."""
     if batch_size % mesh.size:
         raise ConfigError(
             f"a batch of {batch_size} cannot be split equally over {mesh.size} devices\n"
-            "Give a batch size that is a multiple of theirs, or another number of devices."
+            f"Give a batch size that is a multiple of {mesh.size}, or another number of devices."
         )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The same array on each device."""
+    """The sharding that puts the whole array on each device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def shard_batch(rows: Rows) -> Rows:
-    """Asks for an equal share of the rows on each device of the mesh in whose context jit traces.
+    """Constrain rows to be split equally over the devices of the mesh in the context of jit.
 
-    Outside a mesh, or where the rows cannot be shared out equally, as an epoch's last batch, it
-    asks for nothing: then each device computes all of them.
+    Outside a mesh, or if the rows cannot be split equally, as in an epoch's last batch, there is no
+    constraint: then each device computes all rows.
 
     Args:
         rows: a tree of arrays `[B, ...]`.

@@ -1,6 +1,6 @@
-"""A run's steps on the device, span by span: within an epoch, all of one batch size.
+"""A run's steps on the device, span by span: steps within one epoch, all of one batch size.
 
-What a step does is in steps.py; what happens between spans is in loop.py.
+The step itself is in steps.py; what happens between spans is in loop.py.
 """
 
 import contextlib
@@ -22,12 +22,12 @@ from cgan_jax.training.steps import Batch, Losses, RunKeys, shuffle, train_steps
 
 @dataclass(frozen=True)
 class Span:
-    """StepsFn that one call takes.
+    """The steps of one call.
 
     Attributes:
         epoch: counted from 0.
-        batch: the first step's place in its epoch, from 0.
-        n_steps: how many.
+        batch: the first step's position in its epoch, from 0.
+        n_steps: number of steps.
         last_batch: whether it is the epoch's last step, of fewer images.
     """
 
@@ -38,7 +38,7 @@ class Span:
 
 
 def next_span(step: int, n_images: int, batch_size: int, at_most: int) -> Span:
-    """The span that begins after `step` steps of a run and has at most `at_most` steps."""
+    """The span of at most `at_most` steps that begins after the first `step` steps of a run."""
     epoch, batch = divmod(step, steps_per_epoch(n_images, batch_size))
     full_batches = n_images // batch_size
     if batch == full_batches:
@@ -47,12 +47,12 @@ def next_span(step: int, n_images: int, batch_size: int, at_most: int) -> Span:
 
 
 def steps_per_epoch(n_images: int, batch_size: int) -> int:
-    """Batches in an epoch, the last of which may be smaller: 938 for 60,000 images in 64s."""
+    """Batches per epoch; the last may be smaller. 938 for 60,000 images in batches of 64."""
     return -(-n_images // batch_size)
 
 
 class StepsFn(Protocol):
-    """`cgan_jax.training.steps.train_steps` under jit, or what does as much for several runs."""
+    """`cgan_jax.training.steps.train_steps` under jit, or its equivalent for several runs."""
 
     def __call__(self, **arguments: Any) -> tuple[Any, Losses]: ...
 
@@ -60,10 +60,10 @@ class StepsFn(Protocol):
 
 
 class JittedFns(NamedTuple):
-    """What a run has the device do, under jit.
+    """The functions that a run calls on the device, under jit.
 
     Attributes:
-        init: a key to a fresh state.
+        init: maps a key to a fresh state.
         shuffle: see `cgan_jax.training.steps.shuffle`.
         steps: see `cgan_jax.training.steps.train_steps`.
     """
@@ -74,18 +74,21 @@ class JittedFns(NamedTuple):
 
 
 class Spans:
-    """Takes the steps of one run. Holds the data set on the device, and a copy in order.
+    """Takes the steps of one run. Holds the data set on the device, and a shuffled copy of it.
 
-    Of several runs, in cgan_jax/sweep.py, the keys are tuples, and so are the states.
+    In a sweep (sweep.py), keys and states are tuples with one element per run.
 
     Args:
-        gan: what is trained.
+        gan: what to train.
         dataset: the training images.
-        batch_size: images a step.
+        batch_size: images per step.
         keys: the run's streams of randomness.
-        programs: what the device does; by default, the steps of a single run.
-        mesh: devices to split the batches over; by default, JAX's first device does all.
-        step_kwargs: further arguments of `programs.steps`.
+        jitted: the functions to call; by default those of a single run.
+        mesh: devices to split the batches over; by default JAX's first device takes all.
+        step_kwargs: further arguments of `jitted.steps`.
+
+    Attributes:
+        per_epoch: batches per epoch.
 
     Raises:
         ConfigError: the batches cannot be split equally.
@@ -97,65 +100,71 @@ class Spans:
         dataset: Dataset,
         batch_size: int,
         keys: RunKeys,
-        programs: JittedFns | None = None,
+        jitted: JittedFns | None = None,
         mesh: Mesh | None = None,
         **step_kwargs: Any,
     ) -> None:
         if mesh:
             check_shares(batch_size, mesh)
-        self._programs = programs or single_run(gan, mesh)
+        self._jitted = jitted or single_run(gan, mesh)
         self._mesh = mesh
         self._keys, self._batch_size = keys, batch_size
-        self._fixed = {"gan": gan, "key": keys.steps, "batch_size": batch_size} | step_kwargs
+        self._step_kwargs = {"gan": gan, "key": keys.steps, "batch_size": batch_size} | step_kwargs
         self._data = Batch(*self.device_put((dataset.images, dataset.labels)))
+        self.per_epoch = steps_per_epoch(len(dataset), batch_size)
         self._epoch = -1
         self._shuffled: Any
         self._compiling: threading.Thread | None = None
 
     def device_put(self, arrays: Any) -> Any:
-        """Arrays on the device, or on each one of the mesh."""
+        """Arrays on the device, or on each device of the mesh."""
         return jax.device_put(arrays, replicated(self._mesh) if self._mesh else None)
 
     def fresh_state(self) -> Any:
         """The state before the first step."""
-        return self.device_put(jax.tree.map(self._programs.init, self._keys.init))
+        return self.device_put(jax.tree.map(self._jitted.init, self._keys.init))
 
     def compile(self, step: int, at_most: int) -> None:
-        """Begin to compile what `run` will need for its first call; return before it is done."""
-        init, shuffle = self._programs.init, self._programs.shuffle
+        """Start to compile what the first call of `run` needs; return before it is compiled."""
+        init, shuffle = self._jitted.init, self._jitted.shuffle
         state = jax.tree.map(lambda key: jax.eval_shape(init, key), self._keys.init)
         shuffled = jax.tree.map(
             lambda key: jax.eval_shape(shuffle, self._data, key, 0), self._keys.order
         )
         arguments = self._arguments(state, shuffled, self._next(step, at_most))
         with self._on_mesh():
-            program = self._programs.steps.lower(**arguments)
+            program = self._jitted.steps.lower(**arguments)
 
         def compile_it() -> None:
-            with contextlib.suppress(Exception):  # `run` will raise it where it can be caught
+            with contextlib.suppress(Exception):  # `run` raises it again, where it can be caught
                 program.compile()
 
         self._compiling = threading.Thread(target=compile_it)
         self._compiling.start()
 
     def run(self, state: Any, step: int, at_most: int) -> tuple[Any, Span, np.ndarray]:
-        """Go on from a state after `step` steps, which is donated, for at most so many.
+        """Take the next steps.
+
+        Args:
+            state: the state after `step` steps; its buffers are donated.
+            step: number of finished steps.
+            at_most: the largest number of steps to take.
 
         Returns:
-            the new state, the span that led to it, and its losses `[span.n_steps, 2]`: D's, G's.
-            Of several runs at once, `[runs, span.n_steps, 2]`.
+            the new state, the span that led to it, and its losses, d_loss and g_loss, float32
+            `[span.n_steps, 2]`, or `[runs, span.n_steps, 2]` for several runs.
         """
         span = self._next(step, at_most)
         if span.epoch != self._epoch:
             self._shuffled = jax.tree.map(
-                lambda key: self._programs.shuffle(self._data, key, span.epoch), self._keys.order
+                lambda key: self._jitted.shuffle(self._data, key, span.epoch), self._keys.order
             )
             self._epoch = span.epoch
         if self._compiling:
             self._compiling.join()
             self._compiling = None
         with self._on_mesh():
-            state, losses = self._programs.steps(**self._arguments(state, self._shuffled, span))
+            state, losses = self._jitted.steps(**self._arguments(state, self._shuffled, span))
         return state, span, np.stack(losses, axis=-1)[..., : span.n_steps, :]
 
     def _on_mesh(self) -> contextlib.AbstractContextManager[Any]:
@@ -165,17 +174,25 @@ class Spans:
         return next_span(step, len(self._data.labels), self._batch_size, at_most)
 
     def _arguments(self, state: Any, shuffled: Any, span: Span) -> dict[str, Any]:
-        now = {"n_steps": span.n_steps, "last_batch": span.last_batch}
-        return {"state": state, "shuffled": shuffled} | now | self._fixed
+        varying = {"n_steps": span.n_steps, "last_batch": span.last_batch}
+        return {"state": state, "shuffled": shuffled} | varying | self._step_kwargs
 
 
 def single_run(gan: GAN, mesh: Mesh | None = None) -> JittedFns:
-    """The programs of a single run."""
-    fixed_trip_count = jax.default_backend() != "cpu"
-    return JittedFns(_init(gan), _shuffle, compiled_train_steps(fixed_trip_count, mesh))
+    """The functions of a single run."""
+    return JittedFns(_init(gan), _shuffle, compiled_train_steps(fixed_trip_count(), mesh))
 
 
-# For what runs once: half the time to compile is worth more than a quick program.
+def fixed_trip_count() -> bool:
+    """Whether each length of span has its own program, instead of one for all.
+
+    A GPU waits for the host at each turn of a loop whose length it does not know. So there a span
+    is a whole epoch, and its length is known when it is compiled.
+    """
+    return jax.default_backend() != "cpu"
+
+
+# For functions that run once: compiling in half the time outweighs slower code.
 FAST_COMPILE = {"xla_backend_optimization_level": 0}
 _shuffle = jax.jit(shuffle)
 
@@ -194,11 +211,7 @@ def compiled_train_steps(fixed_trip_count: bool, mesh: Mesh | None = None) -> ja
 def jit_steps(
     steps: Callable[..., Any], fixed_trip_count: bool, static: Sequence[str] = (), **options: Any
 ) -> jax.stages.Wrapped:
-    """A function like `train_steps` under jit.
-
-    On a CPU one program serves spans of all lengths. A GPU waits for the host at each turn of a
-    loop whose length it does not know, so there each length has its own program; all are epochs.
-    """
+    """A function like `train_steps` under jit; `static` names further static arguments."""
     return jax.jit(
         steps,
         static_argnames=["gan", "batch_size", "last_batch", *static]
@@ -210,10 +223,10 @@ def jit_steps(
 
 
 def _update_in_place() -> dict[str, bool]:
-    """Without this, XLA's CPU compiler copies each kernel and first moment once a step.
+    """A compiler option without which XLA's CPU code copies each kernel and moment in each step.
 
-    It takes the products with a kernel and the kernel's update for unordered, and keeps the old
-    one. The numbers are the same either way; an XLA that lacks the option is only slower.
+    XLA regards the products with a kernel and the kernel's update as unordered, and keeps a copy of
+    the old kernel. The option changes no number; an XLA that lacks it is only slower.
     """
     options = {"xla_cpu_copy_insertion_use_region_analysis": True}
     if jax.default_backend() != "cpu":

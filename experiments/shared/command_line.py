@@ -1,20 +1,23 @@
-"""What all commands share: flags from a dataclass, errors in a line or two, notices, stop signals.
+"""What all commands share: flags from a dataclass, and errors and notices as lines on the screen.
 
 Imports no JAX, so that `--help` and a wrong flag are answered at once.
 """
 
 import contextlib
+import errno
 import inspect
 import io
 import logging
 import os
+import re
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
+from collections.abc import Callable, Sequence
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from cgan_jax.checks import check_int, one_line
+from cgan_jax.checks import as_path, check_int, one_line
 from cgan_jax.errors import CGANError, ConfigError, DivergenceError
 
 Flags = TypeVar("Flags")
@@ -33,13 +36,16 @@ def parse(
         module: the command.
         args: the command line; by default the program's.
         default: what is not given on the command line; by default the dataclass's defaults.
+
+    Raises:
+        DataError: as `expand_home`.
     """
     import tyro
 
     boxed, text = io.StringIO(), inspect.cleandoc(flags.__doc__ or "")
     try:
         with contextlib.redirect_stderr(boxed):
-            return tyro.cli(
+            parsed = tyro.cli(
                 flags,
                 prog=f"python -m {module}",
                 description=text,
@@ -47,14 +53,34 @@ def parse(
                 config=(tyro.conf.OmitArgPrefixes,),
                 default=tyro.MISSING_NONPROP if default is None else default,
             )
+        return expand_home(parsed)
     except SystemExit as end:
         if end.code:
             fail(f"{_headline(boxed.getvalue())}\nSee python -m {module} --help")
         raise
 
 
+def expand_home(flags: Flags) -> Flags:
+    """The same dataclass with `~` expanded in all its paths, those of nested dataclasses included.
+
+    Raises:
+        DataError: a path begins with the home of a user that does not exist.
+    """
+
+    def expand(name: str, value: Any) -> Any:
+        if isinstance(value, Path):
+            return as_path(str(value), name)
+        if isinstance(value, tuple):
+            return tuple(expand(name, item) for item in value)
+        return expand_home(value) if is_dataclass(value) else value
+
+    old: Any = flags
+    new = {field.name: expand(field.name, getattr(flags, field.name)) for field in fields(old)}
+    return replace(old, **new)
+
+
 def check_checkpoint_flags(step: int | None, best: bool) -> None:
-    """Raises ConfigError for a --step that is none, or goes with --best."""
+    """Raises ConfigError for a --step that is not a step, or that is given with --best."""
     if step is None:
         return
     check_int("step", step, 0, hint="Omit it for the newest checkpoint.")
@@ -63,8 +89,13 @@ def check_checkpoint_flags(step: int | None, best: bool) -> None:
 
 
 def fail(message: str, code: int = 2) -> NoReturn:
-    """End the program with a message."""
-    print(f"error: {message}", file=sys.stderr)
+    """End the program with a message, without the colours that an error of a library may have."""
+    plain = re.sub(r"\x1b\[[0-9;]*m?", "", message)
+    print(f"error: {plain}", file=sys.stderr)
+    try:
+        _flush()
+    except OSError:  # which Python would report after this
+        _discard_output()
     raise SystemExit(code)
 
 
@@ -76,52 +107,67 @@ def run(main: Callable[[], Any]) -> NoReturn:
     notices.addHandler(logging.StreamHandler(sys.stderr))
     notices.setLevel(logging.INFO)
     notices.propagate = False
+    code: Any = 0
     try:
-        main()
+        try:
+            main()
+        except SystemExit as end:  # after --help or a stop
+            code = end.code
+        _flush()
     except DivergenceError as error:
         fail(str(error), code=1)
     except CGANError as error:
         fail(str(error))
     except KeyboardInterrupt:
         raise SystemExit(128 + signal.SIGINT) from None
-    except BrokenPipeError:  # the reader of a pipe, as `| head`, has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(128 + signal.SIGPIPE) from None
-    raise SystemExit(0)
+    except BrokenPipeError:  # the reader of a pipe, such as `| head`, has gone
+        _discard_output()
+        raise SystemExit(128 + 13) from None  # as after SIGPIPE, which Windows does not have
+    except Exception as error:
+        if problem := _output_problem(error) or _platform_problem():
+            fail(problem)
+        raise
+    raise SystemExit(code)
+
+
+def _flush() -> None:
+    if sys.stdout:  # None where it was closed
+        sys.stdout.flush()
+
+
+def _discard_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _output_problem(error: Exception) -> str | None:
+    """What is wrong with the device of the output; None of other errors. Files have RunErrors."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the output cannot be written: {error.strerror}\nFree some space, or redirect it."
+    return None
+
+
+def _platform_problem() -> str | None:
+    """Why JAX cannot use the platforms in JAX_PLATFORMS; None if it can."""
+    jax, platforms = sys.modules.get("jax"), os.environ.get("JAX_PLATFORMS")
+    if jax is None or not platforms:
+        return None
+    try:
+        jax.devices()
+    except Exception:  # JAX raises several kinds, some without a message
+        jax.config.update("jax_platforms", "")
+        usable = sorted({device.platform for device in jax.devices()})
+        return (
+            f"JAX_PLATFORMS is {platforms}, which JAX cannot use here\n"
+            f"expected {' or '.join(usable)}\n"
+            "Unset it; or, on a machine with a GPU, install the extra cuda12 or cuda13."
+        )
+    return None
 
 
 def _unraisable(error: "sys.UnraisableHookArgs") -> None:
-    """Says nothing of Orbax's event loop, which it closes while a damaged checkpoint is read on."""
+    """Hides a complaint of Orbax's event loop: it closes while a damaged checkpoint is read."""
     if "Event loop is closed" not in str(error.exc_value):
         sys.__unraisablehook__(error)
-
-
-class StopSignals:
-    """Ctrl-C and SIGTERM as a wish to stop; a second Ctrl-C stops at once.
-
-    Attributes:
-        caught: the signal that came, or None.
-    """
-
-    def __init__(self) -> None:
-        self.caught: signal.Signals | None = None
-
-    def __call__(self) -> bool:
-        return self.caught is not None
-
-    @contextlib.contextmanager
-    def listening(self) -> Iterator["StopSignals"]:
-        before = {s: signal.signal(s, self._catch) for s in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield self
-        finally:
-            for which, handler in before.items():
-                signal.signal(which, handler)
-
-    def _catch(self, number: int, frame: FrameType | None) -> None:
-        if self.caught is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.caught = signal.Signals(number)
 
 
 def _headline(boxed: str) -> str:
@@ -129,7 +175,7 @@ def _headline(boxed: str) -> str:
     paragraphs = [""]
     for line in boxed.splitlines():
         line = line.strip("│ ")
-        # Where the terminal's encoding lacks lines, the box is made of hyphens.
+        # The box is made of hyphens if the terminal's encoding has no lines.
         if line.startswith(("╭─", "──", "╰─")) or (line and not line.strip("-")):
             paragraphs.append("")
         else:

@@ -1,4 +1,4 @@
-"""Keeps compiled programs from one start of a command to the next."""
+"""Caches compiled programs between starts of a command."""
 
 from pathlib import Path
 
@@ -9,10 +9,10 @@ from cgan_jax.environment import cores
 
 
 def keep_programs() -> None:
-    """Have JAX keep what it compiles in the user's cache folder, which is safe to delete.
+    """Let JAX cache compiled programs in the user's cache folder, which is safe to delete.
 
-    A folder for each number of cores: a program is cut into as many parts, on which its last bits
-    depend, but JAX would load it for any number. A folder that the user gave to JAX stays.
+    There is one folder per number of cores, since XLA divides a program among them, on which its
+    last bits depend, but JAX would load it for any number. A folder that the user has set stays.
     """
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(_folder()))

@@ -1,4 +1,4 @@
-"""A sweep's folder: a run folder for each member, and sweep.json, which says who is one."""
+"""A sweep's folder: one run folder per member, and sweep.json, which lists the members."""
 
 import json
 from collections.abc import Mapping
@@ -13,6 +13,7 @@ from cgan_jax.runs.folder import RunFolder
 from cgan_jax.runs.lock import LOCK
 
 FORMAT = 1
+FILE = "sweep.json"
 
 
 @dataclass
@@ -22,29 +23,21 @@ class SweepFolder:
     Attributes:
         path: the folder.
         members: the names of its runs' folders.
-        diverged: the step in which they did, of members that have.
+        diverged: the members that have diverged, and in which step.
     """
 
     path: Path
     members: tuple[str, ...]
     diverged: dict[str, int] = field(default_factory=dict)
 
-    def run(self, name: str) -> Path:
-        """A member's run folder."""
-        return self.path / name
-
-    @property
-    def _file(self) -> Path:
-        return self.path / "sweep.json"
-
     @classmethod
     def open(cls, path: Path) -> "SweepFolder":
-        """The sweep that a folder holds.
+        """The sweep in a folder.
 
         Raises:
-            RunError: it holds none that this version can read.
+            RunError: the folder has no sweep that this version can read.
         """
-        file = path / "sweep.json"
+        file = path / FILE
         try:
             saved = json.loads(file.read_text(encoding="utf-8"))
             if saved["format"] != FORMAT:
@@ -53,59 +46,56 @@ class SweepFolder:
             return cls(path, tuple(map(str, saved["members"])), diverged)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise RunError(
-                f"{file} cannot be read: {one_line(error)}\nexpected what a sweep wrote there\n"
-                "Put back the file, or name another folder."
+                f"{file} cannot be read: {one_line(error)}\nexpected the file that a sweep wrote\n"
+                "Restore the file, or name another folder."
             ) from error
 
     @classmethod
-    def check(cls, path: Path, members: Mapping[str, TrainConfig]) -> "SweepFolder | None":
-        """See whether members can be trained in a folder, by `start`. Changes nothing.
+    def check(cls, path: Path, members: Mapping[str, TrainConfig]) -> "SweepFolder":
+        """Check that members can be trained in a folder, by `start`. Changes nothing.
 
         Returns:
-            the sweep that is there, or None.
+            the sweep in the folder, or a new one that is not written yet.
 
         Raises:
             RunError: the folder holds something else, or a sweep of other members.
         """
-        # As for any run; a folder that holds something is looked at here.
         names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
         if not names - {LOCK}:
-            RunFolder.check(path, next(iter(members.values())))
-            return None
-        if "sweep.json" not in names:
+            RunFolder.check(path, next(iter(members.values())))  # the checks of any new folder
+            return cls(path, tuple(members))
+        if FILE not in names:
             raise RunError(
-                f"{path} holds other files and no sweep.\nName a new or an empty folder, or a "
-                "sweep's."
+                f"{path} holds other files and no sweep\n"
+                "Name a new or an empty folder, or a sweep's."
             )
-        found = cls.open(path)
-        if set(found.members) != set(members):
+        sweep = cls.open(path)
+        if set(sweep.members) != set(members):
             raise RunError(
-                f"{path} holds a sweep of other members ({one_line(', '.join(found.members))}).\n"
-                "Give the settings of that sweep to go on with it, or another folder for a new one."
+                f"{path} holds a sweep of other members ({one_line(', '.join(sweep.members))})\n"
+                "Give the settings of that sweep to resume it, or another folder for a new one."
             )
         for name, config in members.items():
-            RunFolder.check(found.run(name), config)
-        return found
+            RunFolder.check(path / name, config)
+        return sweep
 
     @classmethod
     def start(cls, path: Path, members: Mapping[str, TrainConfig]) -> "SweepFolder":
-        """Make a sweep's folder, or open the one that is there.
+        """Create a sweep's folder, or open the existing one.
 
         Raises:
             RunError: as `check`; or it cannot be written.
         """
-        found = cls.check(path, members)
-        if found is None:
-            found = cls(path, tuple(members))
-            found._write()
-        return found
+        sweep = cls.check(path, members)
+        sweep._write()
+        return sweep
 
     def note_divergence(self, name: str, step: int) -> None:
-        """Keep in mind that a member has diverged: it is not to go on."""
+        """Record that a member has diverged, so that it is not resumed."""
         self.diverged[name] = step
         self._write()
 
     def _write(self) -> None:
         saved = {"format": FORMAT, "members": self.members, "diverged": self.diverged}
-        with atomic_write(self._file) as file:
+        with atomic_write(self.path / FILE) as file:
             file.write_text(json.dumps(saved, indent=2) + "\n", encoding="utf-8")

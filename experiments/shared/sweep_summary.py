@@ -1,6 +1,6 @@
-"""What came of a sweep: a table, on the screen and in sweep.csv, and a plot with bands."""
+"""The summary of a sweep: a table, on the screen and in sweep.csv, and a plot with bands."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,29 +13,28 @@ from experiments.shared.sweep_folder import SweepFolder
 HEADER = "setting,seed,d_loss,g_loss,diverged_in_step\n"
 
 
-def report(sweep: SweepFolder, members: Mapping[str, TrainConfig], per_epoch: int) -> str:
-    """Write sweep.csv and sweep.png, and make the table: mean and standard deviation over seeds.
+def summarize(sweep: SweepFolder, members: Mapping[str, TrainConfig], per_epoch: int) -> str:
+    """Write sweep.csv and sweep.png, and return the table: mean and standard deviation over seeds.
 
-    Losses are means of a run's last epoch. Runs that diverged are counted, and left out of means.
+    Losses are means of a run's last epoch. Diverged runs are counted, but are not in the means.
 
     Args:
-        sweep: where the runs are.
+        sweep: the folder of the runs.
         members: their configurations by name.
-        per_epoch: steps an epoch.
+        per_epoch: steps per epoch.
     """
     rows, curves = [HEADER], dict[str, list[np.ndarray]]()
     for name, config in members.items():
         setting = name.removesuffix(f"seed_{config.seed}").strip("_") or "the report's"
         curves.setdefault(setting, [])
-        ends = ""
         if name in sweep.diverged:
-            ends = f",,{sweep.diverged[name]}"
+            cells = f",,{sweep.diverged[name]}"
         else:
-            losses = read_losses(RunFolder.open(sweep.run(name)).losses)
+            losses = read_losses(RunFolder.open(sweep.path / name).losses)
             epochs = losses.reshape(-1, per_epoch, 2).mean(axis=1)
             curves[setting].append(epochs)
-            ends = f"{epochs[-1, 0]:.6g},{epochs[-1, 1]:.6g},"
-        rows.append(f"{setting},{config.seed},{ends}\n")
+            cells = f"{epochs[-1, 0]:.6g},{epochs[-1, 1]:.6g},"
+        rows.append(f"{setting},{config.seed},{cells}\n")
     with atomic_write(sweep.path / "sweep.csv") as file:
         file.write_text("".join(rows), encoding="utf-8")
     with atomic_write(sweep.path / "sweep.png") as file:
@@ -43,18 +42,17 @@ def report(sweep: SweepFolder, members: Mapping[str, TrainConfig], per_epoch: in
     n_seeds = len({config.seed for config in members.values()})
     lines = [f"{'setting':<32} {'finished':>9} {'D loss':>17} {'G loss':>17}"]
     for setting, runs in curves.items():
-        cells = [f"{setting:<32} {f'{len(runs)} of {n_seeds}':>9}"]
-        if runs:
-            cells += [_spread([run[-1, column] for run in runs]) for column in (0, 1)]
-        lines.append(" ".join(cells))
+        last = np.array([run[-1] for run in runs]).reshape(-1, 2)
+        columns = [_spread(losses) for losses in last.T] if runs else []
+        lines.append(" ".join([f"{setting:<32} {f'{len(runs)} of {n_seeds}':>9}", *columns]))
     return "\n".join(lines)
 
 
 def plot_bands(curves: Mapping[str, np.ndarray], path: Path) -> None:
-    """Draw both losses over the epochs: the mean over seeds, and a standard deviation about it.
+    """Draw both losses over the epochs: the mean over seeds, and one standard deviation around it.
 
     Args:
-        curves: for each setting float `[seeds, epochs, 2]`: D's and G's mean loss of each epoch.
+        curves: for each setting float `[seeds, epochs, 2]`: d_loss and g_loss, means per epoch.
         path: the PNG file to write.
     """
     from matplotlib.figure import Figure
@@ -76,7 +74,7 @@ def plot_bands(curves: Mapping[str, np.ndarray], path: Path) -> None:
     figure.savefig(path)
 
 
-def _spread(values: Sequence[float]) -> str:
-    """Mean and standard deviation, the latter of at least two."""
+def _spread(values: np.ndarray) -> str:
+    """Mean and standard deviation; the latter needs at least two values."""
     deviation = f"{np.std(values, ddof=1):.4f}" if len(values) > 1 else "     -"
     return f"{f'{np.mean(values):.4f} +- {deviation}':>17}"

@@ -1,6 +1,6 @@
-"""A whole sweep from the command line: programs one after another, each with many runs at once.
+"""A whole sweep from the command line: one program after another, each with several runs.
 
-The flags are in sweep.py; the loop itself is cgan_jax.training.sweep.
+The flags are in experiments/sweep.py, the loop in cgan_jax/training/sweep.py.
 """
 
 import contextlib
@@ -16,13 +16,13 @@ from cgan_jax.runs.folder import RunFolder
 from cgan_jax.runs.lock import run_lock
 from cgan_jax.training.gan import GAN
 from cgan_jax.training.spans import steps_per_epoch
+from cgan_jax.training.stop_signals import StopSignals
 from cgan_jax.training.sweep import Member, train_members
-from experiments.shared.command_line import StopSignals
 from experiments.shared.compile_cache import keep_programs
 from experiments.shared.page import write_or_warn
 from experiments.shared.progress import Progress, duration
 from experiments.shared.sweep_folder import SweepFolder
-from experiments.shared.sweep_summary import report
+from experiments.shared.sweep_summary import summarize
 from experiments.shared.training import check_not_lost, command, device, draw_real_images
 
 
@@ -34,10 +34,10 @@ def run(
     sample_every: int,
     checkpoint_every: int,
 ) -> None:
-    """Train all members in a sweep's folder, or until a signal to stop; then say what came of it.
+    """Train all members in a sweep's folder, or until a signal to stop; then print a summary.
 
     Args:
-        programs: members by name, those together that one program trains.
+        programs: for each program, the members that it trains together, by name.
         dataset: the training images.
         workdir: the sweep's folder.
         sample_every: epochs between two grids of samples.
@@ -50,7 +50,7 @@ def run(
     keep_programs()
     members = {name: config for program in programs for name, config in program.items()}
     SweepFolder.check(workdir, members)
-    first = next(iter(members.values()))  # its epochs and its batch size are all members'
+    first = next(iter(members.values()))  # all members have its epochs and its batch size
     epochs, per_epoch = first.epochs, steps_per_epoch(len(dataset), first.batch_size)
     stop = StopSignals()
     with contextlib.ExitStack() as stack:
@@ -59,7 +59,7 @@ def run(
         stack.enter_context(stop.listening())
         print(
             f"Training {len(members)} runs in {workdir}, {len(programs[0])} at once, {epochs} "
-            f"epochs each, on {device()}. Ctrl-C stops and saves; the same command goes on."
+            f"epochs each, on {device()}. Ctrl-C stops and saves; the same command resumes."
         )
         began = time.perf_counter()
         for number, program in enumerate(programs, start=1):
@@ -67,18 +67,16 @@ def run(
                 print(f"Program {number} of {len(programs)}: {', '.join(program)}")
             if all(name in sweep.diverged for name in program):
                 continue
-            reached = _train(
-                sweep, program, dataset, per_epoch, sample_every, checkpoint_every, stop
-            )
+            step = _train(sweep, program, dataset, per_epoch, sample_every, checkpoint_every, stop)
             for name in program:
-                write_or_warn(sweep.run(name))
-            if reached < epochs * per_epoch:
+                write_or_warn(workdir / name)
+            if step < epochs * per_epoch:
                 assert stop.caught
-                print(f"Stopped and saved after step {reached:,}. To go on: {command()}")
+                print(f"Stopped and saved after step {step:,}. To resume: {command()}")
                 raise SystemExit(128 + stop.caught)
     print(f"Finished in {duration(time.perf_counter() - began)}.\n")
-    print(report(sweep, members, per_epoch))
-    print(f"\nEach run is in a folder of its own in {workdir}, with sweep.csv and sweep.png.")
+    print(summarize(sweep, members, per_epoch))
+    print(f"\nEach run has its own folder in {workdir}, beside sweep.csv and sweep.png.")
 
 
 def _train(
@@ -90,12 +88,12 @@ def _train(
     checkpoint_every: int,
     stop: StopSignals,
 ) -> int:
-    """One program's members, until their end or a stop: the step that was reached."""
+    """Train one program's members until their end or a stop, and return the last step."""
     data, members = dataset.identity(), []
     with contextlib.ExitStack() as stack:
         for name, config in program.items():
-            stack.enter_context(run_lock(sweep.run(name)))
-            folder = RunFolder.start(sweep.run(name), config, dataset.class_names, data=data)
+            stack.enter_context(run_lock(sweep.path / name))
+            folder = RunFolder.start(sweep.path / name, config, dataset.class_names, data=data)
             checkpoints = stack.enter_context(Checkpoints(folder.checkpoints))
             if checkpoints.latest() is None and name not in sweep.diverged:
                 check_not_lost(folder, checkpoint_every * per_epoch)

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from cgan_jax.checks import plural
 from cgan_jax.config import TrainConfig, leaves
 from cgan_jax.data import Dataset
 from cgan_jax.errors import RunError
@@ -29,7 +30,7 @@ from cgan_jax.training.hosts import is_leader
 from cgan_jax.training.loop import newest_state, train
 from cgan_jax.training.sharding import check_shares, data_mesh
 from cgan_jax.training.spans import steps_per_epoch
-from experiments.shared.command_line import StopSignals
+from cgan_jax.training.stop_signals import StopSignals
 from experiments.shared.compile_cache import keep_programs
 from experiments.shared.page import write_or_warn
 from experiments.shared.progress import Progress, duration
@@ -83,7 +84,7 @@ def run(
         step = int(state.step) if state else 0
         if step >= last_step:
             print(
-                f"{workdir} is finished: {step:,} steps, {count(config.epochs, 'epoch')}. "
+                f"{workdir} is finished: {step:,} steps, {plural(config.epochs, 'epoch')}. "
                 "A larger --epochs makes it longer."
             )
             return
@@ -116,8 +117,8 @@ def run(
 
 def _mesh(config: TrainConfig, n_devices: int | None) -> Mesh | None:
     """The devices that share each batch; None for JAX's first one alone."""
-    several_processes = jax.process_count() > 1
-    n_devices = n_devices or (jax.device_count() if several_processes else 1)
+    several_processes = jax.process_plural() > 1
+    n_devices = n_devices or (jax.device_plural() if several_processes else 1)
     if n_devices == 1 and not several_processes:
         return None
     mesh = data_mesh(n_devices)
@@ -165,10 +166,10 @@ def _callbacks(
 
 def _first_line(workdir: Path, config: TrainConfig, step: int, last_step: int, n: int) -> str:
     """What is about to be trained, where and on what."""
-    what = f"step {step:,} of {last_step:,}" if step else count(config.epochs, "epoch")
+    what = f"step {step:,} of {last_step:,}" if step else plural(config.epochs, "epoch")
     return (
         f"{'Resuming' if step else 'Training'} in {workdir}: {what}, "
-        f"{count(last_step - step, 'step')} to take on {device(n)}. "
+        f"{plural(last_step - step, 'step')} to take on {device(n)}. "
         "Ctrl-C stops and saves; the same command resumes."
     )
 
@@ -181,11 +182,6 @@ def resume_command(command: str, workdir: Path) -> str:
     """The shortest command that resumes a run: its folder is enough."""
     words = shlex.split(command)[:3]
     return shlex.join([*words, "--workdir", str(workdir)])
-
-
-def count(n: int, noun: str) -> str:
-    """A number with its noun: `1 epoch`, `2,000 steps`."""
-    return f"{n:,} {noun}{'s' * (n != 1)}"
 
 
 def describe(config: TrainConfig, dataset: Dataset, workdir: Path, *, resume: bool = True) -> None:
@@ -214,17 +210,11 @@ def describe(config: TrainConfig, dataset: Dataset, workdir: Path, *, resume: bo
 
 
 class _Timer(Callback):
-    """Times a few seconds of training, leaving out spans that compile and warm up.
-
-    Those are the first two, and the first of an epoch's last batch, which is smaller.
-    """
+    """Times a few seconds of training, without the spans that compile and the first one after."""
 
     def __init__(self, seconds: float = 3.0) -> None:
         self._wanted = seconds
         self._spans: list[SpanEnd] = []
-
-    def on_train_start(self, step: int, last_step: int, steps_per_epoch: int) -> None:
-        self._last_batch = steps_per_epoch - 1
 
     def on_span_end(self, span: SpanEnd) -> None:
         self._spans.append(span)
@@ -233,7 +223,7 @@ class _Timer(Callback):
         return sum(span.seconds for span in self._warm()) > self._wanted
 
     def _warm(self) -> list[SpanEnd]:
-        return [s for s in self._spans[2:] if s.epoch or s.batch != self._last_batch]
+        return [span for span in self._spans if not span.compiled][1:]
 
     def steps_per_second(self) -> float:
         spans = self._warm() or self._spans

@@ -1,4 +1,4 @@
-"""`python -m experiments.sweep`: its flags, its folder, its table; on tiny networks."""
+"""`python -m experiments.sweep`: its flags, its folder, its summary; on tiny networks."""
 
 import re
 import signal
@@ -11,12 +11,11 @@ from cgan_jax.errors import ConfigError, RunError
 from cgan_jax.runs.folder import RunFolder, read_losses
 from cgan_jax.sampling.generator import load_generator
 from experiments.shared import sweep_training
-from experiments.shared.command_line import StopSignals
 from experiments.shared.sweep_folder import SweepFolder
 from experiments.sweep import parse_sweep, programs
 
 
-def test_members_are_all_combinations_and_only_what_varies_is_in_their_names():
+def test_members_are_all_combinations_named_by_what_varies():
     _, members = parse_sweep("--seeds 2 --seed 7 --lr 1e-4 0.001 --epochs 3".split())
     assert list(members) == [
         "lr_0.0001_seed_7",
@@ -55,7 +54,7 @@ def test_every_setting_of_one_value_can_vary():
         (["--preset", "reprot"], "no preset 'reprot'; did you mean report"),
     ],
 )
-def test_flags_that_cannot_be_are_refused(flags, words):
+def test_impossible_flags_are_refused(flags, words):
     with pytest.raises(ConfigError, match=words):
         parse_sweep(flags)
 
@@ -66,12 +65,19 @@ def members(tiny_config):
     fast = replace(tiny_config, optimizer=replace(tiny_config.optimizer, lr=1e-3))
     small = replace(tiny_config, model=replace(tiny_config.model, latent_dim=4))
     named = {"lr_0.0002": tiny_config, "lr_0.001": fast}
-    found = {
+    seeds = {
         f"{name}_seed_{s}": replace(config, seed=s)
         for name, config in named.items()
         for s in (0, 1)
     }
-    return found | {"latent_dim_4_seed_0": small}
+    return seeds | {"latent_dim_4_seed_0": small}
+
+
+@pytest.fixture
+def seeds(members):
+    """Two seeds of one epoch, with one program."""
+    names = ("lr_0.0002_seed_0", "lr_0.0002_seed_1")
+    return {name: replace(members[name], epochs=1) for name in names}
 
 
 def run(members, dataset, folder):
@@ -79,9 +85,9 @@ def run(members, dataset, folder):
 
 
 @pytest.mark.slow
-def test_a_sweep_leaves_runs_and_says_what_came_of_them(members, tiny_dataset, tmp_path, capsys):
+def test_sweep_writes_runs_and_a_summary(members, tiny_dataset, tmp_path, capsys):
     run(members, tiny_dataset, tmp_path / "sweep")
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for name, config in members.items():
         folder = RunFolder.open(tmp_path / "sweep" / name)
         assert folder.config == config
@@ -97,61 +103,50 @@ def test_a_sweep_leaves_runs_and_says_what_came_of_them(members, tiny_dataset, t
         for s in (0, 1)
     ]
     mean, deviation = np.mean(ends, axis=0), np.std(ends, axis=0, ddof=1)
-    line = next(line for line in said.splitlines() if line.startswith("lr_0.001 "))
+    line = next(line for line in output.splitlines() if line.startswith("lr_0.001 "))
     numbers = [float(number) for number in re.findall(r"\d\.\d{4}", line)]
     np.testing.assert_allclose(numbers, np.stack([mean, deviation], 1).ravel(), atol=1e-4)
-    assert "Program 2 of 2: latent_dim_4_seed_0" in said
+    assert "Program 2 of 2: latent_dim_4_seed_0" in output
     assert (tmp_path / "sweep/sweep.png").stat().st_size > 10_000
 
-    run(members, tiny_dataset, tmp_path / "sweep")  # nothing is left to do, and the table is there
+    run(members, tiny_dataset, tmp_path / "sweep")  # nothing to do but to print the table
     assert line in capsys.readouterr().out
     longer = {name: replace(config, epochs=4) for name, config in members.items()}
     run(longer, tiny_dataset, tmp_path / "sweep")
     assert len(read_losses(tmp_path / "sweep/lr_0.001_seed_0/losses.csv")) == 24
 
 
-def test_a_stopped_sweep_says_how_to_go_on(members, tiny_dataset, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(StopSignals, "__call__", lambda self: True)
-    monkeypatch.setattr(StopSignals, "listening", lambda self: Caught(self))
+def test_stopped_sweep_says_how_to_resume(seeds, tiny_dataset, tmp_path, capsys, monkeypatch):
+    """A signal comes before training begins."""
+    draw = lambda *_: signal.raise_signal(signal.SIGTERM)  # noqa: E731
+    monkeypatch.setattr(sweep_training, "draw_real_images", draw)
     with pytest.raises(SystemExit) as end:
-        run(members, tiny_dataset, tmp_path / "sweep")
+        run(seeds, tiny_dataset, tmp_path / "sweep")
     assert end.value.code == 128 + signal.SIGTERM
-    assert "Stopped and saved after step 0. To go on: python -m" in capsys.readouterr().out
+    assert "Stopped and saved after step 0. To resume: python -m" in capsys.readouterr().out
     monkeypatch.undo()
-    run(members, tiny_dataset, tmp_path / "sweep")
+    run(seeds, tiny_dataset, tmp_path / "sweep")
+    assert "2 of 2" in capsys.readouterr().out
 
 
-class Caught:
-    """A signal has come before training begins."""
-
-    def __init__(self, stop):
-        stop.caught = signal.SIGTERM
-
-    def __enter__(self):
-        pass
-
-    def __exit__(self, *error):
-        pass
-
-
-def test_a_diverged_member_is_remembered(members, tiny_dataset, tmp_path, capsys, caplog):
-    wild = members["lr_0.001_seed_1"]
-    two = {
-        "lr_0.0002_seed_0": members["lr_0.0002_seed_0"],
-        "lr_1e+30_seed_0": replace(wild, optimizer=replace(wild.optimizer, lr=1e30)),
-    }
-    run(two, tiny_dataset, tmp_path / "sweep")
-    sweep = SweepFolder.open(tmp_path / "sweep")
-    assert list(sweep.diverged) == ["lr_1e+30_seed_0"]
-    assert "0 of 2" in capsys.readouterr().out
-    assert caplog.text.count("became NaN") == 1
-    run(two, tiny_dataset, tmp_path / "sweep")
-    assert caplog.text.count("became NaN") == 1
+def test_diverged_member_is_recorded(seeds, tiny_dataset, tmp_path, capsys, caplog):
+    config = seeds.pop("lr_0.0002_seed_1")
+    optimizer = replace(config.optimizer, lr=1e30)
+    members = seeds | {"lr_1e+30_seed_0": replace(config, optimizer=optimizer)}
+    for _ in range(2):  # the second time it is not trained again
+        run(members, tiny_dataset, tmp_path / "sweep")
+        sweep = SweepFolder.open(tmp_path / "sweep")
+        assert list(sweep.diverged) == ["lr_1e+30_seed_0"]
+        assert "0 of 2" in capsys.readouterr().out
+        assert caplog.text.count("became NaN") == 1
 
 
-def test_another_sweeps_folder_is_refused(members, tiny_dataset, tmp_path):
+def test_folder_of_another_sweep_is_refused(members, tiny_dataset, tmp_path):
     one = {"lr_0.0002_seed_0": members["lr_0.0002_seed_0"]}
-    run(one, tiny_dataset, tmp_path / "sweep")
+    SweepFolder.start(tmp_path / "sweep", one)
+    for name, config in one.items():
+        RunFolder.start(tmp_path / "sweep" / name, config, tiny_dataset.class_names)
+    assert SweepFolder.check(tmp_path / "sweep", one).members == tuple(one)
     with pytest.raises(RunError, match="holds a sweep of other members"):
         SweepFolder.check(tmp_path / "sweep", members)
     other = {name: replace(config, batch_size=5) for name, config in one.items()}

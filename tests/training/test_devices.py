@@ -1,4 +1,4 @@
-"""One run on several devices and in several processes. Slow: each is a process of its own."""
+"""One run on several devices and in several processes. Slow: each starts new processes."""
 
 import os
 import signal
@@ -34,10 +34,10 @@ def start(folder, *flags, epochs=1, devices=1):
 
 
 def finish(*processes, code=0):
-    """What each printed, and its errors; and that each ended with this code."""
-    said = [process.communicate(timeout=400) for process in processes]
-    assert [process.returncode for process in processes] == [code] * len(processes), said
-    return said
+    """Each process's output and errors, once all have ended with this code."""
+    outputs = [process.communicate(timeout=400) for process in processes]
+    assert [process.returncode for process in processes] == [code] * len(processes), outputs
+    return outputs
 
 
 def start_two(folder, *more_flags, **more):
@@ -60,36 +60,36 @@ def on_one(fashion_mnist, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_eight_devices_train_the_run_of_one(on_one, tmp_path):
-    """Losses within 1e-5 of each other, as rounding in another order leaves them after 10 steps."""
+def test_eight_devices_match_one(on_one, tmp_path):
+    """Losses within 1e-5 of each other after 10 steps: the order of summation differs."""
     finish(start(tmp_path / "run", "--devices", "8", devices=8))
-    found = losses(tmp_path / "run")
-    assert found.shape == on_one.shape == (10, 2)
-    np.testing.assert_allclose(found, on_one, atol=1e-5)
-    assert (found != on_one).any()  # otherwise one device did it all
+    on_eight = losses(tmp_path / "run")
+    assert on_eight.shape == on_one.shape == (10, 2)
+    np.testing.assert_allclose(on_eight, on_one, atol=1e-5)
+    assert (on_eight != on_one).any()  # otherwise one device took all
 
 
 @pytest.mark.slow
-def test_two_processes_train_the_run_of_two_devices(on_one, tmp_path):
+def test_two_processes_match_two_devices(on_one, tmp_path):
     """To the same bits; and a run moves from one to the other and back."""
-    ((said, errors), (followed, _)) = finish(*start_two(tmp_path / "both"))
+    ((output, errors), (follower_output, _)) = finish(*start_two(tmp_path / "both"))
     finish(start(tmp_path / "one", "--devices", "2", devices=2))
     np.testing.assert_array_equal(losses(tmp_path / "both"), losses(tmp_path / "one"))
     np.testing.assert_allclose(losses(tmp_path / "both"), on_one, atol=1e-5)
-    assert "Finished: 10 steps" in said
-    assert "Epoch" not in followed
+    assert "Finished: 10 steps" in output
+    assert "Epoch" not in follower_output
 
     finish(*start_two(tmp_path / "one", epochs=2))
     assert len(losses(tmp_path / "one")) == 20
     ((_, errors),) = finish(start(tmp_path / "both", epochs=2))
     assert "The run began elsewhere (devices: 2 -> 1)" in errors
-    # One device, and two in two processes, went on from the same bits.
+    # One device, and two in two processes, resumed from the same bits.
     np.testing.assert_allclose(losses(tmp_path / "both"), losses(tmp_path / "one"), atol=1e-4)
     assert restore_run(RunFolder.open(tmp_path / "both"))[1].step == 20
 
 
 @pytest.mark.slow
-def test_two_processes_stop_together_and_go_on(fashion_mnist, tmp_path):
+def test_two_processes_stop_together(fashion_mnist, tmp_path):
     both = start_two(tmp_path / "run", epochs=40)
     table, deadline = tmp_path / "run" / "losses.csv", time.monotonic() + 200
     while not (table.exists() and len(table.read_text().splitlines()) > 3):
@@ -98,15 +98,15 @@ def test_two_processes_stop_together_and_go_on(fashion_mnist, tmp_path):
         time.sleep(0.2)
     for process in both:
         process.send_signal(signal.SIGTERM)
-    (said, _), _ = (process.communicate(timeout=200) for process in both)
+    (output, _), _ = (process.communicate(timeout=200) for process in both)
     assert [process.returncode for process in both] == [128 + signal.SIGTERM] * 2
-    assert "Stopped and saved after step" in said
+    assert "Stopped and saved after step" in output
     step = int(restore_run(RunFolder.open(tmp_path / "run"))[1].step)
     assert 0 < step == len(losses(tmp_path / "run"))
 
 
 @pytest.mark.slow
-def test_the_others_hear_of_the_firsts_failure(fashion_mnist, tmp_path):
+def test_failure_of_the_first_process_ends_the_others(fashion_mnist, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "notes.txt").write_text("not a run")
     (_, first), (_, second) = finish(*start_two(tmp_path / "run"), code=2)
@@ -115,25 +115,25 @@ def test_the_others_hear_of_the_firsts_failure(fashion_mnist, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_fails_in_all_processes_ends_them_all(fashion_mnist, tmp_path):
+def test_failure_of_all_processes_ends_them_all(fashion_mnist, tmp_path):
     for _, errors in finish(*start_two(tmp_path / "run", "--devices", "1"), code=2):
-        assert "error: of several hosts all 2 devices take part, not 1" in errors
+        assert "error: devices must be 2, all of the several hosts, not 1" in errors
 
 
-def test_more_devices_than_there_are_are_refused():
+def test_too_many_devices_are_refused():
     with pytest.raises(ConfigError, match=r"devices must be in 1\.\.1, not 3"):
         data_mesh(3)
 
 
 @pytest.mark.slow
-def test_a_batch_that_cannot_be_split_is_refused_and_nothing_is_written(fashion_mnist, tmp_path):
+def test_indivisible_batch_is_refused_before_anything_is_written(fashion_mnist, tmp_path):
     ((_, errors),) = finish(start(tmp_path / "run", "--devices", "3", devices=3), code=2)
     assert "error: a batch of 6400 cannot be split equally over 3 devices" in errors
     assert len(errors.split("error:")[1].splitlines()) == 2
     assert not (tmp_path / "run").exists()
 
 
-def test_rows_are_split_in_a_mesh_alone():
+def test_rows_are_split_only_in_a_mesh():
     rows = np.ones((4, 2))
     assert shard_batch(rows) is rows
     with jax.set_mesh(data_mesh(1)):

@@ -176,7 +176,7 @@ MISTAKES = [
         "training/spans.py",
         "return -(-n_images // batch_size)",
         "return n_images // batch_size",
-        "training/test_train.py::test_the_reports_epoch_has_938_batches_the_last_of_32",
+        "training/test_train.py::test_report_epoch_has_938_batches_the_last_of_32",
     ),
     Mistake(
         "data order the same every epoch",

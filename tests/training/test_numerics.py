@@ -1,4 +1,4 @@
-"""What jit, vmap, donation, precision and several devices may change in a step's numbers: a table.
+"""How much jit, vmap, donation, precision and several devices change a step's numbers: a table.
 
 jit against no jit, and spans against single steps, are in test_steps.py. Against PyTorch:
 test_parity.py.
@@ -31,7 +31,7 @@ FAST_COMPILE = {"xla_backend_optimization_level": 0}  # half the time to compile
 
 
 class Setting(NamedTuple):
-    """What all variants start from."""
+    """The common setting of all variants."""
 
     config: object
     gan: GAN
@@ -91,23 +91,23 @@ def call_generate(setting, i):
 
 
 @pytest.mark.parametrize("call", [call_init, call_train_step, call_train_steps, call_generate])
-def test_nothing_is_compiled_on_the_second_call(setting, caplog, call):
-    """Whatever the seed, the number of steps and the number of labels; on a state that a step
-    returned as on a fresh one. Stands before the other tests, whose programs would hide this."""
+def test_second_call_compiles_nothing(setting, caplog, call):
+    """For any seed, number of steps and number of labels; on a fresh state and on one that a step
+    returned. It comes before the other tests, whose programs would hide a compilation."""
     call(setting, 0)
     assert compiled(lambda: call(setting, 1), caplog) == []
     assert compiled(lambda: call(setting, 2), caplog) == []
 
 
-def test_compilations_are_seen(caplog):
+def test_compilations_are_detected(caplog):
     assert len(compiled(lambda: jax.jit(lambda x: x + len(caplog.messages))(1), caplog)) == 1
 
 
 def numbers(states_and_losses):
-    """What is compared: each step's losses, and both gradients' running means after the last.
+    """The numbers to compare: each step's losses, and both gradients' running means after the last.
 
-    Not the parameters: where a gradient is zero but for rounding, as for a bias before a BatchNorm,
-    Adam makes whole steps of that rounding.
+    Not the parameters: if a gradient is zero up to rounding, as for a bias before a BatchNorm, Adam
+    turns the rounding into whole steps.
     """
     state = states_and_losses[-1][0]
     losses = [np.stack(losses, axis=-1) for _, losses in states_and_losses]
@@ -154,7 +154,7 @@ def vmapped(setting, tmp_path):
 
 
 def in_float64(setting, tmp_path):
-    """With the noise of float32, since the same key gives other draws in float64."""
+    """With float32 noise, since the same key gives other draws in float64."""
     state, taken = setting.init(run_keys(0).init), []
     noise = [
         draw_noise(setting.gan, state.disc.params, setting.key(i), BATCH_SIZE)
@@ -183,7 +183,7 @@ def widened(tree):
 
 
 def sharded(setting, tmp_path):
-    """In a process of its own, for the number of devices is fixed when JAX starts."""
+    """In a new process, since the number of devices is fixed when JAX starts."""
     np.savez(tmp_path / "data.npz", **setting.data._asdict())
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
     script = [sys.executable, "-c", SHARDED, json.dumps(asdict(setting.config)), str(tmp_path)]
@@ -235,8 +235,8 @@ TABLE = [
 @pytest.mark.parametrize(
     ("variant", "bound", "reason"), TABLE, ids=[variant.__name__ for variant, *_ in TABLE]
 )
-def test_a_step_is_the_same(setting, tmp_path, variant, bound, reason):
-    """Losses and gradients of three steps, one way and the other; equal but for the reason."""
+def test_step_is_the_same(setting, tmp_path, variant, bound, reason):
+    """Losses and gradients of three steps, both ways, are equal up to the bound."""
     one, other = variant(setting, tmp_path)
     assert one.keys() == other.keys()
     for name, expected in one.items():
@@ -246,10 +246,10 @@ def test_a_step_is_the_same(setting, tmp_path, variant, bound, reason):
 
 
 @pytest.mark.parametrize("net", ["gen", "disc"])
-def test_gradients_are_finite_differences(setting, net):
+def test_gradients_equal_finite_differences(setting, net):
     """In float64, for each array along a random direction: (L(p + hv) - L(p - hv)) / 2h = g . v.
 
-    g is what Adam's first moment took in. A central difference is off by h^2 and by rounding / h.
+    g comes from Adam's first moment. The error of a central difference is h^2 and rounding / h.
     """
     state = setting.init(run_keys(0).init)
     noise = draw_noise(setting.gan, state.disc.params, setting.key(0), BATCH_SIZE)
@@ -303,7 +303,7 @@ def test_no_nan_at_extreme_scores(name, player):
 
 
 @pytest.mark.parametrize("offset", [1e6, -1e6, 1e12])
-def test_a_step_at_extreme_scores_leaves_a_finite_state(setting, offset):
+def test_state_stays_finite_at_extreme_scores(setting, offset):
     state = setting.init(run_keys(0).init)
     params = state.disc.params
     params = params | {

@@ -1,4 +1,4 @@
-"""Networks of one's own: what is refused, and that their runs can be sampled from."""
+"""A user's own networks: what is refused, and that their runs can be sampled from."""
 
 import logging
 from dataclasses import replace
@@ -51,7 +51,7 @@ def run(tiny_config, tmp_path):
 
 
 def save(run, gan):
-    """A checkpoint of numbers drawn at random. Returns the generator's variables."""
+    """Save a checkpoint of random numbers, and return the generator's variables."""
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(gan.init, random.key(0))
     state = jax.tree.map(lambda leaf: rng.uniform(0, 1, leaf.shape).astype(leaf.dtype), shapes)
@@ -60,7 +60,7 @@ def save(run, gan):
     return state.gen.variables
 
 
-def test_a_generator_is_loaded_whatever_it_was_trained_with(gan, run, caplog):
+def test_generator_is_loaded_without_the_rest_of_its_gan(gan, run, caplog):
     others = {"discriminator": PlainDiscriminator(), "gen_optimizer": optax.sgd(0.1)}
     variables = save(run, replace(gan, **others))
     with caplog.at_level(logging.WARNING):
@@ -72,7 +72,7 @@ def test_a_generator_is_loaded_whatever_it_was_trained_with(gan, run, caplog):
         restore_run(run)
 
 
-def test_a_generator_of_ones_own_is_named(gan, run):
+def test_own_generator_must_be_passed(gan, run):
     variables = save(run, replace(gan, generator=PLAIN))
     with pytest.raises(RunError, match=r"does not fit: gen\..*\n.* your own networks"):
         load_generator(run.path)
@@ -92,14 +92,14 @@ def test_a_generator_of_ones_own_is_named(gan, run):
         ),
         ({"discriminator": PlainDiscriminator(one_each=False)}, r"gives \[2, 1\] .*\n.*\[2\]"),
     ],
-    ids=["no generator", "no size", "flat images", "scores in a column"],
+    ids=["not a generator", "no size", "flat images", "scores in a column"],
 )
-def test_what_has_another_signature_is_refused(changes, words, gan):
+def test_networks_with_another_signature_are_refused(changes, words, gan):
     with pytest.raises(ConfigError, match=words):
         jax.eval_shape(replace(gan, **changes).init, random.key(0))
 
 
-def test_load_generator_refuses_what_is_no_generator(run, gan):
+def test_load_generator_refuses_other_modules(run, gan):
     save(run, gan)
     with pytest.raises(ConfigError, match="has no n_classes"):
         load_generator(run.path, generator=PlainDiscriminator())

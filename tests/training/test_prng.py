@@ -1,4 +1,4 @@
-"""The unrolled Threefry: bit for bit JAX's own."""
+"""The unrolled Threefry: the same bits as JAX's own."""
 
 import jax
 import numpy as np
@@ -25,14 +25,14 @@ DRAWS = {
 
 @pytest.mark.parametrize("name", DRAWS)
 @pytest.mark.parametrize("seed", [0, 2**31 - 1, -5])
-def test_the_bits_are_those_of_jax(name, seed):
+def test_bits_equal_those_of_jax(name, seed):
     draw = jax.jit(DRAWS[name])
     expected, drawn = draw(random.key(seed)), draw(random.key(seed, impl=THREEFRY))
     assert expected.dtype == drawn.dtype
     np.testing.assert_array_equal(expected, drawn)
 
 
-def test_64_bits_are_those_of_jax():
+def test_64_bits_equal_those_of_jax():
     with jax.enable_x64(True):
         for draw in (random.normal, lambda key: random.bits(key, (9,), "uint64")):
             drawn = draw(random.key(1, impl=THREEFRY))
@@ -41,7 +41,7 @@ def test_64_bits_are_those_of_jax():
 
 
 @pytest.mark.parametrize("seed", [3, 2**32 - 1])
-def test_it_is_what_runs_draw_from(seed):
+def test_run_keys_use_it(seed):
     for ours, plain in zip(run_keys(seed), random.split(random.key(seed), 3), strict=True):
         assert random.key_impl(ours) == THREEFRY
         np.testing.assert_array_equal(random.key_data(ours), random.key_data(plain))

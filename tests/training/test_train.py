@@ -1,5 +1,6 @@
-"""The host loop: spans, callbacks, saves, and that a resumed run is the uninterrupted one."""
+"""The host loop: spans, callbacks, saves, and that a resumed run equals the uninterrupted one."""
 
+import signal
 from dataclasses import replace
 
 import jax
@@ -10,14 +11,14 @@ from jax import random
 
 from cgan_jax.config import TrainConfig
 from cgan_jax.data import Dataset
-from cgan_jax.errors import ConfigError, DivergenceError
+from cgan_jax.errors import ConfigError, DivergenceError, RunError
 from cgan_jax.reporting.callbacks import LossesTable, SampleGrids, TensorBoard
 from cgan_jax.runs.checkpoint import Checkpoints
 from cgan_jax.runs.folder import RunFolder
 from cgan_jax.training.callbacks import Callback
 from cgan_jax.training.gan import GAN
 from cgan_jax.training.loop import train
-from cgan_jax.training.spans import next_span, steps_per_epoch
+from cgan_jax.training.spans import Spans, next_span, steps_per_epoch
 from tests.helpers import StopAfter
 
 
@@ -26,7 +27,7 @@ def gan(tiny_config):
     return GAN.from_config(tiny_config)
 
 
-def test_the_reports_epoch_has_938_batches_the_last_of_32():
+def test_report_epoch_has_938_batches_the_last_of_32():
     assert steps_per_epoch(60_000, 64) == 938
     assert 200 * steps_per_epoch(60_000, 64) == 187_600
     step, spans = 0, []
@@ -43,16 +44,16 @@ def test_the_reports_epoch_has_938_batches_the_last_of_32():
     assert next_span(938 * 3 + 5, 60_000, 64, at_most=10).epoch == 3
 
 
-def test_an_epoch_that_divides_evenly_has_no_smaller_batch():
+def test_evenly_divided_epoch_has_no_smaller_batch():
     assert [next_span(step, 12, 4, at_most=9).last_batch for step in range(3)] == [False] * 3
     assert next_span(0, 12, 4, at_most=9).n_steps == 3
     assert steps_per_epoch(12, 4) == 3
 
 
 def run_to_the_end(config, dataset, gan, folder, stops=()):
-    """Train in a folder, stopping and going on after each of the given numbers of steps.
+    """Train in a folder, stopping and resuming after each of the given numbers of steps.
 
-    `train` finds by itself where to go on: each step is taken once.
+    Each step is taken once.
     """
     for stop_after in (*stops, 10**9):
         run = RunFolder.start(folder, config, dataset.class_names)
@@ -78,9 +79,9 @@ def run_to_the_end(config, dataset, gan, folder, stops=()):
 
 
 def contents(folder):
-    """The files of a run that must be the same however often it was stopped."""
-    kept = ["losses.csv", *(str(p.relative_to(folder)) for p in folder.glob("samples/*"))]
-    return {name: (folder / name).read_bytes() for name in kept}
+    """The files of a run that do not depend on how often it was stopped."""
+    names = ["losses.csv", *(str(p.relative_to(folder)) for p in folder.glob("samples/*"))]
+    return {name: (folder / name).read_bytes() for name in names}
 
 
 @pytest.fixture(scope="module")
@@ -90,11 +91,11 @@ def uninterrupted(tiny_config, tiny_dataset, gan, tmp_path_factory):
 
 
 @pytest.mark.parametrize("stops", [(1,), (3, 2, 1, 5), (6,), (17,)])
-def test_a_resumed_run_is_the_uninterrupted_one(
+def test_resumed_run_equals_uninterrupted_one(
     stops, uninterrupted, tiny_config, tiny_dataset, gan, tmp_path
 ):
-    """Bitwise: all arrays, the losses table and the sample grids; stops at 6-step epochs' ends
-    and within them."""
+    """Bitwise: all arrays, the losses table and the sample grids. Stops are at the ends of 6-step
+    epochs and within them."""
     expected, whole = uninterrupted
     state = run_to_the_end(tiny_config, tiny_dataset, gan, tmp_path / "run", stops)
     assert state.step == 18
@@ -102,7 +103,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     assert contents(tmp_path / "run") == contents(whole)
 
 
-def test_a_longer_run_is_as_if_it_had_been_asked_for_at_once(
+def test_extended_run_equals_one_of_full_length(
     uninterrupted, tiny_config, tiny_dataset, gan, tmp_path
 ):
     expected, whole = uninterrupted
@@ -112,7 +113,7 @@ def test_a_longer_run_is_as_if_it_had_been_asked_for_at_once(
     assert contents(tmp_path / "run")["losses.csv"] == contents(whole)["losses.csv"]
 
 
-def test_what_a_run_folder_holds(uninterrupted):
+def test_contents_of_a_run_folder(uninterrupted):
     _, folder = uninterrupted
     rows = (folder / "losses.csv").read_text().splitlines()
     assert len(rows) == 1 + 18
@@ -141,25 +142,26 @@ def test_tensorboard_events_hold_losses_speed_and_samples(uninterrupted):
     assert tags["speed/steps_per_second"] == tags["samples"] == [6, 12, 18]
 
 
-def test_callbacks_are_told_of_every_step_once(tiny_config, tiny_dataset, gan):
-    told = []
+def test_callbacks_see_every_step_once(tiny_config, tiny_dataset, gan):
+    calls, compiled = [], []
 
     class Recorder(Callback):
         def on_train_start(self, step, last_step, steps_per_epoch):
-            told.append(("start", step, last_step, steps_per_epoch))
+            calls.append(("start", step, last_step, steps_per_epoch))
 
         def on_span_end(self, span):
-            told.extend(("step", span.epoch, span.batch + i) for i in range(len(span.losses)))
+            calls.extend(("step", span.epoch, span.batch + i) for i in range(len(span.losses)))
+            compiled.extend([span.compiled] * len(span.losses))
             assert span.losses.shape[1] == 2
 
         def on_epoch_end(self, epoch):
-            told.append(("epoch", epoch.epoch, epoch.step, len(epoch.losses)))
+            calls.append(("epoch", epoch.epoch, epoch.step, len(epoch.losses)))
 
         def on_train_end(self, step, state):
-            told.append(("end", step, int(state.step)))
+            calls.append(("end", step, int(state.step)))
 
     train(gan, replace(tiny_config, epochs=2), tiny_dataset, callbacks=[Recorder()])
-    assert told == [
+    assert calls == [
         ("start", 0, 12, 6),
         *(("step", 0, batch) for batch in range(6)),
         ("epoch", 1, 6, 6),
@@ -167,12 +169,117 @@ def test_callbacks_are_told_of_every_step_once(tiny_config, tiny_dataset, gan):
         ("epoch", 2, 12, 6),
         ("end", 12, 12),
     ]
+    # The first batch, and the first of the smaller last batches.
+    assert compiled == [True, *[False] * 4, True, *[False] * 6]
 
 
-def test_divergence_stops_the_run_before_anything_bad_is_saved(
-    tiny_config, tiny_dataset, gan, tmp_path
+class InterruptAfter(Callback):
+    """Does something at the end of the span after which so many steps are done."""
+
+    def __init__(self, steps, action):
+        self.left, self.action = steps, action
+
+    def on_span_end(self, span):
+        self.left -= len(span.losses)
+        if self.left <= 0:
+            self.action()
+
+    def interrupt_span(self, *arguments):
+        """`Spans.run`, interrupted after the device has taken the old state's buffers."""
+        result = run_span(*arguments)
+        self.left -= result[1].n_steps
+        if self.left <= 0:
+            self.action()
+        return result
+
+
+run_span = Spans.run
+
+
+def ctrl_c():
+    signal.raise_signal(signal.SIGINT)
+
+
+def train_in(folder, config, dataset, gan, *callbacks):
+    """Train in a folder with only final checkpoints; the error that ended it, and the last step."""
+    run = RunFolder.start(folder, config, dataset.class_names)
+    with Checkpoints(run.checkpoints) as checkpoints:
+        error = None
+        try:
+            train(
+                gan,
+                config,
+                dataset,
+                callbacks=[LossesTable(run), SampleGrids(gan, run, every=2, rows=2), *callbacks],
+                checkpoints=checkpoints,
+                checkpoint_every=1000,
+            )
+        except BaseException as raised:
+            error = type(raised)
+    with Checkpoints(run.checkpoints) as checkpoints:
+        return error, checkpoints.latest()
+
+
+@pytest.mark.parametrize("within_span", [False, True])
+def test_ctrl_c_saves_and_the_run_resumes_to_the_same_bits(
+    within_span, uninterrupted, tiny_config, tiny_dataset, gan, tmp_path, monkeypatch
 ):
-    """NaN weights, as a far too high learning rate would leave."""
+    """In a program without a handler of its own, at two moments; losses and grids too."""
+    interrupt, callbacks = InterruptAfter(8, ctrl_c), []
+    if within_span:
+        monkeypatch.setattr(Spans, "run", lambda *args: interrupt.interrupt_span(*args))
+    else:
+        callbacks = [interrupt]
+    error, step = train_in(tmp_path / "run", tiny_config, tiny_dataset, gan, *callbacks)
+    assert error is KeyboardInterrupt
+    assert 8 <= step < 18
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    monkeypatch.undo()
+    assert train_in(tmp_path / "run", tiny_config, tiny_dataset, gan) == (None, 18)
+    expected, folder = uninterrupted
+    with Checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:
+        state = checkpoints.restore(jax.eval_shape(lambda: expected))
+    jax.tree.map(np.testing.assert_array_equal, state, expected)
+    assert contents(tmp_path / "run") == contents(folder)
+
+
+def test_second_ctrl_c_within_a_span_saves_nothing_of_it(
+    tiny_config, tiny_dataset, gan, tmp_path, monkeypatch
+):
+    """The old state's buffers are gone, and the new state has not been checked."""
+    interrupt = InterruptAfter(8, lambda: (ctrl_c(), ctrl_c()))
+    monkeypatch.setattr(Spans, "run", lambda *args: interrupt.interrupt_span(*args))
+    assert train_in(tmp_path / "run", tiny_config, tiny_dataset, gan) == (KeyboardInterrupt, None)
+
+
+@pytest.mark.parametrize(("error", "saved"), [(ZeroDivisionError, True), (RunError, False)])
+def test_error_in_a_callback(error, saved, tiny_config, tiny_dataset, gan, tmp_path):
+    """A user's mistake loses no training. What could not be written is written by the resumed run,
+    so that starts from the checkpoint before."""
+
+    def fail():
+        raise error
+
+    callback = InterruptAfter(8, fail)
+    raised, step = train_in(tmp_path / "run", tiny_config, tiny_dataset, gan, callback)
+    assert raised is error
+    assert (step or 0) >= 8 if saved else step is None
+
+
+def test_program_keeps_its_own_handler_of_ctrl_c(tiny_config, tiny_dataset, gan, tmp_path):
+    caught = []
+    before = signal.signal(signal.SIGINT, lambda *_: caught.append("Ctrl-C"))
+    try:
+        callback = InterruptAfter(17, ctrl_c)
+        result = train_in(tmp_path / "run", tiny_config, tiny_dataset, gan, callback)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert result == (None, 18)
+    assert caught
+
+
+def test_divergence_stops_the_run_before_a_save(tiny_config, tiny_dataset, gan, tmp_path):
+    """NaN weights, as from a far too high learning rate."""
     healthy = jax.jit(gan.init)(random.key(0))
     broken = healthy.replace(
         gen=healthy.gen.replace(params=jax.tree.map(lambda leaf: leaf * np.nan, healthy.gen.params))
@@ -183,16 +290,14 @@ def test_divergence_stops_the_run_before_anything_bad_is_saved(
         assert checkpoints.latest() is None
 
 
-def test_parameters_that_diverge_while_the_losses_do_not_yet_show_it(
-    tiny_config, tiny_dataset, gan, tmp_path
-):
-    """The losses are those before the update: they would tell a step later, after a save."""
-    wild = replace(gan, gen_optimizer=optax.scale(np.inf))
+def test_diverged_parameters_with_finite_losses(tiny_config, tiny_dataset, gan, tmp_path):
+    """The losses are those before the update: they would become NaN a step later, after a save."""
+    divergent = replace(gan, gen_optimizer=optax.scale(np.inf))
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         with pytest.raises(
             DivergenceError, match="parameters became NaN or infinite in steps 0 to 0"
         ):
-            train(wild, tiny_config, tiny_dataset, checkpoints=checkpoints)
+            train(divergent, tiny_config, tiny_dataset, checkpoints=checkpoints)
         assert checkpoints.latest() is None
 
 

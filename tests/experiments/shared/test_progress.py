@@ -1,4 +1,8 @@
-"""What a run shows on the screen: the report's lines, a summary an epoch, the time left."""
+"""What a run prints: the report's lines, one line per epoch, the time left."""
+
+import io
+import os
+import sys
 
 import numpy as np
 import pytest
@@ -18,23 +22,29 @@ def test_duration(seconds, text):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that the test turns by hand."""
+    """A clock that the test sets."""
     now = [0.0]
     monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
     return now
 
 
-def test_lines_and_time_left(clock, capsys):
-    """Ten steps an epoch at 2 s a step; the first step also compiles, which says nothing."""
-    shown = Progress(epochs=3, log_every=4)
-    shown.on_train_start(0, 30, 10)
-    losses = np.stack([np.arange(10) / 10, 1 - np.arange(10) / 10], axis=1).astype(np.float32)
-    for batch, n, seconds in ((0, 1, 100.0), (1, 9, 18.0)):
+def spans_end(callback, clock, *spans):
+    """Call a callback after spans given as (first batch, losses, seconds, compiled)."""
+    for batch, losses, seconds, compiled in spans:
         clock[0] += seconds
-        shown.on_span_end(SpanEnd(0, batch, losses[batch : batch + n], seconds))
-    shown.on_epoch_end(EpochEnd(1, 10, None, losses))
-    shown.on_train_end(10, None)
+        callback.on_span_end(SpanEnd(0, batch, losses, seconds, compiled))
+
+
+def test_lines_and_time_left(clock, capsys):
+    """Ten steps per epoch at 2 s each; the first one also compiles, which does not count."""
+    callback = Progress(epochs=3, log_every=4)
+    callback.on_train_start(0, 30, 10)
+    losses = np.stack([np.arange(10) / 10, 1 - np.arange(10) / 10], axis=1).astype(np.float32)
+    spans_end(callback, clock, (0, losses[:1], 100.0, True), (1, losses[1:], 18.0, False))
+    callback.on_epoch_end(EpochEnd(1, 10, None, losses))
+    callback.on_train_end(10, None)
     assert capsys.readouterr().out.splitlines() == [
+        "[Epoch] and [Batch] count from 0, as in the report.",
         "[Epoch 0/3] [Batch 0/10] [D loss: 0.000000] [G loss: 1.000000]",
         "[Epoch 0/3] [Batch 4/10] [D loss: 0.400000] [G loss: 0.600000]",
         "[Epoch 0/3] [Batch 8/10] [D loss: 0.800000] [G loss: 0.200000]",
@@ -42,24 +52,70 @@ def test_lines_and_time_left(clock, capsys):
     ]
 
 
-def test_the_compilation_for_an_epochs_last_batch_says_nothing_of_the_time_left(clock, capsys):
-    shown = Progress(epochs=11)
-    shown.on_train_start(0, 33, 3)
-    losses = np.zeros((3, 2), np.float32)
-    for batch, n, seconds in ((0, 1, 100.0), (1, 1, 2.0), (2, 1, 100.0)):
-        clock[0] += seconds
-        shown.on_span_end(SpanEnd(0, batch, losses[:n], seconds))
-    shown.on_epoch_end(EpochEnd(1, 3, None, losses))
+def test_time_left_ignores_spans_that_compile(clock, capsys):
+    callback = Progress(epochs=11)
+    callback.on_train_start(0, 33, 3)
+    losses = np.zeros((1, 2), np.float32)
+    spans = (0, losses, 100.0, True), (1, losses, 2.0, False), (2, losses, 100.0, True)
+    spans_end(callback, clock, *spans)
+    callback.on_epoch_end(EpochEnd(1, 3, None, losses))
     assert "1 min 00 s left" in capsys.readouterr().out
 
 
-def test_time_left_follows_the_last_minute(clock, capsys):
-    """After an hour at 1 s a step, ten minutes at 10 s a step."""
-    shown = Progress(epochs=1)
-    shown.on_train_start(0, 10_000, 10_000)
+def test_unknown_time_left_is_not_printed(clock, capsys):
+    callback = Progress(epochs=2)
+    callback.on_train_start(0, 2, 1)
     losses = np.zeros((1, 2), np.float32)
-    for n, seconds in ((1, 1.0), *[(60, 60.0)] * 60, *[(6, 60.0)] * 10):
-        clock[0] += seconds
-        shown.on_span_end(SpanEnd(0, 0, losses.repeat(n, 0), seconds))
-    shown.on_epoch_end(EpochEnd(1, 9_000, None, losses))
+    spans_end(callback, clock, (0, losses, 2.0, True))
+    callback.on_epoch_end(EpochEnd(1, 1, None, losses))
+    assert capsys.readouterr().out == "Epoch 1/2: D loss 0.0000, G loss 0.0000, 0.5 steps/s\n"
+
+
+def test_time_left_follows_the_last_minute(clock, capsys):
+    """After an hour at 1 s per step, ten minutes at 10 s per step."""
+    callback = Progress(epochs=1)
+    callback.on_train_start(0, 10_000, 10_000)
+    losses = np.zeros((1, 2), np.float32)
+    spans = (1, 1.0, True), *[(60, 60.0, False)] * 60, *[(6, 60.0, False)] * 10
+    spans_end(callback, clock, *((0, losses.repeat(n, 0), s, c) for n, s, c in spans))
+    callback.on_epoch_end(EpochEnd(1, 9_000, None, losses))
     assert "2 h 46 min left" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("columns", "bar"), [(120, 35), (80, 1)])
+def test_bar_shrinks_to_the_width_of_the_terminal(clock, monkeypatch, columns, bar):
+    """Of the longest lines, nothing else is cut off at 80 columns."""
+    *_, line = terminal_lines(clock, monkeypatch, columns)
+    assert line.startswith("Epoch 100/200  50%, 26 h 15 min left, D 0.250, G 0.250, 105 steps/s |")
+    assert bar <= line.count(" ", line.index("|")) + line.count("█")
+    assert len(line) < columns
+
+
+def test_time_left_comes_first_on_a_narrow_terminal(clock, monkeypatch):
+    *_, line = terminal_lines(clock, monkeypatch, 40)
+    assert line == "Epoch 100/200  50%, 26 h 15 min left, D"
+
+
+def terminal_lines(clock, monkeypatch, columns):
+    """What a terminal of some width shows of a long run's 100th epoch."""
+
+    class Terminal(io.StringIO):
+        encoding = "utf-8"
+
+        def isatty(self):
+            return True
+
+        def fileno(self):
+            return 2
+
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    monkeypatch.setattr(os, "get_terminal_size", lambda _: os.terminal_size((columns, 24)))
+    callback = Progress(epochs=200)
+    callback.on_train_start(93_000, 187_600, 938)
+    callback._bar.mininterval = 0  # redrawn after each span
+    for batch in (0, 50):
+        clock[0] += 50
+        callback.on_span_end(SpanEnd(99, batch, np.full((50, 2), 0.25, np.float32), 50 / 105))
+    shown = terminal.getvalue()
+    callback.on_train_end(93_100, None)
+    return shown.split("\r")
