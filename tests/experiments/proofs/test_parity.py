@@ -11,6 +11,7 @@ from cgan_jax.config import ModelConfig, TrainConfig
 from cgan_jax.interop import discriminator_from_torch, generator_from_torch
 from cgan_jax.training.gan import GAN
 from cgan_jax.training.steps import Batch
+from experiments.proofs import parity
 from experiments.proofs.trajectory import (
     IDLE,
     Net,
@@ -175,3 +176,16 @@ def test_stored_steps_change_every_array(golden):
             assert all(move.any() for move in moves), name
     sizes = [len(golden[f"labels.{i}"]) for i in range(N_STEPS)]
     assert sizes == [8, 8, 8, 5, 8, 8]
+
+
+@pytest.mark.parametrize(
+    ("outliers", "times", "broken"), [(0, 1, False), (9, 1, False), (11, 1, True), (0, 20, True)]
+)
+def test_float32_rows_compare_the_median_step_with_pytorchs_rounding(outliers, times, broken):
+    """A gradient that jumps in some of 20 steps breaks no row; a systematic difference does."""
+    rounding = {f"{what}, {parity.ALONE}": 1e-6 for what in parity.FLOAT32}
+    normal = dict.fromkeys(parity.FLOAT32, times * 1e-6)
+    outlier = dict.fromkeys(parity.FLOAT32, 1e-3)
+    steps = [(outlier if i < outliers else normal) | rounding for i in range(20)]
+    rows = [row for row in parity.median(steps, 20) if row.what in parity.FLOAT32]
+    assert [row.ok for row in rows] == [not broken] * len(parity.FLOAT32)
