@@ -102,8 +102,7 @@ def train_step(gan: GAN, state: GANState, batch: Batch, key: jax.Array) -> tuple
     _check(batch, gan)
     latent_key, label_key, gen_dropout_key, disc_dropout_key, *more_keys = _split(key, gan)
     n = len(batch.labels)
-    latent_BxZ = random.normal(latent_key, (n, gan.generator.latent_dim))
-    fake_labels_B = random.randint(label_key, (n,), 0, gan.generator.n_classes)
+    latent_BxZ, fake_labels_B = generator_inputs(gan, latent_key, label_key, n)
     if gan.loss.paired:
         fake_labels_B = batch.labels
     batch, latent_BxZ, fake_labels_B = shard_batch((batch, latent_BxZ, fake_labels_B))
@@ -217,6 +216,14 @@ def train_steps(
 
     no_losses = Losses(jnp.zeros(steps_per_epoch), jnp.zeros(steps_per_epoch))
     return lax.fori_loop(0, n_steps, body, (state, no_losses))
+
+
+def generator_inputs(
+    gan: GAN, latent_key: jax.Array, label_key: jax.Array, n: int
+) -> tuple[jax.Array, jax.Array]:
+    """Latent points from N(0, 1), `[n, latent_dim]`, and uniform labels, int32 `[n]`."""
+    latent_BxZ = random.normal(latent_key, (n, gan.generator.latent_dim))
+    return latent_BxZ, random.randint(label_key, (n,), 0, gan.generator.n_classes)
 
 
 def _split(key: jax.Array, gan: GAN) -> jax.Array:

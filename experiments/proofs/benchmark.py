@@ -1,11 +1,14 @@
-"""How fast the report preset is: this library beside PyTorch, in turns, and beside the machine.
+"""How fast the report preset is: this library beside PyTorch, in turns, and beside arithmetic.
 
-    python -m experiments.proofs.benchmark        # some four minutes on 2 cores; PyTorch: extra `torch`
+    python -m experiments.proofs.benchmark   # some four minutes on 2 cores; PyTorch: extra `torch`
 
-Whoever else uses the machine slows all of them alike: read the ratios, taken round by round. What
-is timed is in benchmark_parts.py.
+Other work on the machine slows all of them alike: read the ratios, taken round by round. The
+"reference arithmetic" is a step's matrix products and Adam's memory traffic, each timed alone: a
+yardstick, not a limit, since XLA overlaps and fuses what is timed apart there. What is timed is in
+benchmark_parts.py.
 """
 
+import contextlib
 import json
 import platform
 import statistics
@@ -30,7 +33,7 @@ Part = Literal["training", "machine", "startup", "sampling", "data", "sizes"]
 
 @dataclass(frozen=True)
 class Flags:
-    """Time the report's GAN: this library and PyTorch in turns, and what the machine could do.
+    """Time the report's GAN: this library and PyTorch in turns, and a step's arithmetic alone.
 
     Examples:
       python -m experiments.proofs.benchmark --rounds 9 --json speed.json
@@ -38,14 +41,14 @@ class Flags:
     """
 
     parts: tuple[Part, ...] = ("training", "machine", "startup", "sampling", "data")
-    """training: steps a second, in turns; machine: the limit that a step's arithmetic and memory
-    set, in the same turns; startup: seconds to the first step, and memory; sampling: images a
-    second; data: seconds to load them; sizes: steps a second of larger batches and networks, which
-    takes minutes more."""
+    """training: steps per second, in turns; machine: a step's matrix products and Adam's memory
+    traffic alone, in the same turns; startup: seconds to the first step, and memory; sampling:
+    images per second; data: seconds to load them; sizes: steps per second of larger batches and
+    networks, which takes minutes more."""
     rounds: int = 5
     """How many turns each contestant gets."""
     steps: int = 150
-    """Steps a turn; half an epoch at most."""
+    """Steps per turn; half an epoch at most."""
     compiled: bool = False
     """Let torch.compile take part as well, which takes minutes more and a C++ compiler."""
     json: Path | None = None
@@ -71,7 +74,7 @@ def main() -> None:
 
 
 def measure(flags: Flags) -> dict[str, Any]:
-    """All parts one after another; each prints what it found."""
+    """All parts one after another; each prints its figures."""
     from experiments.proofs import benchmark_parts as parts
 
     figures: dict[str, Any] = {}
@@ -96,21 +99,17 @@ def measure(flags: Flags) -> dict[str, Any]:
         best = statistics.median(rates[OURS])
         figures |= show({"200 epochs, minutes": 187_600 / best / 60})
     if PRODUCTS in contestants:
-        figures["machine"] = show(limits(rates, parts.flops(), 7 * 4 * parts.n_weights()))
-    for part, found in (("startup", parts.startup), ("sampling", parts.sampling)):
+        figures["machine"] = show(arithmetic(rates, parts.flops(), 7 * 4 * parts.n_weights()))
+    for part in ("startup", "sampling", "data"):
         if part in flags.parts:
-            figures[part] = show(found())
-    if "data" in flags.parts:
-        figures["data"] = show(parts.data())
+            figures[part] = show(getattr(parts, part)())
     if "sizes" in flags.parts:
-        print(f"{'widths':>7} {'batch':>6} {'steps/s':>8} {'images/s':>9} {'share of limit':>15}")
+        print(f"{'widths':>7} {'batch':>6} {'steps/s':>8} {'images/s':>9} {'of arithmetic':>14}")
         figures["sizes"] = []
         for size in parts.sizes():
-            width, batch, rate, share = size.values()
-            print(
-                f"{width:>6}x {batch:>6} {rate:>8.2f} {rate * batch:>9.0f} {share:>15.2f}",
-                flush=True,
-            )
+            width, batch, rate, ratio = size.values()
+            line = f"{width:>6}x {batch:>6} {rate:>8.2f} {rate * batch:>9.0f} {ratio:>14.2f}"
+            print(line, flush=True)
             figures["sizes"].append(size)
     return figures
 
@@ -118,7 +117,7 @@ def measure(flags: Flags) -> dict[str, Any]:
 def in_turns(
     contestants: Mapping[str, Callable[[int], float]], rounds: int, steps: int
 ) -> dict[str, list[float]]:
-    """Steps a second of each, A B C A B C ..."""
+    """Steps per second of each, A B C A B C ..."""
     rates: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(rounds):
         for name, contestant in contestants.items():
@@ -128,49 +127,47 @@ def in_turns(
 
 
 def table(rates: Mapping[str, list[float]]) -> str:
-    """Steps a second as median, least and most, and the ratio to the peer, round by round."""
+    """Median, least and most steps per second, and the ratio to the peer, round by round."""
     peer = rates.get(PEER)
-    lines = [f"{'steps a second':<36} {'median':>7} {'min':>7} {'max':>7} {'ratio':>6}"]
+    lines = [f"{'steps per second':<38} {'median':>7} {'min':>7} {'max':>7} {'ratio':>6}"]
     for name, values in rates.items():
-        ratio = ""
+        figures = (statistics.median(values), min(values), max(values))
+        line = f"{name:<38} " + " ".join(f"{figure:>7.1f}" for figure in figures)
         if peer:
-            ratio = f"{statistics.median(v / p for v, p in zip(values, peer, strict=True)):.2f}"
-        lines.append(
-            f"{name:<36} {statistics.median(values):>7.1f} {min(values):>7.1f} "
-            f"{max(values):>7.1f} {ratio:>6}"
-        )
+            line += f" {statistics.median(v / p for v, p in zip(values, peer, strict=True)):>6.2f}"
+        lines.append(line)
     return "\n".join(lines)
 
 
-def limits(rates: Mapping[str, list[float]], flops: int, adam_bytes: int) -> dict[str, float]:
-    """What the machine could do at most, and how much of it training does, round by round."""
-    each = [1 / (1 / p + 1 / a) for p, a in zip(rates[PRODUCTS], rates[ADAM], strict=True)]
-    found = {
-        "products, GFLOP a second": statistics.median(rates[PRODUCTS]) * flops / 1e9,
-        "Adam's memory, GB a second": statistics.median(rates[ADAM]) * adam_bytes / 1e9,
-        "limit, steps a second": statistics.median(each),
+def arithmetic(rates: Mapping[str, list[float]], flops: int, adam_bytes: int) -> dict[str, float]:
+    """The reference arithmetic's speed, and training's ratio to it, round by round."""
+    turns = zip(rates[PRODUCTS], rates[ADAM], strict=True)
+    reference = [1 / (1 / products + 1 / adam) for products, adam in turns]
+    figures = {
+        "products, GFLOP per second": statistics.median(rates[PRODUCTS]) * flops / 1e9,
+        "Adam's memory, GB per second": statistics.median(rates[ADAM]) * adam_bytes / 1e9,
+        "reference arithmetic, steps per second": statistics.median(reference),
     }
     if OURS in rates:
-        shares = [ours / limit for ours, limit in zip(rates[OURS], each, strict=True)]
-        found["share of that limit"] = statistics.median(shares)
-    return found
+        ratios = [ours / alone for ours, alone in zip(rates[OURS], reference, strict=True)]
+        figures["training / reference arithmetic"] = statistics.median(ratios)
+    return figures
 
 
 def show(figures: dict[str, float]) -> dict[str, float]:
-    """Print figures, a line each."""
+    """Print figures, one per line."""
     for name, value in figures.items():
-        print(f"{name:<36} {value:>7.2f}", flush=True)
+        print(f"{name:<38} {value:>7.2f}", flush=True)
     return figures
 
 
 def processor() -> str:
-    """The processor's name, where the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+    """The processor's name, where the system provides it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor()
 
 
 if __name__ == "__main__":

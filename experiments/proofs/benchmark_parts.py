@@ -1,4 +1,4 @@
-"""What benchmark.py times. Each part returns figures by name, or a function that times steps."""
+"""What benchmark.py times. Each part returns figures by name, or a Stopwatch."""
 
 import contextlib
 import itertools
@@ -31,36 +31,34 @@ REPORT = PRESETS["report"]
 BATCH = REPORT.batch_size
 BATCHES, WIDTHS = (64, 256, 1024, 4096), (1, 2, 4)
 
+Stopwatch = Callable[[int], float]  # from a number of steps to steps per second
 
-def spans(config: TrainConfig = REPORT) -> Callable[[int], float]:
+
+def spans(config: TrainConfig = REPORT) -> Stopwatch:
     """Times our loop over a span of steps: nothing is read back until its end."""
     gan, keys = GAN.from_config(config), run_keys(0)
     ours, init = Spans(gan, load(), config.batch_size, keys), jax.jit(gan.init)
 
     def measure(steps: int) -> float:
         state, _, _ = ours.run(init(keys.init), 0, steps)  # compiles once, warms up each time
-        began = time.perf_counter()
-        _, span, _ = ours.run(state, steps, steps)
-        return span.n_steps / (time.perf_counter() - began)
+        return steps / _seconds(lambda: ours.run(state, steps, steps))
 
     return measure
 
 
-def seeds_at_once(n_seeds: int) -> Callable[[int], float]:
+def seeds_at_once(n_seeds: int) -> Stopwatch:
     """Times several runs in one program: the steps of all of them."""
     together = member_spans([replace(REPORT, seed=seed) for seed in range(n_seeds)], load())
 
     def measure(steps: int) -> float:
         each = max(1, steps // n_seeds)
         state, _, _ = together.run(together.fresh_state(), 0, each)
-        began = time.perf_counter()
-        _, span, _ = together.run(state, each, each)
-        return n_seeds * span.n_steps / (time.perf_counter() - began)
+        return n_seeds * each / _seconds(lambda: together.run(state, each, each))
 
     return measure
 
 
-def single() -> Callable[[int], float]:
+def single() -> Stopwatch:
     """Times one jitted step after another, each batch from NumPy, each loss read back."""
     gan, keys, dataset = GAN.from_config(), run_keys(0), load()
     step = jax.jit(train_step, static_argnames="gan", donate_argnames="state")
@@ -80,7 +78,7 @@ def single() -> Callable[[int], float]:
     return measure
 
 
-def torch_contestants(peer: str, *, compiled: bool) -> dict[str, Callable[[int], float]]:
+def torch_contestants(peer: str, *, compiled: bool) -> dict[str, Stopwatch]:
     """The report's loop in PyTorch: as it is, its data item by item, and at PyTorch's best."""
     import torch
 
@@ -88,7 +86,7 @@ def torch_contestants(peer: str, *, compiled: bool) -> dict[str, Callable[[int],
 
     dataset, device = load(), "cuda" if torch.cuda.is_available() else "cpu"
 
-    def contestant(variant: str) -> Callable[[int], float]:
+    def contestant(variant: str) -> Stopwatch:
         return lambda steps: measure_steps_per_second(
             variant, dataset.images, dataset.labels, n_steps=steps, device=device
         )
@@ -100,7 +98,7 @@ def torch_contestants(peer: str, *, compiled: bool) -> dict[str, Callable[[int],
     } | ({"PyTorch, fused Adam, compiled": contestant("fused+compile")} if compiled else {})
 
 
-def products(config: TrainConfig = REPORT) -> Callable[[int], float]:
+def products(config: TrainConfig = REPORT) -> Stopwatch:
     """Times the matrix products of a step, at their shapes, in a loop of their own."""
     layers = _layers(config)
     shapes = [((m, i), (i, o), (m, o), (m, o), (i, o), (m, i)) for m, i, o, *_ in layers]
@@ -115,7 +113,7 @@ def products(config: TrainConfig = REPORT) -> Callable[[int], float]:
     return _timed_loop(body, [tuple(map(jnp.ones, layer)) for layer in shapes])
 
 
-def adam(config: TrainConfig = REPORT) -> Callable[[int], float]:
+def adam(config: TrainConfig = REPORT) -> Stopwatch:
     """Times a step's two Adams as one, of one vector: it reads four arrays and writes three."""
 
     def body(_: jax.Array, carry: Any) -> Any:
@@ -127,12 +125,12 @@ def adam(config: TrainConfig = REPORT) -> Callable[[int], float]:
 
 
 def flops(config: TrainConfig = REPORT) -> int:
-    """Of a step's products."""
+    """Floating-point operations of a step's products."""
     return sum(2 * m * i * o * (1 + kernel + inputs) for m, i, o, kernel, inputs in _layers(config))
 
 
 def n_weights(config: TrainConfig = REPORT) -> int:
-    """Of both networks' layers."""
+    """Weights in both networks' layers."""
     return sum(i * o + o for _, i, o, kernel, _ in _layers(config) if kernel)
 
 
@@ -147,7 +145,7 @@ def _layers(config: TrainConfig) -> list[tuple[int, int, int, bool, bool]]:
 
 
 def sizes() -> Iterator[dict[str, float]]:
-    """Training and its limit, for batches and networks of several sizes."""
+    """Training beside the reference arithmetic, for batches and networks of several sizes."""
     for times, batch in itertools.product(WIDTHS, BATCHES):
         model = replace(
             REPORT.model,
@@ -156,25 +154,29 @@ def sizes() -> Iterator[dict[str, float]]:
         )
         config = replace(REPORT, batch_size=batch, model=model)
         steps = max(1, round(1e11 / flops(config)))  # a second or two
-        ours, limits = spans(config), (products(config), adam(config))
-        # In turns, and each the best of three: what disturbs it can only make it slower.
-        turns = [[ours(steps), *(limit(steps) for limit in limits)] for _ in range(3)]
+        contestants = spans(config), products(config), adam(config)
+        # In turns, and each the best of three: other work can only make it slower.
+        turns = [[contestant(steps) for contestant in contestants] for _ in range(3)]
         rate, *parts = map(max, zip(*turns, strict=True))
-        limit = 1 / sum(1 / part for part in parts)
-        yield {"width": times, "batch": batch, "steps/s": rate, "share": rate / limit}
+        ratio = rate * sum(1 / part for part in parts)
+        yield {"width": times, "batch": batch, "steps/s": rate, "of arithmetic": ratio}
 
 
-def _timed_loop(body: Callable[[jax.Array, Any], Any], carry: Any) -> Callable[[int], float]:
-    """Turns a second of a loop whose buffers stay where they are, as in training."""
+def _timed_loop(body: Callable[[jax.Array, Any], Any], carry: Any) -> Stopwatch:
+    """Turns per second of a loop whose buffers stay where they are, as in training."""
     loop = jax.jit(lambda turns, carry: jax.lax.fori_loop(0, turns, body, carry))
 
     def measure(turns: int) -> float:
         jax.block_until_ready(loop(turns, carry))
-        began = time.perf_counter()
-        jax.block_until_ready(loop(turns, carry))
-        return turns / (time.perf_counter() - began)
+        return turns / _seconds(lambda: jax.block_until_ready(loop(turns, carry)))
 
     return measure
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
 
 
 def startup() -> dict[str, float]:
@@ -190,24 +192,22 @@ def startup() -> dict[str, float]:
 
 
 def sampling() -> dict[str, float]:
-    """Images a second, in one call for 10,000."""
+    """Images per second, in one call for 10,000."""
     gan = GAN.from_config()
     gen = jax.jit(gan.init)(run_keys(0).init).gen
     names = tuple(map(str, range(10)))
     trained = TrainedGenerator(gan.generator, gen.variables, names, 0)
     labels = np.arange(10_000, dtype=np.int32) % 10
     trained.generate(labels, seed=0)
-    began = time.perf_counter()
-    trained.generate(labels, seed=1)
-    return {"sampling, images a second": 10_000 / (time.perf_counter() - began)}
+    return {
+        "sampling, images per second": 10_000 / _seconds(lambda: trained.generate(labels, seed=1))
+    }
 
 
 def data() -> dict[str, float]:
     """Seconds to load the training images, after the first time."""
     load()
-    began = time.perf_counter()
-    load()
-    return {"loading the data, s": time.perf_counter() - began}
+    return {"loading the data, s": _seconds(load)}
 
 
 def _first_step(folder: Path, name: str) -> tuple[float, float]:
@@ -237,7 +237,7 @@ def _first_step(folder: Path, name: str) -> tuple[float, float]:
 
 
 def _peak_memory(pid: int) -> float:
-    """GiB so far; NaN where the system does not tell. Not getrusage, which counts the parent's."""
+    """GiB so far; NaN where unknown. Not getrusage, which counts the parent's."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM:"):

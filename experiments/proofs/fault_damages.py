@@ -1,4 +1,4 @@
-"""Damage to single checkpoints of tiny networks, and what becomes of them.
+"""Damage to single checkpoints of tiny networks, and whether it is detected.
 
 Each must be detected, with the older one restored, or be harmless. Whole runs are in fault_runs.py.
 """
@@ -15,8 +15,10 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
+from logging.handlers import BufferingHandler
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 
@@ -24,16 +26,22 @@ from cgan_jax.errors import RunError
 from experiments.proofs import tiny
 from experiments.proofs.fault_runs import Outcome, Try, census, flip, one_line
 
+Change = Callable[[Path], object]
+
 
 class Damage(NamedTuple):
-    """What is done to a folder of checkpoints, and the step that may then come back, with a word.
+    """Damage to a folder of checkpoints.
 
-    Without a word only the newest step's state may.
+    Attributes:
+        what: its name.
+        apply: does it to the folder.
+        fallback: the step that may be restored with a notice; None if nothing may be restored.
+            Without a notice, only the newest step's state may.
     """
 
     what: str
-    do: Callable[[Path], object]
-    back: int
+    apply: Change
+    fallback: int | None
 
 
 class Saved(NamedTuple):
@@ -51,24 +59,31 @@ class Saved(NamedTuple):
         return self.folder / str(self.steps[-1])
 
     @property
-    def like(self) -> Any:
-        """The newest step's state, by which others are restored, too."""
+    def newest_state(self) -> Any:
         return self.states[self.steps[-1]]
 
+    def damage(self, what: str, name: Path | str, change: Change) -> Damage:
+        """A change of one path in the newest step, after which the older step may be restored."""
+        return Damage(what, lambda folder: change(folder / name), self.steps[-2])
 
-class Heard(NamedTuple):
-    """What was said: the library's own lines, and all that anything else wrote to the screen."""
 
-    lines: list[str]
-    noise: list[str]
+class CapturedOutput(NamedTuple):
+    """The library's own log records, and the lines that anything else wrote to the screen."""
+
+    records: list[logging.LogRecord]
+    screen: list[str]
+
+    @property
+    def notices(self) -> list[str]:
+        return [record.getMessage() for record in self.records]
 
 
 class Restored(NamedTuple):
-    """A state, or why there is none, and what was said."""
+    """A state, or the error instead of it, and the output."""
 
     state: Any
     error: Exception | None
-    heard: Heard
+    output: CapturedOutput
 
 
 def save_steps(folder: Path) -> Saved:
@@ -90,123 +105,94 @@ def save_steps(folder: Path) -> Saved:
     return Saved(folder, states)
 
 
-def flips(saved: Saved, rng: np.random.Generator, n: int) -> list[Damage]:
+def flips(saved: Saved, rng: np.random.Generator, n: int) -> Iterator[Damage]:
     """One bit each: first a place in every file, then places over all bytes."""
     files = [path for path in _files(saved.newest) if path.stat().st_size]
-    sizes = [path.stat().st_size for path in files]
-    places = [(path, rng.integers(size)) for path, size in zip(files, sizes, strict=True)][:n]
-    ends = np.cumsum(sizes)
-    for place in rng.integers(ends[-1], size=n - len(places)):
-        which = int(np.searchsorted(ends, place, side="right"))
-        places.append((files[which], place - (ends[which] - sizes[which])))
-    found = []
-    for path, byte in places:
-        name, bit = path.relative_to(saved.folder), int(rng.integers(8))
+    sizes = np.array([path.stat().st_size for path in files])
+    further = rng.choice(len(files), max(0, n - len(files)), p=sizes / sizes.sum())
+    for i in [*range(len(files)), *further][:n]:
+        name, byte, bit = files[i].relative_to(saved.folder), *map(int, rng.integers([sizes[i], 8]))
         what = f"bit {bit} of byte {byte} of {name} flipped"
-        found.append(Damage(what, _at(name, partial(flip, byte=int(byte), bit=bit)), _older(saved)))
-    return found
+        yield saved.damage(what, name, partial(flip, byte=byte, bit=bit))
 
 
-def truncations(saved: Saved, rng: np.random.Generator) -> list[Damage]:
+def truncations(saved: Saved, rng: np.random.Generator) -> Iterator[Damage]:
     """Each file cut at a random length, and to nothing."""
-    found = []
     for path in _files(saved.newest):
         name, size = path.relative_to(saved.folder), path.stat().st_size
         for length in (int(rng.integers(1, size)), 0) if size > 1 else ():
             what = f"{name} cut to {length} of {size} bytes"
-            found.append(
-                Damage(what, _at(name, partial(os.truncate, length=length)), _older(saved))
-            )
-    return found
+            yield saved.damage(what, name, partial(os.truncate, length=length))
 
 
-def deletions(saved: Saved) -> list[Damage]:
+def deletions(saved: Saved) -> Iterator[Damage]:
     """Each file and each folder of a step deleted."""
-    return [
-        Damage(f"{name} deleted", _at(name, _delete), _older(saved))
-        for name in sorted(path.relative_to(saved.folder) for path in saved.newest.rglob("*"))
-    ]
+    for name in sorted(path.relative_to(saved.folder) for path in saved.newest.rglob("*")):
+        yield saved.damage(f"{name} deleted", name, _delete)
 
 
-def foreigners(saved: Saved) -> list[Damage]:
-    """The newest step is emptied or is something else; or something else lies beside it."""
+def foreign_files(saved: Saved) -> Iterator[Damage]:
+    """The newest step is emptied or replaced by something else; or something else is beside it."""
     newest, older = saved.steps[-1], saved.steps[-2]
-    name, next_name = str(newest), str(newest + 100)
+    newer = str(newest + 100)
 
-    def copy(source: int, target: str) -> Callable[[Path], object]:
-        return lambda folder: shutil.copytree(folder / str(source), folder / target)
+    def copy_older(path: Path) -> None:
+        shutil.copytree(path.with_name(str(older)), path)
 
-    def two(first: Callable[[Path], object], then: Callable[[Path], object]) -> Any:
-        return lambda folder: (first(folder), then(folder))
-
-    delete = _at(name, _delete)
-    return [
-        Damage("an emptied step", two(delete, _at(name, Path.mkdir)), older),
-        Damage("notes in place of a step", two(delete, _at(name, _take_notes)), older),
-        Damage("a file in place of a step", two(delete, _at(name, Path.touch)), older),
-        Damage("an older step in place of a step", two(delete, copy(older, name)), older),
-        Damage("notes as a newer step", _at(next_name, _take_notes), newest),
-        Damage("an empty folder as a newer step", _at(next_name, Path.mkdir), newest),
-        Damage("an older step as a newer step", copy(older, next_name), newest),
-        Damage("a file as a newer step", _at(next_name, Path.touch), newest),
-        Damage("a dead link as a newer step", _at(next_name, _link_nowhere), newest),
-        Damage("notes beside the steps", _at("notes", _take_notes), newest),
-        Damage("notes with zeros before a number", _at(f"00{next_name}", _take_notes), newest),
-        Damage("a copy of a step under another name", copy(older, f"{name}.bak"), newest),
+    replacements: list[tuple[str, Change]] = [
+        ("an emptied step", Path.mkdir),
+        ("notes instead of a step", _write_notes),
+        ("a file instead of a step", Path.touch),
+        ("an older step instead of a step", copy_older),
     ]
+    for what, change in replacements:
+        yield saved.damage(what, str(newest), partial(_replace, create=change))
+    additions: list[tuple[str, str, Change]] = [
+        ("notes as a newer step", newer, _write_notes),
+        ("an empty folder as a newer step", newer, Path.mkdir),
+        ("an older step as a newer step", newer, copy_older),
+        ("a file as a newer step", newer, Path.touch),
+        ("a dead link as a newer step", newer, lambda path: path.symlink_to("nowhere")),
+        ("notes beside the steps", "notes", _write_notes),
+        ("notes with zeros before a number", f"00{newer}", _write_notes),
+        ("a copy of a step under another name", f"{newest}.bak", copy_older),
+    ]
+    for what, name, change in additions:
+        yield saved.damage(what, name, change)._replace(fallback=newest)
 
 
-def ruins(saved: Saved) -> list[Damage]:
-    """All steps damaged in the same way. None may come back."""
-
-    def each(do: Callable[[Path], object]) -> Callable[[Path], object]:
-        return lambda folder: [do(folder / str(step)) for step in saved.steps]
+def total_losses(saved: Saved) -> Iterator[Damage]:
+    """All steps damaged in the same way. None may be restored."""
 
     def spoil(step: Path) -> None:
         manifest = step / "manifest" / "metadata"
         flip(manifest, manifest.stat().st_size // 2, 0)
 
-    def cut(step: Path) -> None:
+    def empty_files(step: Path) -> None:
         for path in _files(step):
             os.truncate(path, 0)
 
-    def empty(step: Path) -> None:
-        _delete(step)
-        step.mkdir()
-
-    def replace_by_notes(step: Path) -> None:
-        _delete(step)
-        _take_notes(step)
-
-    return [
-        Damage("a bit flipped in each step", each(spoil), -1),
-        Damage("all files of each step cut to nothing", each(cut), -1),
-        Damage("each step emptied", each(empty), -1),
-        Damage("each manifest deleted", each(lambda step: _delete(step / "manifest")), -1),
-        Damage("notes in place of each step", each(replace_by_notes), -1),
+    changes: list[tuple[str, Change]] = [
+        ("a bit flipped in each step", spoil),
+        ("all files of each step cut to nothing", empty_files),
+        ("each step emptied", partial(_replace, create=Path.mkdir)),
+        ("each manifest deleted", lambda path: _delete(path / "manifest")),
+        ("notes instead of each step", partial(_replace, create=_write_notes)),
     ]
+    for what, change in changes:
+        yield Damage(what, partial(_apply_to_each, names=saved.steps, change=change), None)
 
 
 def try_damages(saved: Saved, damages: Iterable[Damage], work: Path) -> Iterator[Try]:
-    """Restore from damaged copies: first as a reader does, then as a run does that goes on."""
+    """Restore from damaged copies: first as a reader does, then as a run does that resumes."""
     for damage in damages:
-        folder = _damaged_copy(saved, damage, work)
-        yield Try(damage.what, *_try_damage(saved, damage, folder))
-
-
-def try_ruins(saved: Saved, damages: Iterable[Damage], work: Path) -> Iterator[Try]:
-    """Restore where no step is intact: an error, and again the next time, and nothing is lost."""
-    for damage in damages:
-        folder = _damaged_copy(saved, damage, work)
-        before = census(folder.parent)
-        found: tuple[Outcome, str] = "detected", ""
-        for read_only in (True, False, False):
-            restored = restore(folder, saved.like, read_only=read_only)
-            if found[0] == "detected":
-                found = _judge_ruin(restored)
-            if before - census(folder.parent):
-                found = "crashed", "files were lost"
-        yield Try(damage.what, *found)
+        scratch = work / "scratch"
+        shutil.rmtree(scratch, ignore_errors=True)
+        folder = scratch / "checkpoints"
+        shutil.copytree(saved.folder, folder)
+        damage.apply(folder)
+        attempt = _try_total_loss if damage.fallback is None else _try_damage
+        yield Try(damage.what, *attempt(saved, damage, folder))
 
 
 def restore(
@@ -216,89 +202,71 @@ def restore(
     read_only: bool,
     then: Callable[[Any, Any], object] = lambda checkpoints, state: None,
 ) -> Restored:
-    """Restore from a folder of checkpoints, and do something with both that and the state."""
+    """Restore from a folder of checkpoints, then call a function with both that and the state."""
     from cgan_jax.runs.checkpoint import Checkpoints
 
     state, error = None, None
-    with listening() as heard:
+    with captured_output() as output:
         try:
             with Checkpoints(folder, keep=10, read_only=read_only) as checkpoints:
                 state = checkpoints.restore(like)
                 then(checkpoints, state)
         except Exception as failure:
             error = failure
-        if error or heard.lines:
-            # What abandoned tasks and threads still say belongs to this try.
+        if error or output.records:
+            # What abandoned tasks and threads still write belongs to this try.
             time.sleep(0.1)
             gc.collect()
-    return Restored(state, error, heard)
+    return Restored(state, error, output)
 
 
 @contextlib.contextmanager
-def listening() -> Iterator[Heard]:
-    """Keep from the screen what is said in the `with` statement, and have it at its end.
+def captured_output() -> Iterator[CapturedOutput]:
+    """Capture, instead of showing, all output of the `with` statement; complete at its end."""
+    logger, handler = logging.getLogger("cgan_jax"), BufferingHandler(capacity=10_000)
+    output, level = CapturedOutput(handler.buffer, []), logger.level
+    logger.setLevel(logging.INFO)
+    try:
+        with (
+            tempfile.TemporaryFile("w+", errors="replace") as file,
+            mock.patch.multiple(logger, handlers=[handler], propagate=False),
+        ):
+            with (
+                _redirected(1, file.fileno()),
+                _redirected(2, file.fileno()),
+                contextlib.redirect_stdout(file),
+                contextlib.redirect_stderr(file),
+                warnings.catch_warnings(),
+            ):
+                warnings.simplefilter("always", UserWarning)  # not only at its first time
+                yield output
+            file.seek(0)
+            output.screen.extend(file.read().splitlines())
+    finally:
+        logger.setLevel(level)
 
-    At the level of file descriptors, since C++ libraries write there.
-    """
-    heard, notices = Heard([], []), logging.getLogger("cgan_jax")
-    before = notices.handlers, notices.propagate, notices.level
-    notices.handlers, notices.propagate = [_Lines(heard.lines)], False
-    notices.setLevel(logging.INFO)
+
+@contextlib.contextmanager
+def _redirected(descriptor: int, target: int) -> Iterator[None]:
+    """At the level of file descriptors, since C++ libraries write there."""
     sys.stdout.flush()
     sys.stderr.flush()
-    screen = os.dup(1), os.dup(2)
+    screen = os.dup(descriptor)
+    os.dup2(target, descriptor)
     try:
-        with tempfile.TemporaryFile() as file, open(file.fileno(), "w", closefd=False) as text:
-            try:
-                os.dup2(file.fileno(), 1)
-                os.dup2(file.fileno(), 2)
-                with (
-                    contextlib.redirect_stdout(text),
-                    contextlib.redirect_stderr(text),
-                    warnings.catch_warnings(),
-                ):
-                    warnings.simplefilter("always", UserWarning)  # not only at its first time
-                    yield heard
-            finally:
-                text.flush()
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os.dup2(screen[0], 1)
-                os.dup2(screen[1], 2)
-                file.seek(0)
-                heard.noise.extend(file.read().decode(errors="replace").splitlines())
+        yield
     finally:
-        os.close(screen[0])
-        os.close(screen[1])
-        notices.handlers, notices.propagate = before[0], before[1]
-        notices.setLevel(before[2])
-
-
-class _Lines(logging.Handler):
-    """Puts messages on a list."""
-
-    def __init__(self, lines: list[str]) -> None:
-        super().__init__()
-        self._lines = lines
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._lines.append(record.getMessage())
-
-
-def _damaged_copy(saved: Saved, damage: Damage, work: Path) -> Path:
-    scratch = work / "scratch"
-    shutil.rmtree(scratch, ignore_errors=True)
-    folder = scratch / "checkpoints"
-    shutil.copytree(saved.folder, folder)
-    damage.do(folder)
-    return folder
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.dup2(screen, descriptor)
+        os.close(screen)
 
 
 def _try_damage(saved: Saved, damage: Damage, folder: Path) -> tuple[Outcome, str]:
     before = census(folder.parent)
-    by_reader = _judge(saved, damage, restore(folder, saved.like, read_only=True))
-    if by_reader[0] not in ("detected", "harmless"):
-        return by_reader
+    reader = _judge(saved, damage, restore(folder, saved.newest_state, read_only=True))
+    if reader[0] not in ("detected", "harmless"):
+        return reader
     if census(folder.parent) != before:
         return "crashed", "reading changed the folder"
 
@@ -307,48 +275,63 @@ def _try_damage(saved: Saved, damage: Damage, folder: Path) -> tuple[Outcome, st
     def save_next(checkpoints: Any, state: Any) -> None:
         nonlocal lost, next_step
         lost = bool(before - census(folder.parent))
-        next_step += _same(state, saved.like)  # the damaged step's number is to be free again
+        next_step += _same(state, saved.newest_state)  # the damaged step's number must be free
         checkpoints.save(next_step, next_state)
 
-    by_run = _judge(saved, damage, restore(folder, saved.like, read_only=False, then=save_next))
-    if by_run[0] != by_reader[0]:
-        return by_run if by_run[0] == "silently wrong" else ("crashed", by_run[1])
+    restored = restore(folder, saved.newest_state, read_only=False, then=save_next)
+    resumed = _judge(saved, damage, restored)
+    if resumed[0] != reader[0]:
+        return resumed if resumed[0] == "silently wrong" else ("crashed", resumed[1])
     if lost:
         return "crashed", "files were lost"
-    if by_run[0] == "detected" and not any((folder.parent / "damaged").glob("*")):
+    if resumed[0] == "detected" and not any((folder.parent / "damaged").glob("*")):
         return "crashed", "what is damaged was not set aside"
-    again = restore(folder, saved.like, read_only=True)
-    if again.error or any(again.heard) or not _same(again.state, next_state):
+    again = restore(folder, saved.newest_state, read_only=True)
+    if again.error or any(again.output) or not _same(again.state, next_state):
         return "silently wrong", f"step {next_step}, saved next, is not what is restored then"
-    return by_run
+    return resumed
+
+
+def _try_total_loss(saved: Saved, damage: Damage, folder: Path) -> tuple[Outcome, str]:
+    """Where no step is intact: an error, and again the next time, and nothing is lost."""
+    before = census(folder.parent)
+    verdict: tuple[Outcome, str] = "detected", ""
+    for read_only in (True, False, False):
+        restored = restore(folder, saved.newest_state, read_only=read_only)
+        if verdict[0] == "detected":
+            verdict = _judge_refusal(restored)
+        if before - census(folder.parent):
+            verdict = "crashed", "files were lost"
+    return verdict
 
 
 def _judge(saved: Saved, damage: Damage, restored: Restored) -> tuple[Outcome, str]:
-    state, error, heard = restored
+    state, error, output = restored
     if error is not None:
         return "crashed", f"{type(error).__name__}: {one_line(str(error))}"
-    said, unchanged = " / ".join(heard.lines), _same(state, saved.like)
-    if not unchanged and not (said and _same(state, saved.states[damage.back])):
-        return "silently wrong", said or "another state, without a word"
-    if heard.noise:
-        return "crashed", f"on the screen: {heard.noise[0]}"
-    if not said:
+    notice, unchanged = " / ".join(output.notices), _same(state, saved.newest_state)
+    allowed = damage.fallback is not None and _same(state, saved.states[damage.fallback])
+    if not unchanged and not (notice and allowed):
+        return "silently wrong", notice or "another state, without a notice"
+    if output.screen:
+        return "crashed", f"on the screen: {output.screen[0]}"
+    if not notice:
         return "harmless", ""
-    if len(heard.lines) > 1 or "\n" in said or "step" not in said:
-        return "crashed", f"not one plain line: {said}"
-    return "detected", said
+    if len(output.notices) > 1 or "\n" in notice or "step" not in notice:
+        return "crashed", f"not one plain line: {notice}"
+    return "detected", notice
 
 
-def _judge_ruin(restored: Restored) -> tuple[Outcome, str]:
-    _, error, heard = restored
+def _judge_refusal(restored: Restored) -> tuple[Outcome, str]:
+    _, error, output = restored
     if error is None:
         return "silently wrong", "something was restored"
     if not isinstance(error, RunError) or len(str(error).splitlines()) > 3:
         return "crashed", f"{type(error).__name__}: {one_line(str(error))}"
     if "there are no checkpoints" in str(error):
-        return "silently wrong", "they are gone, and a run would begin anew"
-    if heard.noise:
-        return "crashed", f"on the screen: {heard.noise[0]}"
+        return "silently wrong", "they are gone, and a run would start over"
+    if output.screen:
+        return "crashed", f"on the screen: {output.screen[0]}"
     return "detected", str(error)
 
 
@@ -362,18 +345,20 @@ def _same(one: Any, other: Any) -> bool:
     return content(one) == content(other)
 
 
-def _older(saved: Saved) -> int:
-    return saved.steps[-2]
-
-
 def _files(folder: Path) -> list[Path]:
     """By size, since Orbax names some of them at random."""
     files = (path for path in folder.rglob("*") if path.is_file())
     return sorted(files, key=lambda path: (path.parent, path.stat().st_size, path))
 
 
-def _at(name: Path | str, do: Callable[[Path], object]) -> Callable[[Path], object]:
-    return lambda folder: do(folder / name)
+def _apply_to_each(folder: Path, names: Iterable[int], change: Change) -> None:
+    for name in names:
+        change(folder / str(name))
+
+
+def _replace(path: Path, create: Change) -> None:
+    _delete(path)
+    create(path)
 
 
 def _delete(path: Path) -> None:
@@ -383,10 +368,6 @@ def _delete(path: Path) -> None:
         path.unlink()
 
 
-def _take_notes(folder: Path) -> None:
+def _write_notes(folder: Path) -> None:
     folder.mkdir()
     (folder / "notes.txt").write_text("not a checkpoint\n")
-
-
-def _link_nowhere(path: Path) -> None:
-    path.symlink_to("nowhere")

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from cgan_jax.checks import check_int_field
 from cgan_jax.errors import RunError
 from experiments.proofs import fault_damages as damages
-from experiments.proofs.fault_runs import Runs, Try
+from experiments.proofs.fault_runs import N_LIMITS, Runs, Try
 from experiments.shared.command_line import fail, parse, run
 
 MODULE = "experiments.proofs.faults"
@@ -38,7 +38,7 @@ FAULTS: dict[Part, str] = {
     "flip": "a bit of a checkpoint's file flipped",
     "truncate": "a checkpoint's file cut short, or to nothing",
     "delete": "a checkpoint's file or folder deleted",
-    "foreign": "something else among or in place of checkpoints",
+    "foreign": "foreign files among or instead of checkpoints",
     "all": "every checkpoint damaged",
     "disk": "the disk full for one of a run's files",
 }
@@ -98,29 +98,31 @@ def rows(flags: Flags, work: Path) -> Iterator[Row]:
     runs = cache(lambda: Runs(work, flags.epochs, flags.data_dir))
     saved = cache(lambda: damages.save_steps(work / "saved" / "checkpoints"))
 
-    def tried(found: Iterable[damages.Damage]) -> Iterator[Try]:
-        return damages.try_damages(saved(), found, work)
-
-    def ruined() -> Iterator[Try]:
-        yield from damages.try_ruins(saved(), damages.ruins(saved()), work)
-        yield from runs().lost_checkpoints()
-
-    parts: dict[Part, Callable[[np.random.Generator], Iterable[Try]]] = {
-        "kill": lambda rng: runs().kills(rng, flags.kills),
-        "flip": lambda rng: tried(damages.flips(saved(), rng, flags.flips)),
-        "truncate": lambda rng: tried(damages.truncations(saved(), rng)),
-        "delete": lambda rng: tried(damages.deletions(saved())),
-        "foreign": lambda rng: tried(damages.foreigners(saved())),
-        "all": lambda rng: ruined(),
-        "disk": lambda rng: runs().full_disks(),
+    cases: dict[str, Callable[[np.random.Generator], Iterable[damages.Damage]]] = {
+        "flip": lambda rng: damages.flips(saved(), rng, flags.flips),
+        "truncate": lambda rng: damages.truncations(saved(), rng),
+        "delete": lambda rng: damages.deletions(saved()),
+        "foreign": lambda rng: damages.foreign_files(saved()),
+        "all": lambda rng: damages.total_losses(saved()),
     }
-    totals = {"kill": flags.kills, "flip": flags.flips, "disk": 6}
-    for number, (part, tries) in enumerate(parts.items()):
+
+    def tries(part: Part, rng: np.random.Generator) -> Iterator[Try]:
+        if part in cases:
+            yield from damages.try_damages(saved(), cases[part](rng), work)
+        if part == "kill":
+            yield from runs().kills(rng, flags.kills)
+        if part == "disk":
+            yield from runs().full_disks()
+        if part == "all":
+            yield from runs().lost_checkpoints()
+
+    totals = {"kill": flags.kills, "flip": flags.flips, "disk": N_LIMITS}
+    for number, part in enumerate(FAULTS):
         if part in flags.parts:
             rng = np.random.default_rng([flags.seed, number])
-            done = list(watched(tries(rng), FAULTS[part], totals.get(part)))
-            said = [one.what if part in ("kill", "disk") else one.outcome for one in done]
-            yield Row(FAULTS[part], done, ", ".join(said) if part == "disk" else counted(said))
+            done = list(watched(tries(part, rng), FAULTS[part], totals.get(part)))
+            names = [one.what if part in ("kill", "disk") else one.outcome for one in done]
+            yield Row(FAULTS[part], done, ", ".join(names) if part == "disk" else counted(names))
 
 
 def counted(words: Iterable[str]) -> str:
@@ -130,7 +132,7 @@ def counted(words: Iterable[str]) -> str:
 
 def watched(tries: Iterable[Try], what: str, total: int | None) -> Iterator[Try]:
     """A bar with the time left if there are many; a line for each try that was not survived."""
-    tqdm.monitor_interval = 0  # its thread would write while `listening` does
+    tqdm.monitor_interval = 0  # its thread would write while output is captured
     every = 0.5 if sys.stderr.isatty() else 30
     for one in tqdm(
         tries, desc=what, total=total, mininterval=every, leave=False, disable=total is None
@@ -141,7 +143,7 @@ def watched(tries: Iterable[Try], what: str, total: int | None) -> Iterator[Try]
 
 
 def circumstances(flags: Flags) -> str:
-    """When and with what the table was made."""
+    """The date, machine and versions of the table."""
     versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
     return (
         f"{datetime.now(UTC):%Y-%m-%d}, seed {flags.seed}, {platform.system()} "
@@ -151,16 +153,20 @@ def circumstances(flags: Flags) -> str:
 
 
 @contextlib.contextmanager
-def workplace(given: Path | None) -> Iterator[Path]:
-    if given is None:
-        with tempfile.TemporaryDirectory(prefix="cgan_jax-faults-") as made:
-            yield Path(made)
+def workplace(folder: Path | None) -> Iterator[Path]:
+    """A new folder: the given one, or a temporary one."""
+    if folder is None:
+        with tempfile.TemporaryDirectory(prefix="cgan_jax-faults-") as temporary:
+            yield Path(temporary)
         return
     try:
-        given.mkdir(parents=True)
+        folder.mkdir(parents=True)
     except OSError as error:
-        raise RunError(f"{given} cannot be made: {error.strerror}.\nName a new folder.") from error
-    yield given.absolute()
+        raise RunError(
+            f"{folder} cannot be created: {error.strerror}\n"
+            "expected a path that does not exist yet\nName a new folder."
+        ) from error
+    yield folder.absolute()
 
 
 def main() -> None:

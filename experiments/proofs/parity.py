@@ -1,13 +1,15 @@
 """Prove that this library trains as the PyTorch original does, number by number.
 
-    python -m experiments.proofs.parity      # needs the torch extra; some five minutes on two CPU cores
+    python -m experiments.proofs.parity   # needs the torch extra; some five minutes on two cores
 
 Prints a table, and ends with code 1 if a bound is broken. The steps are run in parity_runs.py.
 """
 
 import math
-from collections.abc import Callable, Iterable
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -20,7 +22,10 @@ MODULE = "experiments.proofs.parity"
 REPORT = PRESETS["report"]
 
 Part = Literal["float64", "float32", "biases", "theirs", "ours"]
+Gaps = Mapping[str, float]
 IDLE = "biases before BatchNorm"
+ALONE = "PyTorch alone"
+UPDATE = "length of the update, relative"
 
 FLOAT64 = {
     "D loss": 1e-9,
@@ -37,28 +42,14 @@ FLOAT64 = {
     "images": 1e-8,
     "scores": 1e-8,
 }
-FLOAT32 = {
-    "D loss": 1e-5,
-    "G loss": 1e-5,
-    # In one run of five, rounding turns the sign of an activation that is all but zero, where
-    # LeakyReLU's gradient jumps; and Adam moves a parameter by 2e-4 whatever its gradient's size.
-    # What comes out of the parameters differs accordingly, and from PyTorch's own float64 as much.
-    "fakes": 3e-3,
-    "gradients": 3e-3,
-    "parameters": 20 * 2e-4,
-    "first moments": 2e-3,
-    "second moments": 1e-7,
-    "running means": 5e-4,
-    "running variances": 1e-4,
-    f"gradients, {IDLE}": 1e-7,
-    f"parameters, {IDLE}": 20 * 2e-4,
-    "images": 5e-3,
-    "scores": 2e-4,
-    # Against PyTorch's own float64: no bound, for comparison.
-    "D loss, PyTorch alone": math.inf,
-    "G loss, PyTorch alone": math.inf,
-}
-FIRST_STEP = {"gradients, relative": 1e-5}
+# In float32, two correct implementations differ by rounding, whose size depends on the processor,
+# so the yardstick is measured: PyTorch's float32 against its own float64 on the same step. Three
+# bits more are granted, for sums in another order. Numbers that are about 1 may besides differ in
+# their last bit, since PyTorch's own rounding of a single number may happen to be zero.
+FACTOR = 8
+LAST_BIT = 2.0**-23
+FLOAT32 = (*FLOAT64, "gradients, relative", UPDATE)
+ABOUT_ONE = ("D loss", "G loss", "fakes", "images", "scores", UPDATE)
 BIASES = {"D loss": 1e-12, "G loss": 1e-12, "fakes": 1e-10, "gradients": 1e-12, "parameters": 1e-9}
 OUTPUTS = {"images": 1e-5, "scores": 1e-4}
 
@@ -97,14 +88,15 @@ class Flags:
     """
 
     parts: tuple[Part, ...] = ("float64", "float32", "biases", "theirs", "ours")
-    """float64, float32: the trajectory; biases: those before a BatchNorm have no influence;
-    theirs, ours: images by weights that PyTorch, or this library, trained."""
+    """float64: both train freely; float32: each step from PyTorch's state, the median step beside
+    PyTorch's own rounding; biases: those before a BatchNorm have no influence; theirs, ours: images
+    by weights that PyTorch, or this library, trained."""
     float64_steps: int = 200
     """Steps in float64. An epoch's last, smaller batch is the middle one."""
     float32_steps: int = 20
     """Steps in float32."""
     float32_seeds: int = 5
-    """Runs in float32, of the seeds from `seed` on. The worst of all is shown."""
+    """Runs in float32, of the seeds from `seed` on. The median step of all is shown."""
     epoch_batches: int = 938
     """Steps before images are compared; 938 are an epoch."""
     seed: int = 0
@@ -132,42 +124,57 @@ def rows(flags: Flags) -> Iterable[Row]:
         yield from worst(steps, FLOAT64, n, "float64")
     if "float32" in flags.parts:
         n = flags.float32_steps
-        runs = [
-            list(parity_runs.compare_steps(REPORT, dataset, n, dtype="float32", seed=seed + i))
-            for i in range(flags.float32_seeds)
-        ]
-        yield from worst([gaps for run in runs for gaps in run], FLOAT32, n, "float32")
-        yield from worst([run[0] for run in runs], FIRST_STEP, 1, "float32")
+        steps = []
+        for one in range(seed, seed + flags.float32_seeds):
+            steps += parity_runs.compare_steps(REPORT, dataset, n, dtype="float32", seed=one)
+        yield from median(steps, n)
     if "biases" in flags.parts:
         steps = list(parity_runs.compare_shifted(REPORT, dataset, 3, seed=seed))
         for row in worst(steps, BIASES, 3, "float64"):
             yield row._replace(what=f"{row.what}, {IDLE} + 1")
-    trained: list[tuple[Part, str, Callable[..., dict[str, float]]]] = [
+    trained: list[tuple[Part, str, Callable[..., Gaps]]] = [
         ("theirs", "PyTorch's weights", parity_runs.compare_images_of_theirs),
         ("ours", "our weights", parity_runs.compare_images_of_ours),
     ]
     for part, whose, compare in trained:
         if part in flags.parts:
-            found = compare(REPORT, dataset, flags.epoch_batches, seed)
-            for row in worst([found], OUTPUTS, flags.epoch_batches, "float32"):
+            gaps = compare(REPORT, dataset, flags.epoch_batches, seed)
+            for row in worst([gaps], OUTPUTS, flags.epoch_batches, "float32"):
                 yield row._replace(what=f"{row.what} by {whose}")
 
 
 def worst(
-    steps: list[dict[str, float]], bounds: dict[str, float], n_steps: int, dtype: str
+    steps: Sequence[Gaps], bounds: Mapping[str, float], n_steps: int, dtype: str
 ) -> Iterable[Row]:
-    """One row a bound, with the largest difference in any step."""
+    """One row per bound, with the largest difference in any step."""
     for what, bound in bounds.items():
         yield Row(what, n_steps, dtype, max(gaps[what] for gaps in steps), bound)
+
+
+def median(steps: Sequence[Gaps], n_steps: int) -> Iterable[Row]:
+    """The float32 rows: the largest difference in the median step, bounded by PyTorch's rounding.
+
+    About one step in twenty is an outlier, in PyTorch as here: rounding flips the sign of an
+    activation near zero, and LeakyReLU's gradient jumps. The median does not depend on them.
+    """
+
+    def of(what: str) -> float:
+        return statistics.median(gaps[what] for gaps in steps)
+
+    for what in FLOAT32:
+        bound = FACTOR * of(f"{what}, {ALONE}") + LAST_BIT * (what in ABOUT_ONE)
+        yield Row(what, n_steps, "float32", of(what), bound)
+    for loss in ("D loss", "G loss"):
+        yield Row(f"{loss}, {ALONE}", n_steps, "float32", of(f"{loss}, {ALONE}"), math.inf)
 
 
 def main() -> None:
     flags = parse(Flags, MODULE)
     flags.check()
-    try:
-        import torch
-    except ImportError:
+    if not find_spec("torch"):
         fail("this comparison needs PyTorch.\nInstall it with pip install -e '.[torch]'")
+    import torch
+
     # Two threads that wait for each other on a busy machine take many times as long as one.
     torch.set_num_threads(1)
     print(HEADER)

@@ -1,14 +1,18 @@
 """The same training steps here and in the PyTorch twin, side by side. Needs PyTorch (extra torch).
 
-What a step left behind and how two are compared is in trajectory.py; bounds are in parity.py.
+What a step computed and how two are compared is in trajectory.py; bounds are in parity.py.
 """
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
 from jax import random
@@ -24,21 +28,26 @@ from cgan_jax.interop import (
 )
 from cgan_jax.training.gan import GAN, GANState
 from cgan_jax.training.spans import Spans, steps_per_epoch
-from cgan_jax.training.steps import Batch, run_keys, train_step
+from cgan_jax.training.steps import Batch, run_keys, shuffle, train_step
 from experiments.proofs import torch_cgan
+from experiments.proofs.parity import ALONE, UPDATE
 from experiments.proofs.trajectory import (
     Array,
     Net,
     Noise,
     Snapshot,
-    clock_batches,
     differences,
     draw_noise,
+    feeds_batch_norm,
     flatten,
+    largest_gap,
     make_state,
     shift_idle,
     snapshot,
+    with_arrays,
 )
+
+Gaps = dict[str, float]
 
 _step = jax.jit(train_step, static_argnames="gan")
 
@@ -53,12 +62,9 @@ class Twin:
         model = config.model
         shape = (model.channels, model.img_size, model.img_size)
         torch.manual_seed(seed)
-        self.G = torch_cgan.Generator(
-            model.latent_dim, model.n_classes, model.generator_widths, shape
-        ).to(dtype)
-        self.D = torch_cgan.Discriminator(model.n_classes, model.discriminator_widths, shape).to(
-            dtype
-        )
+        G = torch_cgan.Generator(model.latent_dim, model.n_classes, model.generator_widths, shape)
+        D = torch_cgan.Discriminator(model.n_classes, model.discriminator_widths, shape)
+        self.G, self.D = G.to(dtype), D.to(dtype)
         self.optimizers = torch_cgan.make_optimizers(self.G, self.D)
         self._model, self._dtype = model, dtype
         self._fakes: Array
@@ -71,67 +77,113 @@ class Twin:
             discriminator_from_torch(_numpy(self.D.state_dict()), self._model),
         )
 
+    def load(self, other: "Twin") -> None:
+        """Take over another twin's weights and moments, in this one's dtype."""
+        self.G.load_state_dict(other.G.state_dict())
+        self.D.load_state_dict(other.D.state_dict())
+        for optimizer, source in zip(self.optimizers, other.optimizers, strict=True):
+            optimizer.load_state_dict(deepcopy(source.state_dict()))
+
     def step(self, batch: Batch, noise: Noise) -> Snapshot:
         """One step on a batch (uint8 images) with this noise."""
         masks = [[torch.from_numpy(np.array(mask)) for mask in layers] for layers in noise.masks]
         torch_cgan.inject_dropout_masks(self.D, masks)
-        images = torch.from_numpy(np.array(batch.images)).permute(0, 3, 1, 2)
         d_loss, g_loss = torch_cgan.train_step(
             self.G,
             self.D,
             *self.optimizers,
-            real=images.to(self._dtype) / 127.5 - 1,
+            real=self._images(batch.images) / 127.5 - 1,
             labels=_labels(batch.labels),
             z=torch.from_numpy(np.array(noise.latent)).to(self._dtype),
             fake_labels=_labels(noise.labels),
         )
-        return Snapshot(d_loss.item(), g_loss.item(), self._fakes, *self._nets())
+        gen = self._net(self.G, self.optimizers[0], generator_from_torch)
+        disc = self._net(self.D, self.optimizers[1], discriminator_from_torch)
+        return Snapshot(d_loss.item(), g_loss.item(), self._fakes, gen, disc)
 
-    def _nets(self) -> Iterator[Net]:
-        for module, optimizer, convert in (
-            (self.G, self.optimizers[0], generator_from_torch),
-            (self.D, self.optimizers[1], discriminator_from_torch),
-        ):
-            buffers = dict(module.named_buffers())
+    @torch.no_grad()
+    def evaluate(self, latent: Any, labels: Any, images: Any) -> tuple[Array, Array]:
+        """G's images, and D's scores of the given images, in evaluation mode."""
+        self.G.eval()
+        self.D.eval()
+        fakes = self.G(torch.from_numpy(np.array(latent)).to(self._dtype), _labels(labels))
+        scores = self.D(self._images(images), _labels(labels))
+        return fakes.permute(0, 2, 3, 1).numpy(), scores[:, 0].numpy()
 
-            def tree(
-                values: Mapping[str, Tensor], buffers: Any = buffers, convert: Any = convert
-            ) -> dict[str, Any]:
-                return convert(_numpy({**values, **buffers}), self._model)
+    def _net(
+        self, module: nn.Module, optimizer: torch.optim.Optimizer, convert: Callable[..., Any]
+    ) -> Net:
+        params, buffers = dict(module.named_parameters()), dict(module.named_buffers())
 
-            params = dict(module.named_parameters())
-            adam = {name: optimizer.state[p] for name, p in params.items()}
-            grads = {name: p.grad for name, p in params.items() if p.grad is not None}
-            variables = tree(params)
-            yield Net(
-                params=flatten(variables["params"]),
-                grads=flatten(tree(grads)["params"]),
-                mu=flatten(tree({n: s["exp_avg"] for n, s in adam.items()})["params"]),
-                nu=flatten(tree({n: s["exp_avg_sq"] for n, s in adam.items()})["params"]),
-                batch_stats=flatten(variables.get("batch_stats", {})),
-            )
+        def arrays(value_of: Callable[[Tensor], Tensor], kind: str = "params") -> dict[str, Array]:
+            values = {name: value_of(param) for name, param in params.items()}
+            return flatten(convert(_numpy(values | buffers), self._model).get(kind, {}))
+
+        return Net(
+            params=arrays(lambda p: p),
+            grads=arrays(lambda p: p.grad),  # type: ignore[arg-type, return-value]
+            mu=arrays(lambda p: optimizer.state[p]["exp_avg"]),
+            nu=arrays(lambda p: optimizer.state[p]["exp_avg_sq"]),
+            batch_stats=arrays(lambda p: p, "batch_stats"),
+        )
+
+    def _images(self, images: Any) -> Tensor:
+        return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).to(self._dtype)
 
     def _keep_fakes(self, module: nn.Module, args: Any, images: Tensor) -> None:
         self._fakes = images.detach().permute(0, 2, 3, 1).numpy()
 
 
+class Result(NamedTuple):
+    """What a step from `before` computed, and what the networks give in evaluation mode after it.
+
+    The images are floats `[N, H, W, C]`, the scores are those of our images, `[N]`.
+    """
+
+    before: GANState
+    step: Snapshot
+    images: Any
+    scores: Any
+
+    def gaps(self, other: "Result") -> Gaps:
+        """The differences between this result and another: see `compare_steps`."""
+        return differences(self.step, other.step) | {
+            "images": largest_gap(self.images, other.images),
+            "scores": largest_gap(self.scores, other.scores),
+            UPDATE: abs(self.update_length() / other.update_length() - 1),
+        }
+
+    def update_length(self) -> float:
+        """The norm of what the step added to all parameters but biases before a BatchNorm."""
+        nets = (self.before.gen, self.step.gen), (self.before.disc, self.step.disc)
+        return math.hypot(
+            *(
+                np.linalg.norm(after.params[path].astype(np.float64) - array)
+                for before, after in nets
+                for path, array in flatten(before.params).items()
+                if not feeds_batch_norm(path, after.params)
+            )
+        )
+
+
 def compare_steps(
     config: TrainConfig, dataset: Dataset, n_steps: int, *, dtype: str, seed: int = 0
-) -> Iterator[dict[str, float]]:
-    """Train both from the same weights, and tell how far they differ after each step.
+) -> Iterator[Gaps]:
+    """Train both from the same weights, and compare them after each step.
 
     Besides what `differences` has, each step's `images` and `scores` are those that the networks
-    give in evaluation mode after it.
+    give in evaluation mode after it, and `length of the update, relative` compares the norms of
+    what the step added to all parameters but the biases before a BatchNorm.
 
     The weights are PyTorch's. Batches, z, labels and dropout masks are those of our run with this
-    seed, from half of the steps before the end of its first epoch on, so that the epoch's last,
-    smaller batch is among them. Our side is `train_step` as it stands: it draws its noise itself,
-    and the same noise is drawn once more for PyTorch.
+    seed; the steps are centred on the end of its first epoch, whose last batch is smaller. Our
+    side is `train_step` itself: it draws its own noise, which is drawn once more for PyTorch.
 
-    In float32, `D loss, PyTorch alone` and the like tell how far PyTorch's losses are from those of
-    its own float64: how much of a difference float32 makes by itself. About one run in five has a
-    step in which rounding turns the sign of an activation that is all but zero; LeakyReLU's
-    gradient jumps there, and with it the trajectory, in PyTorch as here.
+    In float64 the two sides train freely. In float32 they would diverge, PyTorch from its own
+    float64 like ours: once rounding flips the sign of an activation near zero, LeakyReLU's gradient
+    jumps. So each float32 step starts from PyTorch's float32 state on all sides, and PyTorch's
+    float64 takes the same step. How far PyTorch's float32 is from it, the rounding of that step, is
+    in `D loss, PyTorch alone` and so on.
 
     Args:
         config: sizes, batch size; the rest must be the report's.
@@ -141,81 +193,75 @@ def compare_steps(
         seed: of PyTorch's weights and of our run.
     """
     with jax.enable_x64(dtype == "float64"):
-        gan, keys = GAN.from_config(config), run_keys(seed)
+        gan = GAN.from_config(config)
         twin = Twin(config, getattr(torch, dtype), seed)
         exact = Twin(config, torch.float64, seed) if dtype == "float32" else None
         state = make_state(gan, *twin.variables())
+        points = _evaluation_points(gan)
         first = max(0, steps_per_epoch(len(dataset), config.batch_size) - n_steps // 2)
-        for step, batch in clock_batches(dataset, keys.order, first, n_steps, config.batch_size):
-            key = random.fold_in(keys.steps, step)
-            noise = draw_noise(gan, state.disc.params, key, len(batch.labels))
+        for batch, key, noise in _step_inputs(gan, config, dataset, first, n_steps, seed):
             before = state
             state, losses = _step(gan, before, batch, key)
-            ours = snapshot(gan, before, state, losses, noise, config.optimizer.b1)
-            assert ours.gen.params["output/kernel"].dtype == dtype
-            theirs = twin.step(batch, noise)
-            gaps = differences(ours, theirs) | _compare_outputs(gan, twin, *_variables(state))
+            step = snapshot(gan, before, state, losses, noise, config.optimizer.b1)
+            assert step.gen.params["output/kernel"].dtype == dtype
+            images, scores = _evaluate(gan, state.gen.variables, state.disc.variables, *points)
+            ours = Result(before, step, images, scores)
+            theirs = Result(before, twin.step(batch, noise), *twin.evaluate(*points, images))
+            gaps = ours.gaps(theirs)
             if exact:
-                best = exact.step(batch, noise)
-                gaps["D loss, PyTorch alone"] = abs(theirs.d_loss - best.d_loss)
-                gaps["G loss, PyTorch alone"] = abs(theirs.g_loss - best.g_loss)
+                best = Result(before, exact.step(batch, noise), *exact.evaluate(*points, images))
+                gaps |= {f"{name}, {ALONE}": gap for name, gap in theirs.gaps(best).items()}
+                state = with_arrays(state, theirs.step)
+                exact.load(twin)
             yield gaps
 
 
 def compare_shifted(
     config: TrainConfig, dataset: Dataset, n_steps: int, *, by: float = 1.0, seed: int = 0
-) -> Iterator[dict[str, float]]:
+) -> Iterator[Gaps]:
     """Our own steps in float64, against the same ones with other biases before each BatchNorm.
 
     Shows that those biases have no influence in training, whatever Adam makes of them. The running
-    means take them in, with what the last ten steps or so added to them still under way; `images`
-    (in evaluation mode) therefore differ by a share of 0.9^steps.
+    means take them in, so `images` (in evaluation mode) differ until the means have caught up, by
+    a share of 0.9^steps.
     """
     with jax.enable_x64(True):
-        gan, keys = GAN.from_config(config), run_keys(seed)
+        gan = GAN.from_config(config)
         state = make_state(gan, *Twin(config, torch.float64, seed).variables())
         shifted = replace(state, gen=replace(state.gen, params=shift_idle(state.gen.params, by)))
-        for step, batch in clock_batches(dataset, keys.order, 0, n_steps, config.batch_size):
-            key = random.fold_in(keys.steps, step)
-            noise = draw_noise(gan, state.disc.params, key, len(batch.labels))
-            sides = []
-            for before in (state, shifted):
-                after, losses = _step(gan, before, batch, key)
-                sides.append((after, snapshot(gan, before, after, losses, noise)))
-            (state, one), (shifted, other) = sides
-            yield differences(one, other)
+        states = [state, shifted]
+        for batch, key, noise in _step_inputs(gan, config, dataset, 0, n_steps, seed):
+            snapshots = []
+            for i, before in enumerate(states):
+                states[i], losses = _step(gan, before, batch, key)
+                snapshots.append(snapshot(gan, before, states[i], losses, noise))
+            yield differences(*snapshots)
 
 
 def compare_images_of_theirs(
     config: TrainConfig, dataset: Dataset, n_batches: int | None = None, seed: int = 0
-) -> dict[str, float]:
+) -> Gaps:
     """Train PyTorch's networks for an epoch, or its first batches, and use them on both sides."""
-    twin = Twin(config, torch.float32, seed)
+    twin, model = Twin(config, torch.float32, seed), config.model
     images = torch_cgan.scale_images(dataset.images)
     batches = torch_cgan.memory_batches(images, _labels(dataset.labels), config.batch_size)
-    torch_cgan.train_epoch(
-        twin.G,
-        twin.D,
-        *twin.optimizers,
-        (batch for _, batch in zip(range(n_batches or len(images)), batches, strict=False)),
-        config.model.latent_dim,
-        config.model.n_classes,
-    )
-    return _compare_outputs(GAN.from_config(config), twin, *twin.variables())
+    sizes = model.latent_dim, model.n_classes
+    torch_cgan.train_epoch(twin.G, twin.D, *twin.optimizers, islice(batches, n_batches), *sizes)
+    return _compare_images(GAN.from_config(config), twin, *twin.variables())
 
 
 def compare_images_of_ours(
     config: TrainConfig, dataset: Dataset, n_batches: int | None = None, seed: int = 0
-) -> dict[str, float]:
+) -> Gaps:
     """Train our networks for an epoch, or its first batches, and use them on both sides."""
     gan, keys = GAN.from_config(config), run_keys(seed)
-    state = jax.jit(gan.init)(keys.init)
     spans = Spans(gan, dataset, config.batch_size, keys)
-    step, end = 0, n_batches or steps_per_epoch(len(dataset), config.batch_size)
+    state, step = jax.jit(gan.init)(keys.init), 0
+    end = n_batches or steps_per_epoch(len(dataset), config.batch_size)
     while step < end:
         state, span, _ = spans.run(state, step, end - step)
         step += span.n_steps
-    gen, disc = _variables(state)
+    gen, disc = state.gen.variables, state.disc.variables
     twin = Twin(config, torch.float32, seed)
     for module, arrays in (
         (twin.G, generator_to_torch(gen, config.model, end)),
@@ -223,27 +269,36 @@ def compare_images_of_ours(
     ):
         tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
         module.load_state_dict(tensors, strict=True)
-    return _compare_outputs(gan, twin, gen, disc)
+    return _compare_images(gan, twin, gen, disc)
 
 
-def _compare_outputs(gan: GAN, twin: Twin, gen: Any, disc: Any) -> dict[str, float]:
-    """The generator's images and their scores in evaluation mode, ten of each class."""
+def _compare_images(gan: GAN, twin: Twin, gen: Any, disc: Any) -> Gaps:
+    points = _evaluation_points(gan)
+    images, scores = _evaluate(gan, gen, disc, *points)
+    theirs = twin.evaluate(*points, images)
+    return {"images": largest_gap(images, theirs[0]), "scores": largest_gap(scores, theirs[1])}
+
+
+def _step_inputs(
+    gan: GAN, config: TrainConfig, dataset: Dataset, first: int, n_steps: int, seed: int
+) -> Iterator[tuple[Batch, jax.Array, Noise]]:
+    """The batch, key and noise of each of a run's steps, from the step `first` on."""
+    keys, size = run_keys(seed), config.batch_size
+    data = Batch(jnp.asarray(dataset.images), jnp.asarray(dataset.labels))
+    for step in range(first, first + n_steps):
+        epoch, i = divmod(step, steps_per_epoch(len(dataset), size))
+        if i == 0 or step == first:
+            shuffled = shuffle(data, keys.order, epoch)
+        rows = slice(i * size, (i + 1) * size)
+        batch = Batch(shuffled.images[rows], shuffled.labels[rows])
+        key = random.fold_in(keys.steps, step)
+        yield batch, key, draw_noise(gan, key, len(batch.labels))
+
+
+def _evaluation_points(gan: GAN) -> tuple[jax.Array, Array]:
+    """Latent points and labels, ten of each class."""
     labels = np.arange(10 * gan.generator.n_classes, dtype=np.int32) % gan.generator.n_classes
-    latent = random.normal(random.key(1), (len(labels), gan.generator.latent_dim))
-    images, scores = _evaluate(gan, gen, disc, latent, labels)
-    twin.G.eval()
-    twin.D.eval()
-    with torch.no_grad():
-        made = twin.G(torch.from_numpy(np.array(latent)), _labels(labels))
-        scored = twin.D(torch.from_numpy(np.array(images)).permute(0, 3, 1, 2), _labels(labels))
-    return {
-        "images": float(np.abs(np.asarray(images) - made.permute(0, 2, 3, 1).numpy()).max()),
-        "scores": float(np.abs(np.asarray(scores) - scored[:, 0].numpy()).max()),
-    }
-
-
-def _variables(state: GANState) -> tuple[dict[str, Any], dict[str, Any]]:
-    return state.gen.variables, {"params": state.disc.params}
+    return random.normal(random.key(1), (len(labels), gan.generator.latent_dim)), labels
 
 
 @partial(jax.jit, static_argnames="gan")
@@ -256,5 +311,5 @@ def _labels(labels: Any) -> Tensor:
     return torch.from_numpy(np.array(labels, np.int64))
 
 
-def _numpy(tensors: dict[str, Tensor]) -> dict[str, Array]:
+def _numpy(tensors: Mapping[str, Tensor]) -> dict[str, Array]:
     return {name: tensor.detach().numpy().copy() for name, tensor in tensors.items()}

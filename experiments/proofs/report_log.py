@@ -1,7 +1,7 @@
 """Set the losses that the course report printed against those of many seeds, and draw both.
 
-    python -m experiments.proofs.report_log                         # the first 25 batches; a minute
-    python -m experiments.proofs.report_log --run runs/fashion_cgan # the last five too, by a finished run
+    python -m experiments.proofs.report_log       # the first 25 batches; half a minute
+    python -m experiments.proofs.report_log --run runs/fashion_cgan    # a finished run's last, too
 
 Writes tests/golden/report_log.json and docs/report_log.png. The report's own figures, its printed
 log, are in tests/golden/report_losses.csv.
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cgan_jax.checks import check_int_field
-from cgan_jax.data import load
+from cgan_jax.data import Dataset, load
 from cgan_jax.errors import RunError
 from cgan_jax.presets import PRESETS
 from experiments.shared.command_line import parse, run
@@ -30,9 +30,12 @@ PICTURE = ROOT / "docs/report_log.png"
 
 LOSSES = ("d_loss", "g_loss")
 FIRST = 25
-# Batches of 64 of the last 5 epochs. The report's very last batch has 32 images, and losses that
-# scatter wider: it belongs to its like, of which an epoch has one.
+LAST_BATCH = 937
+# Batches of 64 of the last 5 epochs. The report's very last batch has 32 images, whose losses vary
+# more, so it is compared with the last batches of more epochs.
 FULL_EPOCHS, SMALL_EPOCHS = 5, 50
+# Runs whose own first losses are stored too, for the test that trains them again.
+EXAMPLES = 3
 QUANTILES = (0.005, 0.025, 0.5, 0.975, 0.995)
 
 Array = npt.NDArray[Any]
@@ -48,10 +51,10 @@ class Flags:
     """
 
     seeds: int = 20
-    """How many runs begin."""
+    """How many runs are begun."""
     run: Path | None = None
-    """The folder of a finished run of 200 epochs, for the last batches. By default what is known
-    of them stays."""
+    """The folder of a finished run of 200 epochs, for the last batches. By default their known
+    figures stay."""
     data_dir: Path | None = None
     """A directory with the data. By default they are looked for, and fetched if need be."""
 
@@ -66,7 +69,7 @@ def report_losses() -> tuple[Array, Array]:
     return table[table[:, 0] == 0, 2:], table[table[:, 0] > 0, 2:]
 
 
-def first_losses(n_seeds: int, data_dir: Path | None) -> Array:
+def first_losses(n_seeds: int, dataset: Dataset) -> Array:
     """The losses of the report preset's first batches, `[seeds, 25, 2]`."""
     import jax
 
@@ -74,8 +77,8 @@ def first_losses(n_seeds: int, data_dir: Path | None) -> Array:
     from cgan_jax.training.spans import Spans
     from cgan_jax.training.steps import run_keys
 
-    dataset, gan = load(REPORT.dataset, data_dir=data_dir), GAN.from_config(REPORT)
-    init, rows = jax.jit(gan.init), []
+    gan, rows = GAN.from_config(REPORT), []
+    init = jax.jit(gan.init)
     for seed in range(n_seeds):
         keys = run_keys(seed)
         spans = Spans(gan, dataset, REPORT.batch_size, keys)
@@ -88,37 +91,31 @@ def last_losses(folder: Path) -> dict[str, Array]:
     """A finished run's last losses `[n, 2]`: of `full` batches, and of the epochs' `small` last.
 
     Raises:
-        RunError: the folder holds no run, or one that is no finished run of the report preset.
+        RunError: not a run folder, or not a finished run of the report preset.
     """
     from cgan_jax.runs.folder import RunFolder
 
-    found = RunFolder.open(folder)
+    folder_of_run = RunFolder.open(folder)
     try:
-        lines = found.losses.read_text(encoding="utf-8").splitlines()[1:]
-        table = np.array([line.split(",") for line in lines], float)
-        finished = table[-1, :2].tolist() == [REPORT.epochs - 1, 937]
+        table = np.loadtxt(folder_of_run.losses, delimiter=",", skiprows=1, ndmin=2)
+        finished = table[-1, :2].tolist() == [REPORT.epochs - 1, LAST_BATCH]
     except (OSError, ValueError, IndexError):
         finished = False
-    if not finished or found.config.epochs != REPORT.epochs:
+    if not finished or folder_of_run.config.epochs != REPORT.epochs:
         raise RunError(
             f"{folder} holds no finished run of {REPORT.epochs} epochs\n"
-            f"expected the losses of epochs 0 to {REPORT.epochs - 1} in {found.losses.name}\n"
-            "Name the folder of such a run, or none to keep what is known."
+            f"expected the losses of epochs 0 to {REPORT.epochs - 1} in {folder_of_run.losses.name}"
+            "\nName the folder of such a run, or none to keep what is known."
         )
-    return last_of(table)
-
-
-def last_of(table: Array) -> dict[str, Array]:
-    """See `last_losses`; the table's columns are those of `losses.csv`."""
-    to_go, small = table[-1, 0] - table[:, 0], table[:, 1] == 937
+    epochs_left, small = table[-1, 0] - table[:, 0], table[:, 1] == LAST_BATCH
     return {
-        "full": table[(to_go < FULL_EPOCHS) & ~small, 2:],
-        "small": table[(to_go < SMALL_EPOCHS) & small, 2:],
+        "full": table[(epochs_left < FULL_EPOCHS) & ~small, 2:],
+        "small": table[(epochs_left < SMALL_EPOCHS) & small, 2:],
     }
 
 
 def summary(losses: Array) -> dict[str, Any]:
-    """Mean and standard deviation over the first axis, of either loss."""
+    """Mean and standard deviation over the first axis, of each loss."""
     return {
         name: {
             "mean": losses[..., i].mean(0).round(6).tolist(),
@@ -130,23 +127,24 @@ def summary(losses: Array) -> dict[str, Any]:
 
 def summary_of_last(losses: Array) -> dict[str, Any]:
     """The distribution of the last losses of one kind."""
-    found: dict[str, Any] = {"steps": len(losses)} | summary(losses)
-    for i, name in enumerate(LOSSES):
-        values = losses[:, i]
-        found[name] |= {"min": float(values.min()), "max": float(values.max())}
-        found[name] |= {str(q): round(float(np.quantile(values, q)), 6) for q in QUANTILES}
-    return found
+    figures: dict[str, Any] = {"steps": len(losses)} | summary(losses)
+    for name, values in zip(LOSSES, losses.T, strict=True):
+        figures[name] |= {"min": float(values.min()), "max": float(values.max())}
+        figures[name] |= {str(q): round(float(np.quantile(values, q)), 6) for q in QUANTILES}
+    return figures
 
 
-def offsets_of_last(figures: dict[str, Any]) -> dict[tuple[str, int], float]:
+def offsets_of_first(figures: dict[str, Any]) -> Array:
+    """How far the report's first losses are from the seeds' mean, in standard deviations."""
+    mean, sd = (np.transpose([figures["first"][n][key] for n in LOSSES]) for key in ("mean", "sd"))
+    return (report_losses()[0] - mean) / sd
+
+
+def offsets_of_last(figures: dict[str, Any]) -> Array:
     """How far the report's last losses are from the mean of their kind, in standard deviations."""
-    _, printed = report_losses()
-    offsets = {}
-    for i, name in enumerate(LOSSES):
-        for j, value in enumerate(printed[:, i]):
-            seen = figures["last"]["small" if j == len(printed) - 1 else "full"][name]
-            offsets[name, j] = float((value - seen["mean"]) / seen["sd"])
-    return offsets
+    kinds = [figures["last"][kind] for kind in ("full", "full", "full", "full", "small")]
+    mean, sd = (np.array([[k[n][key] for n in LOSSES] for k in kinds]) for key in ("mean", "sd"))
+    return (report_losses()[1] - mean) / sd
 
 
 def draw(figures: dict[str, Any], path: Path) -> None:
@@ -158,34 +156,21 @@ def draw(figures: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(10, 5.5), dpi=110, layout="constrained")
     ratios = {"width_ratios": [5, 1.4]} if known else {}
     axes = figure.subplots(2, 1 + known, squeeze=False, sharex="col", gridspec_kw=ratios)
+    label = f"cgan_jax, {figures['seeds']} seeds: mean ± 4 sd"
     for i, (name, title) in enumerate(zip(LOSSES, ("discriminator", "generator"), strict=True)):
-        mean, sd = (np.array(figures["first"][name][key]) for key in ("mean", "sd"))
-        batches, left = np.arange(FIRST), axes[i][0]
-        left.fill_between(
-            batches,
-            mean - 4 * sd,
-            mean + 4 * sd,
-            color=f"C{i}",
-            alpha=0.2,
-            linewidth=0,
-            label=f"cgan_jax, {figures['seeds']} seeds: mean ± 4 sd",
-        )
-        left.plot(batches, mean, f"C{i}", linewidth=1.2)
+        left, batches = axes[i][0], np.arange(FIRST)
+        _draw_band(left, batches, figures["first"][name], f"C{i}", label)
         left.plot(batches, first[:, i], "k.", label="the report's printed log")
         left.set_ylabel(f"{title} loss")
-        left.grid(alpha=0.3)
         left.legend(frameon=False, loc="upper right")
         if known:
-            right, last_batch = axes[i][1], 937
+            right, batches = axes[i][1], np.arange(LAST_BATCH + 1 - len(last), LAST_BATCH + 1)
             for kind, x in (("full", (932.5, 936.5)), ("small", (936.5, 937.5))):
-                seen = figures["last"][kind][name]
-                low, high = (seen["mean"] + sign * 4 * seen["sd"] for sign in (-1, 1))
-                right.fill_between(x, low, high, color=f"C{i}", alpha=0.2, linewidth=0)
-                right.hlines(seen["mean"], *x, color=f"C{i}", linewidth=1.2)
-            batches = np.arange(last_batch + 1 - len(last), last_batch + 1)
+                _draw_band(right, x, figures["last"][kind][name], f"C{i}")
             right.plot(batches, last[:, i], "k.")
             right.set_xticks(batches, [str(batch) for batch in batches], rotation=45)
-            right.grid(alpha=0.3)
+    for axis in axes.flat:
+        axis.grid(alpha=0.3)
     axes[0][0].set_title("epoch 1")
     axes[1][0].set_xlabel("batch")
     if known:
@@ -193,6 +178,13 @@ def draw(figures: dict[str, Any], path: Path) -> None:
         axes[1][1].set_xlabel("batch\n(bands: our last epochs,\nmean ± 4 sd)")
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path)
+
+
+def _draw_band(axis: Any, x: Any, losses: Any, color: str, label: str | None = None) -> None:
+    mean, sd = (np.broadcast_to(losses[key], len(x)) for key in ("mean", "sd"))
+    low, high = mean - 4 * sd, mean + 4 * sd
+    axis.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0, label=label)
+    axis.plot(x, mean, color, linewidth=1.2)
 
 
 def main() -> None:
@@ -205,15 +197,17 @@ def main() -> None:
     elif FIGURES.exists():
         known = json.loads(FIGURES.read_text(encoding="utf-8"))
         last = {"last": known["last"]} if "last" in known else {}
-    first = summary(first_losses(flags.seeds, flags.data_dir))
+    losses = first_losses(flags.seeds, load(REPORT.dataset, data_dir=flags.data_dir))
+    first = summary(losses)
+    for i, name in enumerate(LOSSES):
+        first[name]["examples"] = losses[:EXAMPLES, :, i].round(6).tolist()
     figures: dict[str, Any] = {"seeds": flags.seeds, "first": first} | last
     FIGURES.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     draw(figures, PICTURE)
-    mean, sd = (np.array([first[name][key] for name in LOSSES]).T for key in ("mean", "sd"))
-    off = np.abs(report_losses()[0] - mean) / sd
-    print(f"First {FIRST} batches: the report is within {off.max():.1f} sd of {flags.seeds} seeds")
+    worst = np.abs(offsets_of_first(figures)).max()
+    print(f"First {FIRST} batches: the report is within {worst:.1f} sd of {flags.seeds} seeds")
     if last:
-        worst = max(abs(off) for off in offsets_of_last(figures).values())
+        worst = np.abs(offsets_of_last(figures)).max()
         print(f"Last batches: the report is within {worst:.1f} sd of our last epochs")
     print(f"Written: {FIGURES.relative_to(ROOT)}, {PICTURE.relative_to(ROOT)}")
 

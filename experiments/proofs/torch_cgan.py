@@ -9,18 +9,28 @@ Source: the report's notebook, which descends from PyTorch-GAN's `implementation
 
 import argparse
 import math
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from functools import partial
+from itertools import islice, pairwise
 
 import numpy as np
 import numpy.typing as npt
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
+try:
+    import torch
+    import torch.nn.functional as F
+    from torch import Tensor, nn
+    from torch.utils.data import DataLoader, Dataset
+except ImportError:
+    if __name__ != "__main__":
+        raise
+    sys.exit("error: this needs PyTorch.\nInstall it with pip install -e '.[torch]'")
+
+Images = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.integer]
 Batch = tuple[Tensor, Tensor]
 
 VARIANTS = ("eager", "dataloader", "fused", "fused+compile")
@@ -46,16 +56,9 @@ class Generator(nn.Module):
         super().__init__()
         self.img_shape = tuple(img_shape)
         self.label_embedding = nn.Embedding(n_classes, n_classes)
-        layers: list[nn.Module] = []
-        fan_in = n_classes + latent_dim
-        for i, width in enumerate(widths):
-            layers.append(nn.Linear(fan_in, width))
-            if i > 0:
-                layers.append(nn.BatchNorm1d(width, eps=bn_eps, momentum=bn_momentum))
-            layers.append(nn.LeakyReLU(negative_slope))
-            fan_in = width
-        layers += [nn.Linear(fan_in, math.prod(self.img_shape)), nn.Tanh()]
-        self.model = nn.Sequential(*layers)
+        sizes = (n_classes + latent_dim, *widths, math.prod(self.img_shape))
+        norm = partial(nn.BatchNorm1d, eps=bn_eps, momentum=bn_momentum)
+        self.model = nn.Sequential(*_layers(sizes, norm, negative_slope), nn.Tanh())
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
         """z float[B, latent_dim], labels int64[B] -> images float[B, C, H, W] in (-1, 1)."""
@@ -79,15 +82,8 @@ class Discriminator(nn.Module):
     ) -> None:
         super().__init__()
         self.label_embedding = nn.Embedding(n_classes, n_classes)
-        layers: list[nn.Module] = []
-        fan_in = math.prod(img_shape) + n_classes
-        for i, width in enumerate(widths):
-            layers.append(nn.Linear(fan_in, width))
-            if i > 0:
-                layers.append(nn.Dropout(dropout))
-            layers.append(nn.LeakyReLU(negative_slope))
-            fan_in = width
-        layers.append(nn.Linear(fan_in, 1))
+        sizes = (math.prod(img_shape) + n_classes, *widths, 1)
+        layers = _layers(sizes, lambda width: nn.Dropout(dropout), negative_slope)
         self.model = nn.Sequential(*layers)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -97,43 +93,42 @@ class Discriminator(nn.Module):
         return scores
 
 
-class FixedDropout(nn.Module):
-    """Stands in for nn.Dropout with masks given from outside, one a forward pass, in order.
-
-    A mask is 1 (or True) where an activation is kept and 0 where it is dropped; what is kept is
-    scaled by 1 / (1 - p). In eval mode it does nothing and uses up no mask.
-    """
-
-    def __init__(self, p: float, masks: Iterable[Tensor] = ()) -> None:
-        super().__init__()
-        self.p = p
-        self.masks = deque(masks)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x float[B, width] -> float[B, width]; RuntimeError when no mask of that shape is left."""
-        if not self.training:
-            return x
-        if not self.masks:
-            raise RuntimeError("FixedDropout has no mask left: give one for each forward pass.")
-        mask = self.masks.popleft()
-        if mask.shape != x.shape:
-            raise RuntimeError(f"Dropout mask of shape {tuple(mask.shape)} for {tuple(x.shape)}.")
-        return x * mask.to(x) / (1 - self.p)
+def _layers(
+    sizes: Sequence[int], extra: Callable[[int], nn.Module], negative_slope: float
+) -> Iterator[nn.Module]:
+    """Linear layers with LeakyReLU between them; `extra` is before it from the second one on."""
+    for i, (fan_in, width) in enumerate(pairwise(sizes)):
+        yield nn.Linear(fan_in, width)
+        if i == len(sizes) - 2:
+            return
+        if i > 0:
+            yield extra(width)
+        yield nn.LeakyReLU(negative_slope)
 
 
-def inject_dropout_masks(D: Discriminator, masks: Iterable[Sequence[Tensor]]) -> None:
+def inject_dropout_masks(D: Discriminator, masks: Sequence[Sequence[Tensor]]) -> None:
     """Makes D's dropout use `masks[forward pass][dropout layer]`, each [B, width], 1 where kept.
 
-    Replaces what was left of an earlier call. `train_step` runs D three times, in this order: the
-    fakes for G's loss, the real images, the fakes for D's loss. Names in the state dict stay.
+    Kept activations are scaled by 1 / (1 - p). Replaces the masks of an earlier call. `train_step`
+    runs D three times, in this order: the fakes for G's loss, the real images, the fakes for D's
+    loss. In eval mode dropout does nothing and uses up no mask. D then raises RuntimeError when no
+    mask, or none of the right shape, is left. Names in the state dict stay.
     """
-    passes = list(masks)
-    layer = 0
-    for i, module in enumerate(D.model):
-        if isinstance(module, nn.Dropout | FixedDropout):
-            fixed = FixedDropout(module.p, [one_pass[layer] for one_pass in passes])
-            D.model[i] = fixed.train(module.training)
-            layer += 1
+    layers = [module for module in D.model if isinstance(module, nn.Dropout)]
+    for i, layer in enumerate(layers):
+        own = deque(one_pass[i] for one_pass in masks)
+        layer.forward = partial(_drop, layer, own)  # type: ignore[method-assign]
+
+
+def _drop(layer: nn.Dropout, masks: deque[Tensor], x: Tensor) -> Tensor:
+    if not layer.training:
+        return x
+    if not masks:
+        raise RuntimeError("no dropout mask left: give one for each forward pass")
+    mask = masks.popleft()
+    if mask.shape != x.shape:
+        raise RuntimeError(f"a dropout mask of shape {tuple(mask.shape)} for {tuple(x.shape)}")
+    return x * mask.to(x) / (1 - layer.p)
 
 
 def make_optimizers(
@@ -162,7 +157,7 @@ def train_step(
 ) -> tuple[Tensor, Tensor]:
     """One batch of the report: G's update, then D's on the same fakes. Returns (d_loss, g_loss).
 
-    1. The fakes are made once, by G in training mode, before any update.
+    1. G generates the fakes once, in training mode, before any update.
     2. G minimises mean((D(fake) - 1)^2), D in training mode.
     3. D, with fresh dropout masks, minimises (mean((D(real) - 1)^2) + mean(D(fake)^2)) / 2
        on those fakes, cut off from G.
@@ -199,7 +194,7 @@ class Items(Dataset[tuple[Tensor, int]]):
     images uint8[N, H, W] or [N, H, W, C], labels int[N].
     """
 
-    def __init__(self, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.integer]) -> None:
+    def __init__(self, images: Images, labels: Labels) -> None:
         self.images = _with_channels(images)
         self.labels = labels
 
@@ -207,27 +202,27 @@ class Items(Dataset[tuple[Tensor, int]]):
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        # The steps of ToTensor and Normalize([0.5], [0.5]), written out: torchvision is no need.
+        # The steps of ToTensor and Normalize([0.5], [0.5]), written out to do without torchvision.
         chw = torch.from_numpy(self.images[index].copy()).permute(2, 0, 1).contiguous()
         image = chw.to(torch.float32).div(255)
         mean, std = torch.as_tensor([0.5]), torch.as_tensor([0.5])
         return image.sub_(mean.view(-1, 1, 1)).div_(std.view(-1, 1, 1)), int(self.labels[index])
 
 
-def scale_images(images: npt.NDArray[np.uint8]) -> Tensor:
+def scale_images(images: Images) -> Tensor:
     """uint8[N, H, W] or [N, H, W, C] in 0..255 -> float32[N, C, H, W] in [-1, 1]."""
     chw = torch.from_numpy(np.ascontiguousarray(_with_channels(images).transpose(0, 3, 1, 2)))
     return chw.to(torch.float32) / 127.5 - 1
 
 
-def _with_channels(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def _with_channels(images: Images) -> Images:
     return images[..., None] if images.ndim == 3 else images
 
 
 def memory_batches(
     images: Tensor, labels: Tensor, batch_size: int = 64, rng: torch.Generator | None = None
 ) -> Iterator[Batch]:
-    """One shuffled epoch over tensors in memory; the last, smaller batch is kept.
+    """One shuffled epoch over tensors in memory, with the last, smaller batch.
 
     images float[N, C, H, W], labels int64[N], both on one device; `rng` is a CPU generator.
     """
@@ -237,8 +232,8 @@ def memory_batches(
 
 
 def make_loader(
-    images: npt.NDArray[np.uint8],
-    labels: npt.NDArray[np.integer],
+    images: Images,
+    labels: Labels,
     batch_size: int = 64,
     workers: int = 0,
     rng: torch.Generator | None = None,
@@ -257,16 +252,14 @@ def train_epoch(
     batches: Iterable[Batch],
     latent_dim: int = 100,
     n_classes: int = 10,
-    on_batch: Callable[[int, float, float], None] = lambda batch, d_loss, g_loss: None,
-) -> int:
-    """Runs `train_step` once for each batch and returns the number of batches.
+) -> list[tuple[float, float]]:
+    """Runs `train_step` once for each batch and returns each one's (D loss, G loss).
 
-    z ~ N(0, 1) and uniform fake labels are drawn from torch's default generator. `on_batch` gets
-    (batch number, D loss, G loss): the report prints both losses of each batch, so they are read
-    from the device each time.
+    z ~ N(0, 1) and uniform fake labels are drawn from torch's default generator. The report prints
+    both losses of each batch, so they are read from the device each time.
     """
     device = next(G.parameters()).device
-    n_batches = 0
+    losses = []
     for real, labels in batches:
         n = len(real)
         d_loss, g_loss = train_step(
@@ -279,93 +272,50 @@ def train_epoch(
             z=torch.randn(n, latent_dim, device=device),
             fake_labels=torch.randint(n_classes, (n,), device=device),
         )
-        on_batch(n_batches, d_loss.item(), g_loss.item())
-        n_batches += 1
-    return n_batches
-
-
-def train(
-    images: npt.NDArray[np.uint8],
-    labels: npt.NDArray[np.integer],
-    n_epochs: int = 200,
-    batch_size: int = 64,
-    device: str = "cpu",
-    seed: int = 0,
-    fused: bool = False,
-) -> tuple[Generator, Discriminator]:
-    """The report's whole run with its printed lines; `n_epochs=200` makes 187,600 steps.
-
-    images uint8[N, 28, 28] or [N, 28, 28, 1], labels int[N] in 0..9.
-    """
-    torch.manual_seed(seed)
-    G, D = Generator().to(device), Discriminator().to(device)
-    opt_G, opt_D = make_optimizers(G, D, fused=fused)
-    x = scale_images(images).to(device)
-    y = torch.from_numpy(labels.astype(np.int64)).to(device)
-    n_batches = math.ceil(len(x) / batch_size)
-    for epoch in range(n_epochs):
-
-        def report(batch: int, d_loss: float, g_loss: float, epoch: int = epoch) -> None:
-            print(
-                f"[Epoch {epoch}/{n_epochs}] [Batch {batch}/{n_batches}] "
-                f"[D loss: {d_loss:f}] [G loss: {g_loss:f}]"
-            )
-
-        train_epoch(G, D, opt_G, opt_D, memory_batches(x, y, batch_size), on_batch=report)
-    return G, D
+        losses.append((d_loss.item(), g_loss.item()))
+    return losses
 
 
 def measure_steps_per_second(
     variant: str,
-    images: npt.NDArray[np.uint8],
-    labels: npt.NDArray[np.integer],
+    images: Images,
+    labels: Labels,
     n_steps: int = 300,
     warmup: int = 30,
     device: str = "cpu",
-    threads: int | None = None,
     workers: int = 0,
     batch_size: int = 64,
 ) -> float:
     """Times `n_steps` training steps of the report preset after `warmup` untimed ones.
 
+    Measure on an idle machine: torch's threads, which wait for each other, lose far more to other
+    work than one does.
+
     variant: "eager" (data in memory), "dataloader" (item by item, with `workers` processes),
         "fused" (in memory, fused Adam) or "fused+compile" (also torch.compile on both networks).
     images uint8[N, 28, 28] or [N, 28, 28, 1], labels int[N] in 0..9; epochs follow one another.
-    threads: torch's CPU threads for the measurement; None leaves torch's choice. Measure on an
-        idle machine: threads that wait for each other lose far more to other work than one does.
-    Returns steps a second of wall-clock time: making batches, z and labels, both updates, and
+    Returns steps per second of wall-clock time: making batches, z and labels, both updates, and
     reading both losses.
     """
     if variant not in VARIANTS:
         raise ValueError(f"Unknown variant {variant!r}: choose one of {', '.join(VARIANTS)}.")
-    threads_before = torch.get_num_threads()
-    if threads is not None:
-        torch.set_num_threads(threads)
-    try:
-        G, D = Generator().to(device), Discriminator().to(device)
-        opt_G, opt_D = make_optimizers(G, D, fused=variant.startswith("fused"))
-        if variant.endswith("compile"):
-            G.compile()
-            D.compile()
-        batches = _endless_batches(variant, images, labels, device, workers, batch_size)
-        train_epoch(G, D, opt_G, opt_D, islice(batches, warmup))
-        start = time.perf_counter()
-        # Each loss is read back inside, so the device has finished when this returns.
-        train_epoch(G, D, opt_G, opt_D, islice(batches, n_steps))
-        if device.startswith("cuda"):
-            torch.cuda.synchronize(device)
-        return n_steps / (time.perf_counter() - start)
-    finally:
-        torch.set_num_threads(threads_before)
+    G, D = Generator().to(device), Discriminator().to(device)
+    optimizers = make_optimizers(G, D, fused=variant.startswith("fused"))
+    if variant.endswith("compile"):
+        G.compile()
+        D.compile()
+    batches = _endless_batches(variant, images, labels, device, workers, batch_size)
+    train_epoch(G, D, *optimizers, islice(batches, warmup))
+    start = time.perf_counter()
+    # Each loss is read back inside, so the device has finished when this returns.
+    train_epoch(G, D, *optimizers, islice(batches, n_steps))
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+    return n_steps / (time.perf_counter() - start)
 
 
 def _endless_batches(
-    variant: str,
-    images: npt.NDArray[np.uint8],
-    labels: npt.NDArray[np.integer],
-    device: str,
-    workers: int,
-    batch_size: int,
+    variant: str, images: Images, labels: Labels, device: str, workers: int, batch_size: int
 ) -> Iterator[Batch]:
     if variant == "dataloader":
         loader = make_loader(images, labels, batch_size, workers)
@@ -378,35 +328,32 @@ def _endless_batches(
 
 
 def main(
-    argv: Sequence[str] | None = None,
-    images: npt.NDArray[np.uint8] | None = None,
-    labels: npt.NDArray[np.integer] | None = None,
+    argv: Sequence[str] | None = None, images: Images | None = None, labels: Labels | None = None
 ) -> float:
-    """Prints and returns the steps a second of one variant, on `images` or on random ones."""
-    parser = argparse.ArgumentParser(description="Time the report's GAN in PyTorch.")
-    parser.add_argument("--variant", choices=VARIANTS, default="eager")
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--warmup", type=int, default=30)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, help="torch's CPU threads (default: torch's choice)")
+    """Prints and returns the steps per second of one variant, on `images` or on random ones."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.proofs.torch_cgan",
+        description="Time the report's GAN in PyTorch.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--variant", choices=VARIANTS, default="eager", help="of the loop")
+    parser.add_argument("--steps", type=int, default=300, help="timed")
+    parser.add_argument("--warmup", type=int, default=30, help="steps before them")
+    parser.add_argument("--device", default=device, help="as torch calls it")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the CPU")
     parser.add_argument("--workers", type=int, default=0, help="loader processes (dataloader only)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of weights, noise and random images")
     args = parser.parse_args(argv)
 
+    torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     if images is None or labels is None:
         rng = np.random.default_rng(args.seed)
         images = rng.integers(0, 256, (60_000, 28, 28), dtype=np.uint8)
         labels = rng.integers(0, 10, 60_000, dtype=np.int32)
     rate = measure_steps_per_second(
-        args.variant,
-        images,
-        labels,
-        n_steps=args.steps,
-        warmup=args.warmup,
-        device=args.device,
-        threads=args.threads,
-        workers=args.workers,
+        args.variant, images, labels, args.steps, args.warmup, args.device, args.workers
     )
     print(
         f"{args.variant}: {rate:.1f} steps/s "

@@ -1,7 +1,7 @@
-"""Makes tests/golden/parity_tiny.npz: six steps of the PyTorch twin on small networks, in float64.
+"""Writes tests/golden/parity_tiny.npz: six steps of the PyTorch twin on small networks, in float64.
 
 Run from the repository's root, with PyTorch: python -m tests.golden.make_parity
-Arrays are named as PyTorch names them, so that nothing of cgan_jax has a part in this file.
+Arrays have PyTorch's names, so that this file does not depend on cgan_jax.
 """
 
 from pathlib import Path
@@ -25,10 +25,10 @@ BATCH_SIZES = (8, 8, 8, 5, 8, 8)  # the fourth is an epoch's last
 def make() -> dict[str, np.ndarray]:
     """The arrays of the file.
 
-    Inputs, one a step (`images.3`): images uint8 `[B, H, W, C]`, labels, z, fake_labels, and masks
+    Inputs, one per step (`images.3`): images uint8 `[B, H, W, C]`, labels, z, fake_labels, and masks
     bool `[pass, layer, B, width]` in the twin's order of passes. Results, stacked over the steps:
     d_loss, g_loss; `G.param.NAME` and `G.buffer.NAME`, which begin with the value before the first
-    step; `G.exp_avg.NAME` and `G.exp_avg_sq.NAME`; D's likewise. The fakes are one a step.
+    step; `G.exp_avg.NAME` and `G.exp_avg_sq.NAME`; D's likewise. The fakes are one array per step.
     """
     rng = np.random.default_rng(0)
     torch.manual_seed(0)

@@ -129,8 +129,9 @@ MISTAKES = [
     Mistake(
         "fake labels taken from the real batch",
         "training/steps.py",
-        "fake_labels_B = random.randint(label_key, (n,), 0, gan.generator.n_classes)",
-        "fake_labels_B = batch.labels",
+        """    if gan.loss.paired:
+        fake_labels_B = batch.labels""",
+        "    fake_labels_B = batch.labels",
         "training/test_steps.py::test_fake_labels_are_drawn_and_are_the_same_for_both_players",
     ),
     Mistake(

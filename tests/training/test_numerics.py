@@ -156,10 +156,7 @@ def vmapped(setting, tmp_path):
 def in_float64(setting, tmp_path):
     """With float32 noise, since the same key gives other draws in float64."""
     state, taken = setting.init(run_keys(0).init), []
-    noise = [
-        draw_noise(setting.gan, state.disc.params, setting.key(i), BATCH_SIZE)
-        for i in range(N_STEPS)
-    ]
+    noise = [draw_noise(setting.gan, setting.key(i), BATCH_SIZE) for i in range(N_STEPS)]
     with jax.enable_x64(True):
         state, noise = widened(state), widened(noise)
         for i in range(N_STEPS):
@@ -252,7 +249,7 @@ def test_gradients_equal_finite_differences(setting, net):
     g comes from Adam's first moment. The error of a central difference is h^2 and rounding / h.
     """
     state = setting.init(run_keys(0).init)
-    noise = draw_noise(setting.gan, state.disc.params, setting.key(0), BATCH_SIZE)
+    noise = draw_noise(setting.gan, setting.key(0), BATCH_SIZE)
     rng, h = np.random.default_rng(0), 1e-6
     with jax.enable_x64(True):
         state, noise = widened(state), widened(noise)

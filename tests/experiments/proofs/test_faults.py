@@ -1,4 +1,4 @@
-"""The fault campaign in small, and that it can fail. In full: `python -m experiments.proofs.faults`."""
+"""A small fault campaign, and that it can fail. In full: `python -m experiments.proofs.faults`."""
 
 import logging
 import os
@@ -35,20 +35,20 @@ def without_manifest(saved):
     return damage
 
 
-def test_a_step_without_its_manifest_is_detected(saved, tmp_path):
-    (found,) = damages.try_damages(saved, [without_manifest(saved)], tmp_path)
-    assert found.outcome == "detected"
-    assert "step 18" in found.why
+def test_missing_manifest_is_detected(saved, tmp_path):
+    (result,) = damages.try_damages(saved, [without_manifest(saved)], tmp_path)
+    assert result.outcome == "detected"
+    assert "step 18" in result.why
 
 
-def test_without_checksums_a_flipped_bit_is_counted_as_silently_wrong(tmp_path, rng, monkeypatch):
+def test_flipped_bit_is_silently_wrong_without_checksums(tmp_path, rng, monkeypatch):
     def describe(array):
         return {"dtype": array.dtype.name, "shape": list(array.shape), "crc32": 0}
 
     monkeypatch.setattr("cgan_jax.runs.checkpoint._describe", describe)
     saved = damages.save_steps(tmp_path / "saved" / "checkpoints")
     arrays = [d for d in damages.flips(saved, rng, 300) if "/state/ocdbt.process_0/d/" in d.what]
-    tries = []  # until one is wrong: about a bit in four is; the others are in parts not read
+    tries = []  # until one is wrong, as about every fourth is; the others are in parts not read
     for one in damages.try_damages(saved, arrays, tmp_path):
         tries.append(one)
         if one.outcome == "silently wrong":
@@ -59,7 +59,7 @@ def test_without_checksums_a_flipped_bit_is_counted_as_silently_wrong(tmp_path, 
 
 
 def sabotaged(kind, folder):
-    """Checkpoints.restore with one fault of its own."""
+    """Checkpoints.restore with one defect."""
     restore = Checkpoints.restore
 
     def sabotage(self, like):
@@ -67,13 +67,13 @@ def sabotaged(kind, folder):
             raise ValueError("unforeseen")
         if kind == "writes to the screen":
             os.write(2, b"E0000 a C++ library's line\n")
-        if kind == "says nothing":
+        if kind == "is silent":
             logging.disable()
         state = restore(self, like)
         logging.disable(logging.NOTSET)
         if kind == "deletes":
             shutil.rmtree(folder / "damaged", ignore_errors=True)
-        if kind == "says much":
+        if kind == "adds a notice":
             logging.getLogger("cgan_jax").warning("And another thing.")
         return state
 
@@ -85,27 +85,27 @@ def sabotaged(kind, folder):
     [
         ("raises", "crashed", "ValueError: unforeseen"),
         ("writes to the screen", "crashed", "on the screen: E0000"),
-        ("says nothing", "silently wrong", "without a word"),
+        ("is silent", "silently wrong", "without a notice"),
         ("deletes", "crashed", "files were lost"),
-        ("says much", "crashed", "not one plain line"),
+        ("adds a notice", "crashed", "not one plain line"),
     ],
 )
-def test_a_library_that_fails_is_caught(saved, tmp_path, monkeypatch, kind, outcome, why):
+def test_defective_restore_is_caught(saved, tmp_path, monkeypatch, kind, outcome, why):
     monkeypatch.setattr(Checkpoints, "restore", sabotaged(kind, tmp_path / "scratch"))
-    (found,) = damages.try_damages(saved, [without_manifest(saved)], tmp_path)
-    assert (found.outcome, why in found.why) == (outcome, True), found
+    (result,) = damages.try_damages(saved, [without_manifest(saved)], tmp_path)
+    assert (result.outcome, why in result.why) == (outcome, True), result
 
 
-def test_a_restore_from_ruins_is_caught(saved, tmp_path, monkeypatch):
-    ruin = damages.ruins(saved)[0]
-    (found,) = damages.try_ruins(saved, [ruin], tmp_path)
-    assert found.outcome == "detected"
+def test_restore_after_a_total_loss_is_caught(saved, tmp_path, monkeypatch):
+    loss = next(damages.total_losses(saved))
+    (result,) = damages.try_damages(saved, [loss], tmp_path)
+    assert result.outcome == "detected"
     monkeypatch.setattr(Checkpoints, "restore", lambda self, like: like)
-    (found,) = damages.try_ruins(saved, [ruin], tmp_path)
-    assert found.outcome == "silently wrong"
+    (result,) = damages.try_damages(saved, [loss], tmp_path)
+    assert result.outcome == "silently wrong"
 
 
-def test_every_file_is_hit_and_the_same_seed_hits_the_same_places(saved):
+def test_flips_hit_every_file_and_depend_on_the_seed(saved):
     files = {path.relative_to(saved.folder) for path in saved.newest.rglob("*") if path.is_file()}
     one, same, other = (
         [d.what for d in damages.flips(saved, np.random.default_rng(seed), 60)]
@@ -116,17 +116,17 @@ def test_every_file_is_hit_and_the_same_seed_hits_the_same_places(saved):
     assert {word for what in one for word in what.split()} >= {str(file) for file in files}
 
 
-def test_what_is_said_is_kept_from_the_screen(capfd):
-    with damages.listening() as heard:
+def test_output_is_captured_and_not_shown(capfd):
+    with damages.captured_output() as output:
         os.write(2, b"from C++\n")
         print("from Python", file=sys.stderr)
         logging.getLogger("cgan_jax").warning("from %s", "the library")
-    assert heard.lines == ["from the library"]
-    assert sorted(heard.noise) == ["from C++", "from Python"]
+    assert output.notices == ["from the library"]
+    assert sorted(output.screen) == ["from C++", "from Python"]
     assert capfd.readouterr().err == ""
 
 
-def test_a_row_counts():
+def test_row_counts_the_outcomes():
     tries = [Try("a", "harmless"), Try("b", "silently wrong"), Try("c", "crashed")]
     assert str(faults.Row("x", tries, "somehow")) == "| x | 3 | 1 | 1 | somehow |"
     assert faults.counted(one.outcome for one in [*tries, tries[1]]).startswith("2 silently wrong,")
@@ -138,13 +138,13 @@ def test_damaged_checkpoints(saved, tmp_path, rng):
         damages.flips(saved, rng, 40),
         damages.truncations(saved, rng),
         damages.deletions(saved),
-        damages.foreigners(saved),
+        damages.foreign_files(saved),
+        damages.total_losses(saved),
     ):
         assert not_survived(damages.try_damages(saved, kind, tmp_path)) == []
-    assert not_survived(damages.try_ruins(saved, damages.ruins(saved), tmp_path)) == []
 
 
-def test_an_existing_folder_is_not_worked_in(tmp_path):
+def test_existing_workdir_is_refused(tmp_path):
     with pytest.raises(RunError, match="Name a new folder"), faults.workplace(tmp_path):
         pass
 

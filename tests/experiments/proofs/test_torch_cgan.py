@@ -1,8 +1,10 @@
-"""The PyTorch twin in experiments/torch_cgan.py: sizes, update order, batches, stopwatch.
-Its agreement with cgan_jax is tested elsewhere. Needs PyTorch.
+"""The PyTorch twin: sizes, update order, batches, stopwatch. Needs PyTorch.
+
+Its agreement with cgan_jax is tested in test_parity_live.py.
 """
 
-import math
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from copy import deepcopy
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 
 from experiments.proofs import torch_cgan
 from experiments.proofs.torch_cgan import Discriminator, Generator
+from tests.helpers import ROOT
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
@@ -69,7 +72,7 @@ def test_has_the_reports_parameter_count(network: type[nn.Module], count: int) -
     assert sum(p.numel() for p in network().parameters()) == count
 
 
-def test_layers_stand_in_the_reports_order() -> None:
+def test_layers_have_the_reports_order() -> None:
     block = ["Linear", "BatchNorm1d", "LeakyReLU"]
     assert [type(m).__name__ for m in Generator().model] == (
         ["Linear", "LeakyReLU"] + block * 3 + ["Linear", "Tanh"]
@@ -80,7 +83,7 @@ def test_layers_stand_in_the_reports_order() -> None:
     )
 
 
-def test_settings_are_the_reports() -> None:
+def test_settings_match_the_report() -> None:
     g, d = Generator(), Discriminator()
     norms = [m for m in g.model if isinstance(m, nn.BatchNorm1d)]
     assert {(m.eps, m.momentum) for m in norms} == {(0.8, 0.1)}
@@ -92,18 +95,18 @@ def test_settings_are_the_reports() -> None:
         assert (group["lr"], group["betas"], group["eps"]) == (2e-4, (0.5, 0.999), 1e-8)
 
 
-def test_label_comes_before_the_noise_and_after_the_image() -> None:
+def test_label_is_before_the_noise_and_after_the_image() -> None:
     g, d = small_networks()
     b = batch()
-    seen: list[Tensor] = []
+    inputs: list[Tensor] = []
     for network in (g, d):
-        network.model.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+        network.model.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
     fake = g(b.z, b.fake_labels)
     d(fake, b.fake_labels)
-    assert torch.equal(seen[0][:, :CLASSES], g.label_embedding(b.fake_labels))
-    assert torch.equal(seen[0][:, CLASSES:], b.z)
-    assert torch.equal(seen[1][:, :-CLASSES], fake.flatten(1))
-    assert torch.equal(seen[1][:, -CLASSES:], d.label_embedding(b.fake_labels))
+    assert torch.equal(inputs[0][:, :CLASSES], g.label_embedding(b.fake_labels))
+    assert torch.equal(inputs[0][:, CLASSES:], b.z)
+    assert torch.equal(inputs[1][:, :-CLASSES], fake.flatten(1))
+    assert torch.equal(inputs[1][:, -CLASSES:], d.label_embedding(b.fake_labels))
 
 
 def test_losses_and_updates_equal_a_step_written_out_by_hand() -> None:
@@ -146,11 +149,11 @@ def test_d_learns_from_the_fakes_that_g_was_updated_on() -> None:
     g, d = small_networks()
     b = batch()
     old_fakes = deepcopy(g)(b.z, b.fake_labels)
-    seen: list[tuple[Tensor, Tensor]] = []
-    d.register_forward_pre_hook(lambda _, args: seen.append((args[0].detach().clone(), args[1])))
+    passes: list[tuple[Tensor, Tensor]] = []
+    d.register_forward_pre_hook(lambda _, args: passes.append((args[0].detach().clone(), args[1])))
     torch_cgan.train_step(g, d, *torch_cgan.make_optimizers(g, d), *b)
 
-    (for_g, for_g_labels), (real, real_labels), (for_d, for_d_labels) = seen
+    (for_g, for_g_labels), (real, real_labels), (for_d, for_d_labels) = passes
     assert torch.equal(for_g, old_fakes) and torch.equal(for_d, old_fakes)
     assert torch.equal(real, b.real) and torch.equal(real_labels, b.labels)
     assert torch.equal(for_g_labels, b.fake_labels)
@@ -173,13 +176,15 @@ def test_step_trains_in_training_mode_whatever_the_mode_before() -> None:
     g, d = small_networks()
     g.eval(), d.eval()
     torch_cgan.inject_dropout_masks(d, keep_masks(passes=3))
-    torch_cgan.train_step(g, d, *torch_cgan.make_optimizers(g, d), *batch())
+    b = batch()
+    torch_cgan.train_step(g, d, *torch_cgan.make_optimizers(g, d), *b)
     (norm, _) = (m for m in g.model if isinstance(m, nn.BatchNorm1d))
     assert norm.num_batches_tracked == 1
-    assert all(not m.masks for m in d.model if isinstance(m, torch_cgan.FixedDropout))
+    with pytest.raises(RuntimeError, match="no dropout mask left"):
+        d(b.real, b.labels)
 
 
-def test_fixed_dropout_is_dropout_with_known_masks() -> None:
+def test_injected_masks_replace_random_ones() -> None:
     _, d = small_networks()
     images, labels = batch().real, torch.zeros(BATCH, dtype=torch.int64)
     names = list(d.state_dict())
@@ -189,10 +194,13 @@ def test_fixed_dropout_is_dropout_with_known_masks() -> None:
     assert list(d.state_dict()) == names
     assert torch.equal(d(images, labels), no_scaling)
     assert not torch.equal(d.train()(images, labels), no_scaling)
-    with pytest.raises(RuntimeError, match="no mask left"):
+    with pytest.raises(RuntimeError, match="no dropout mask left"):
         d(images, labels)
 
-    layer = torch_cgan.FixedDropout(0.4, [torch.tensor([[True, False]]), torch.ones(1, 3)])
+    d = Discriminator(CLASSES, widths=(8, 2), img_shape=SHAPE, dropout=0.4)
+    masks = [[torch.tensor([[True, False]])], [torch.ones(1, 3)]]
+    torch_cgan.inject_dropout_masks(d, masks)
+    (layer,) = (m for m in d.model if isinstance(m, nn.Dropout))
     torch.testing.assert_close(layer(torch.tensor([[3.0, 3.0]])), torch.tensor([[5.0, 0.0]]))
     with pytest.raises(RuntimeError, match=r"\(1, 3\) for \(1, 2\)"):
         layer(torch.ones(1, 2))
@@ -240,41 +248,27 @@ def test_both_loops_serve_the_same_images_from_minus_one_to_one(shape: tuple[int
     torch.testing.assert_close(torch.cat([x for x, _ in batches]), scaled[order], atol=1e-6, rtol=0)
 
 
-def test_epoch_reports_each_batch_and_draws_fresh_noise() -> None:
+def test_epoch_returns_each_batchs_losses_and_draws_fresh_noise() -> None:
     g, d = small_networks()
     drawn: list[tuple[Tensor, Tensor]] = []
     g.register_forward_pre_hook(lambda _, args: drawn.append(args))
-    lines: list[tuple[int, float, float]] = []
     x, y = torch.rand(20, *SHAPE), torch.randint(CLASSES, (20,))
-    n_batches = torch_cgan.train_epoch(
+    losses = torch_cgan.train_epoch(
         g,
         d,
         *torch_cgan.make_optimizers(g, d),
         torch_cgan.memory_batches(x, y, batch_size=8),
         latent_dim=LATENT,
         n_classes=CLASSES,
-        on_batch=lambda *line: lines.append(line),
     )
-    assert n_batches == 3 and [line[0] for line in lines] == [0, 1, 2]
-    assert all(math.isfinite(loss) for line in lines for loss in line[1:])
+    assert np.shape(losses) == (3, 2) and np.isfinite(losses).all()
     assert [z.shape for z, _ in drawn] == [(8, LATENT), (8, LATENT), (4, LATENT)]
     assert not torch.equal(drawn[0][0], drawn[1][0])
     assert all((labels >= 0).all() and (labels < CLASSES).all() for _, labels in drawn)
 
 
-def test_run_prints_the_reports_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    images = np.random.default_rng(0).integers(0, 256, (6, 28, 28), dtype=np.uint8)
-    torch_cgan.train(images, np.arange(6), n_epochs=2, batch_size=4)
-    lines = capsys.readouterr().out.splitlines()
-    assert [line[:28] for line in lines] == [
-        f"[Epoch {epoch}/2] [Batch {i}/2] [D l" for epoch in (0, 1) for i in (0, 1)
-    ]
-    assert 0.3 < float(lines[0].split("[D loss: ")[1].split("]")[0]) < 0.7
-    assert 0.7 < float(lines[0].split("[G loss: ")[1].split("]")[0]) < 1.3
-
-
 @pytest.mark.parametrize("variant", ["eager", "dataloader", "fused"])
-def test_stopwatch_counts_steps_a_second(
+def test_stopwatch_counts_steps_per_second(
     variant: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fused: list[bool] = []
@@ -301,13 +295,21 @@ def test_stopwatch_counts_steps_a_second(
     assert f"{variant}: 1.5 steps/s" in capsys.readouterr().out
 
 
-def test_stopwatch_leaves_torchs_threads_alone() -> None:
-    images, labels = np.zeros((8, 28, 28), np.uint8), np.zeros(8, np.int32)
-    torch_cgan.measure_steps_per_second("eager", images, labels, n_steps=1, warmup=0, threads=2)
-    assert torch.get_num_threads() == 1
-
-
 def test_stopwatch_names_its_variants() -> None:
     images, labels = np.zeros((1, 28, 28), np.uint8), np.zeros(1, np.int32)
     with pytest.raises(ValueError, match="'turbo': choose one of eager"):
         torch_cgan.measure_steps_per_second("turbo", images, labels)
+
+
+def test_missing_torch_is_one_clear_error() -> None:
+    """Python reads None in sys.modules as a module that cannot be imported."""
+    script = (
+        "import runpy, sys; sys.modules['torch'] = None; sys.argv[1:] = ['--help']; "
+        "runpy.run_module('experiments.proofs.torch_cgan', run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: this needs PyTorch.")
+    assert len(done.stderr.splitlines()) == 2
