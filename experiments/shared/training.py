@@ -117,8 +117,8 @@ def run(
 
 def _mesh(config: TrainConfig, n_devices: int | None) -> Mesh | None:
     """The devices that share each batch; None for JAX's first one alone."""
-    several_processes = jax.process_plural() > 1
-    n_devices = n_devices or (jax.device_plural() if several_processes else 1)
+    several_processes = jax.process_count() > 1
+    n_devices = n_devices or (jax.device_count() if several_processes else 1)
     if n_devices == 1 and not several_processes:
         return None
     mesh = data_mesh(n_devices)
