@@ -19,7 +19,16 @@ from cgan_jax.presets import preset
 from experiments.shared.command_line import parse, run
 from experiments.shared.settings import Setting, flag_fields, given, settings, with_settings
 from experiments.shared.sweep_folder import SweepFolder
-from experiments.shared.training_flags import PresetFlag, flag_value, flags_class, part_of
+from experiments.shared.training_flags import (
+    PresetFlag,
+    command_line,
+    flag_value,
+    flag_words,
+    flags_class,
+    part_of,
+    saved_flags,
+    saved_words,
+)
 
 MODULE = "experiments.sweep"
 
@@ -36,6 +45,7 @@ class Flags:
       python -m experiments.sweep                                four seeds, 200 epochs
       python -m experiments.sweep --seeds 3 --lr 1e-4 2e-4 4e-4  three seeds of each
       python -m experiments.sweep --epochs 20 --loss hinge least_squares --workdir runs/losses
+      python -m experiments.sweep --workdir runs/losses          resume it, with its settings
     """
 
     seeds: int = 4
@@ -55,19 +65,35 @@ class Flags:
             check_int_field(self, name, 1)
 
 
-def parse_sweep(words: Sequence[str] | None = None) -> tuple[Flags, dict[str, TrainConfig]]:
-    """The command's own flags, and the members' configurations by name.
+def parse_sweep(
+    words: Sequence[str] | None = None,
+) -> tuple[Flags, dict[str, TrainConfig], str]:
+    """The command's own flags, the members' configurations by name, and the whole command.
+
+    What is not given comes from the command that is kept in the sweep's folder, then from the
+    preset.
 
     Raises:
         ConfigError: a flag is out of range, or the preset is unknown.
     """
     words = list(sys.argv[1:] if words is None else words)
-    base = preset(flag_value(words, "--preset") or "report")
+    file = Path(flag_value(words, "--workdir") or Flags.workdir).expanduser() / "command.txt"
+    name = flag_value([*saved_words(MODULE, file), *words], "--preset") or "report"
+    base = preset(name)
     kind = flags_class((Flags, PresetFlag), flag_fields(base, several=True))
-    flags: Any = parse(kind, MODULE, words)
+    flags: Any = parse(kind, MODULE, words, default=saved_flags(kind, MODULE, file))
     own = part_of(flags, Flags)
     own.check()
-    return own, members(base, {each: given(flags, each) for each in settings(base)}, own.seeds)
+    values = {each: given(flags, each) for each in settings(base)}
+    changed = [
+        word
+        for each, value in values.items()
+        if value != ((each.value,) if each.can_vary else each.value)
+        for word in flag_words(each.flag, value)
+    ]
+    preset_words = ["--preset", name] if name != "report" else []
+    command = command_line(MODULE, own, [*preset_words, *changed])
+    return own, members(base, values, own.seeds), command
 
 
 def members(base: TrainConfig, values: dict[Setting, Any], seeds: int) -> dict[str, TrainConfig]:
@@ -116,7 +142,7 @@ def programs(members: dict[str, TrainConfig]) -> Sequence[dict[str, TrainConfig]
 
 
 def main() -> None:
-    flags, configs = parse_sweep()
+    flags, configs, command = parse_sweep()
     first = next(iter(configs.values()))
     first.check_data(SPECS[first.dataset].splits["train"].shape[0])
     SweepFolder.check(flags.workdir, configs)
@@ -128,6 +154,7 @@ def main() -> None:
         programs(configs),
         dataset,
         flags.workdir,
+        command=command,
         sample_every=flags.sample_every,
         checkpoint_every=flags.checkpoint_every,
     )

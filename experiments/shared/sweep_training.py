@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cgan_jax.config import TrainConfig
 from cgan_jax.data import Dataset
+from cgan_jax.files import atomic_write
 from cgan_jax.reporting.callbacks import LossesTable, SampleGrids, TensorBoard
 from cgan_jax.runs.checkpoint import Checkpoints
 from cgan_jax.runs.folder import RunFolder
@@ -23,7 +24,12 @@ from experiments.shared.page import write_or_warn
 from experiments.shared.progress import Progress, duration
 from experiments.shared.sweep_folder import SweepFolder
 from experiments.shared.sweep_summary import summarize
-from experiments.shared.training import check_not_lost, command, device, draw_real_images
+from experiments.shared.training import (
+    check_not_lost,
+    device,
+    draw_real_images,
+    resume_command,
+)
 
 
 def run(
@@ -31,6 +37,7 @@ def run(
     dataset: Dataset,
     workdir: Path,
     *,
+    command: str,
     sample_every: int,
     checkpoint_every: int,
 ) -> None:
@@ -40,6 +47,7 @@ def run(
         programs: for each program, the members that it trains together, by name.
         dataset: the training images.
         workdir: the sweep's folder.
+        command: the command that repeats all of this, kept in the folder.
         sample_every: epochs between two grids of samples.
         checkpoint_every: epochs between two checkpoints.
 
@@ -56,6 +64,8 @@ def run(
     with contextlib.ExitStack() as stack:
         stack.enter_context(run_lock(workdir))
         sweep = SweepFolder.start(workdir, members)
+        with atomic_write(workdir / "command.txt") as temporary:
+            temporary.write_text(command + "\n", encoding="utf-8")
         stack.enter_context(stop.listening())
         print(
             f"Training {len(members)} runs in {workdir}, {len(programs[0])} at once, {epochs} "
@@ -72,7 +82,10 @@ def run(
                 write_or_warn(workdir / name)
             if step < epochs * per_epoch:
                 assert stop.caught
-                print(f"Stopped and saved after step {step:,}. To resume: {command()}")
+                print(
+                    f"Stopped and saved after step {step:,}. "
+                    f"To resume: {resume_command(command, workdir)}"
+                )
                 raise SystemExit(128 + stop.caught)
     print(f"Finished in {duration(time.perf_counter() - began)}.\n")
     print(summarize(sweep, members, per_epoch))

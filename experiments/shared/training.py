@@ -5,7 +5,6 @@ The flags are in training_flags.py; the loop itself is cgan_jax/training/loop.py
 
 import contextlib
 import shlex
-import sys
 import time
 from pathlib import Path
 
@@ -235,7 +234,7 @@ def check_not_lost(folder: RunFolder, save_every: int) -> None:
     if folder.steps_logged() > save_every:
         raise RunError(
             f"{folder.checkpoints} is empty, though {folder.losses} has "
-            f"{folder.steps_logged():,} steps.\nPut the checkpoints back; or begin anew in another "
+            f"{folder.steps_logged():,} steps.\nRestore the checkpoints; or start over in another "
             "folder, or with --no-resume, which moves this run aside."
         )
 
@@ -259,10 +258,3 @@ def device(n_devices: int = 1) -> str:
 
 def _size(params: object) -> int:
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
-
-
-def command() -> str:
-    """The command that was given, to be given again."""
-    module = getattr(sys.modules["__main__"].__spec__, "name", sys.argv[0])
-    words = [word for word in sys.argv[1:] if word != "--no-resume"]
-    return shlex.join(["python", "-m", module, *words])

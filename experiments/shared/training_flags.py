@@ -270,17 +270,23 @@ def flag_value(words: Sequence[str], flag: str) -> str | None:
     return value
 
 
-def saved_flags(kind: type, module: str, file: Path) -> Any:
-    """The flags of the command that is kept in a file; None where there is none of this module."""
+def saved_words(module: str, file: Path) -> list[str]:
+    """The flags of the command that is kept in a file; none if it is another module's."""
     try:
         words = shlex.split(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None
-    if words[:3] != ["python", "-m", module]:
+        return []
+    return words[3:] if words[:3] == ["python", "-m", module] else []
+
+
+def saved_flags(kind: type, module: str, file: Path) -> Any:
+    """The parsed flags of the command that is kept in a file, or None."""
+    words = saved_words(module, file)
+    if not words:
         return None
     try:
         with contextlib.redirect_stderr(io.StringIO()):
-            return parse(kind, module, words[3:])
+            return parse(kind, module, words)
     except (SystemExit, CGANError):  # of a version that had other flags
         return None
 

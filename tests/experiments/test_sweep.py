@@ -1,6 +1,7 @@
 """`python -m experiments.sweep`: its flags, its folder, its summary; on tiny networks."""
 
 import re
+import shlex
 import signal
 from dataclasses import replace
 
@@ -16,7 +17,7 @@ from experiments.sweep import parse_sweep, programs
 
 
 def test_members_are_all_combinations_named_by_what_varies():
-    _, members = parse_sweep("--seeds 2 --seed 7 --lr 1e-4 0.001 --epochs 3".split())
+    _, members, _ = parse_sweep("--seeds 2 --seed 7 --lr 1e-4 0.001 --epochs 3".split())
     assert list(members) == [
         "lr_0.0001_seed_7",
         "lr_0.0001_seed_8",
@@ -26,14 +27,14 @@ def test_members_are_all_combinations_named_by_what_varies():
     config = members["lr_0.001_seed_8"]
     assert (config.optimizer.lr, config.seed, config.epochs) == (0.001, 8, 3)
     assert list(parse_sweep(["--seeds", "1"])[1]) == ["seed_0"]
-    _, with_sizes = parse_sweep("--seeds 2 --latent-dim 20 100 --b1 0.5 0.9".split())
+    _, with_sizes, _ = parse_sweep("--seeds 2 --latent-dim 20 100 --b1 0.5 0.9".split())
     assert [len(program) for program in programs(with_sizes)] == [4, 4]
     assert {c.model.latent_dim for c in programs(with_sizes)[0].values()} == {20}
 
 
 def test_every_setting_of_one_value_can_vary():
     words = "--seeds 1 --loss hinge least_squares --disc-lr None 1e-3 --generator-widths 8 16"
-    _, members = parse_sweep(words.split())
+    _, members, _ = parse_sweep(words.split())
     assert list(members) == [
         "loss_hinge_disc_lr_None_seed_0",
         "loss_hinge_disc_lr_0.001_seed_0",
@@ -42,6 +43,18 @@ def test_every_setting_of_one_value_can_vary():
     ]
     assert {config.model.generator_widths for config in members.values()} == {(8, 16)}
     assert [len(program) for program in programs(members)] == [1, 1, 1, 1]
+
+
+def test_a_sweeps_folder_is_enough_to_resume(tmp_path):
+    words = f"--seeds 2 --lr 1e-4 2e-4 --loss hinge --epochs 3 --workdir {tmp_path}"
+    own, members, command = parse_sweep(words.split())
+    python, dash_m, module, *again = shlex.split(command)
+    assert (python, dash_m, module) == ("python", "-m", "experiments.sweep")
+    assert parse_sweep(again) == (own, members, command)
+    (tmp_path / "command.txt").write_text(command)
+    assert parse_sweep(["--workdir", str(tmp_path)]) == (own, members, command)
+    longer = parse_sweep(["--workdir", str(tmp_path), "--epochs", "5"])[1]
+    assert longer == {name: replace(config, epochs=5) for name, config in members.items()}
 
 
 @pytest.mark.parametrize(
@@ -81,7 +94,14 @@ def seeds(members):
 
 
 def run(members, dataset, folder):
-    sweep_training.run(programs(members), dataset, folder, sample_every=2, checkpoint_every=1)
+    sweep_training.run(
+        programs(members),
+        dataset,
+        folder,
+        command="python -m experiments.sweep",
+        sample_every=2,
+        checkpoint_every=1,
+    )
 
 
 @pytest.mark.slow
