@@ -54,11 +54,17 @@ def leaves(state):
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(state)}
 
 
-def assert_close(one, other, **bounds):
+# The gradient of a bias before a BatchNorm is zero up to rounding, which Adam turns into whole
+# steps; the running mean follows the bias.
+DRIFTING = "['hidden_1']['bias']", "['batch_norm_1']['mean']"
+
+
+def assert_close(one, other, ignored=(), **bounds):
     one, other = leaves(one), leaves(other)
     assert one.keys() == other.keys()
     for name in one:
-        np.testing.assert_allclose(one[name], other[name], err_msg=name, **bounds)
+        if not name.endswith(ignored):
+            np.testing.assert_allclose(one[name], other[name], err_msg=name, **bounds)
 
 
 def average(average, variables, step):
@@ -89,7 +95,7 @@ def test_members_equal_their_single_runs(config, tiny_dataset, vmap, extras, mon
         losses = np.concatenate(recorder.losses)
         assert losses.shape == (18, 2)
         np.testing.assert_allclose(losses, np.concatenate(single.losses), atol=1e-5)
-        assert_close(recorder.state, single.state, atol=1e-4)
+        assert_close(recorder.state, single.state, DRIFTING, atol=1e-4)
         assert_close(state, recorder.state, rtol=0)
         assert state.step == 18
         assert (state.average is not None) == extras
