@@ -18,7 +18,8 @@ import tyro
 from cgan_jax.checks import check_int_field, one_line, short_repr
 from cgan_jax.errors import CGANError, ConfigError
 from cgan_jax.runs.folder import RunFolder
-from experiments.shared.command_line import StopSignals, check_checkpoint_flags, parse, run
+from experiments.shared.choice import NEWEST, CheckpointFlags
+from experiments.shared.command_line import StopSignals, parse, run
 
 if TYPE_CHECKING:
     from cgan_jax.sampling.generator import TrainedGenerator
@@ -39,38 +40,30 @@ class Flags:
 
     run: Annotated[Path, tyro.conf.Positional]
     """A run folder."""
-    step: int | None = None
-    """Take the checkpoint of this step; by default the newest that is intact."""
-    best: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Take the best checkpoint, which --eval-every keeps."""
     port: int = 7860
-    """Where it listens."""
+    """The port to listen on."""
     host: str = "127.0.0.1"
-    """On which of this machine's addresses. By default nobody else reaches it; with 0.0.0.0
-    everybody does who reaches this machine."""
+    """The address of this machine to listen on. By default only this machine can connect; with
+    0.0.0.0, so can everyone who can reach it."""
+    checkpoint: CheckpointFlags = NEWEST
 
     def check(self) -> None:
-        """Raises ConfigError for a port that is none, or flags that do not go together."""
-        check_checkpoint_flags(self.step, self.best)
+        """Raises ConfigError for a port out of range, or flags that do not go together."""
+        self.checkpoint.check()
         check_int_field(self, "port", 1, 65535)
 
 
 def main() -> None:
     flags = parse(Flags, MODULE)
     flags.check()
-    RunFolder.open(flags.run)
+    folder = RunFolder.open(flags.run)
     with (
         listen(flags.host, flags.port) as place,
         tempfile.TemporaryDirectory(prefix="cgan_jax_demo_") as pictures,
         StopSignals().listening() as stop,
     ):
         gradio = import_gradio(pictures)
-
-        from cgan_jax.sampling.generator import load_generator
-        from experiments.shared.compile_cache import keep_programs
-
-        keep_programs()
-        generator = load_generator(flags.run, step=flags.step, best=flags.best)
+        generator = flags.checkpoint.load(folder)
         app = page(gradio, generator, flags.run.resolve().name)
         host = f"[{flags.host}]" if ":" in flags.host else flags.host
         print(f"To see {flags.run}, open http://{host}:{flags.port} (Ctrl-C ends it)", flush=True)

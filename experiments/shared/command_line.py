@@ -4,6 +4,7 @@ Imports no JAX, so that `--help` and a wrong flag are answered at once.
 """
 
 import contextlib
+import dataclasses
 import inspect
 import io
 import logging
@@ -11,10 +12,11 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
-from cgan_jax.checks import check_int, one_line
+from cgan_jax.checks import as_directory, one_line
 from cgan_jax.errors import CGANError, ConfigError, DivergenceError
 
 Flags = TypeVar("Flags")
@@ -27,20 +29,37 @@ def parse(flags: type[Flags], module: str, args: list[str] | None = None) -> Fla
     boxed, text = io.StringIO(), inspect.cleandoc(flags.__doc__ or "")
     try:
         with contextlib.redirect_stderr(boxed):
-            return tyro.cli(flags, prog=f"python -m {module}", description=text, args=args)
+            given = tyro.cli(flags, prog=f"python -m {module}", description=text, args=args)
     except SystemExit as end:
         if end.code:
             fail(f"{_headline(boxed.getvalue())}\nSee python -m {module} --help")
         raise
+    _refuse_repeats(given, sys.argv[1:] if args is None else args)
+    return _with_homes(given)
 
 
-def check_checkpoint_flags(step: int | None, best: bool) -> None:
-    """Raises ConfigError for a --step that is none, or goes with --best."""
-    if step is None:
-        return
-    check_int("step", step, 0, hint="Omit it for the newest checkpoint.")
-    if best:
-        raise ConfigError("step does not go with --best\nexpected one of them\nOmit one.")
+def _refuse_repeats(flags: Any, words: list[str]) -> None:
+    """Raises ConfigError for a flag of several values that is given twice; the last would win."""
+    for field in dataclasses.fields(flags):
+        value, flag = getattr(flags, field.name), f"--{field.name.replace('_', '-')}"
+        is_flat = isinstance(value, tuple) and not any(isinstance(v, tuple) for v in value)
+        if is_flat and sum(word.partition("=")[0] == flag for word in words) > 1:
+            raise ConfigError(
+                f"{flag} is given more than once\nexpected one {flag} with all its values\n"
+                f"Write {flag} VALUE VALUE ..."
+            )
+
+
+def _with_homes(flags: Flags) -> Flags:
+    """The flags with `~` in paths expanded, which shells leave in `--out=~/x` or in quotes."""
+    paths: dict[str, Any] = {}
+    for field in dataclasses.fields(flags):  # type: ignore[arg-type]
+        value = getattr(flags, field.name)
+        if isinstance(value, Path):
+            paths[field.name] = as_directory(value, field.name)
+        elif isinstance(value, tuple) and value and isinstance(value[0], Path):
+            paths[field.name] = tuple(as_directory(path, field.name) for path in value)
+    return dataclasses.replace(flags, **paths)  # type: ignore[type-var]
 
 
 def fail(message: str, code: int = 2) -> NoReturn:

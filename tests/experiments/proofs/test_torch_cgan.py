@@ -100,7 +100,7 @@ def test_label_comes_before_the_noise_and_after_the_image() -> None:
         network.model.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     fake = g(b.z, b.fake_labels)
     d(fake, b.fake_labels)
-    assert torch.equal(seen[0][:, :CLASSES], g.label_embedding(b.fake_labels))
+    assert torch.equal(seen[0][:, :CLASSES], g.label_emb(b.fake_labels))
     assert torch.equal(seen[0][:, CLASSES:], b.z)
     assert torch.equal(seen[1][:, :-CLASSES], fake.flatten(1))
     assert torch.equal(seen[1][:, -CLASSES:], d.label_embedding(b.fake_labels))
