@@ -120,12 +120,6 @@ def animate_morph(folder: RunFolder, flags: Flags) -> None:
     """
     start = class_ids(flags.start, folder.class_names)
     end = class_ids(flags.end, folder.class_names) if flags.end else start
-    if len(start) != len(end) and 1 not in (len(start), len(end)):
-        raise ConfigError(
-            f"--to has {len(end)} classes, --from {len(start)}\n"
-            "expected one for each, or a single class\nGive one class to end with for each."
-        )
-    start, end = np.broadcast_arrays(start, end)
     end_seed = flags.end_seed
     if end_seed is None and not flags.end:
         end_seed = (flags.seed + 1) % 2**32
@@ -139,6 +133,7 @@ def animate_morph(folder: RunFolder, flags: Flags) -> None:
         frames=flags.frames or (STRIP_FRAMES if flags.out.suffix.lower() == ".png" else GIF_FRAMES),
         truncation=flags.truncation,
     )
+    start, end = np.broadcast_arrays(start, end)
     write(frames, start, end, generator.class_names, flags.out)
     n_pictures = frames.shape[1]
     print(

@@ -83,7 +83,7 @@ def main() -> None:
     fresh = jax.jit(gan.init)(jax.random.key(0))
     state = fresh.replace(
         step=jnp.int32(step),
-        gen=fresh.gen.replace(params=gen["params"], batch_stats=gen["batch_stats"]),
+        gen=fresh.gen.replace(params=gen["params"], batch_stats=gen.get("batch_stats", {})),
         disc=fresh.disc.replace(params=disc["params"]),
     )
     with run_lock(flags.workdir):

@@ -6,7 +6,7 @@ The meaning of the arrays is known to torch_weights.py.
 import io
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,33 +59,25 @@ def save_state_dict(
         RunError: the file cannot be written.
     """
     path = Path(path)
-    dump = _codec(path)[1]
+    is_torch = _is_torch(path)
     arrays: StateDict = {}
     for name, value in state_dict.items():
         array = as_array(value)
-        if array is None or array.dtype.kind not in "biuf":
+        if not isinstance(name, str) or array is None or array.dtype.kind not in "biuf":
             raise DataError(
                 f"cannot save {one_line(name)}: it is {describe(array)}\n"
                 "expected an array of a dtype that NumPy itself has, such as float32\n"
                 "Convert it, or omit it."
             )
         arrays[name] = array
-    try:
-        data = dump(arrays, dict(metadata or {}))
-    except DataError:
-        raise
-    except Exception as error:  # neither library documents a common error type
-        raise DataError(
-            f"cannot save as {path.suffix}: {_reason(error)}\nexpected arrays by name\n"
-            "Pass the result of generator_to_torch or discriminator_to_torch."
-        ) from error
+    data = (_dump_torch if is_torch else safetensors_bytes.dump)(arrays, metadata or {})
     with atomic_write(path) as file:
         file.write_bytes(data)
 
 
 def _load(path: str | os.PathLike[str]) -> tuple[StateDict, dict[str, Any]]:
     path = Path(path)
-    parse = _codec(path)[0]
+    parse = _parse_torch if _is_torch(path) else safetensors_bytes.parse
     try:
         data = path.read_bytes()
     except (OSError, ValueError) as error:  # the latter for a name that no file can have
@@ -105,21 +97,15 @@ def _load(path: str | os.PathLike[str]) -> tuple[StateDict, dict[str, Any]]:
         ) from error
 
 
-_Parse = Callable[[bytes], tuple[StateDict, dict[str, Any]]]
-_Dump = Callable[[StateDict, dict[str, Any]], bytes]
-
-
-def _codec(path: Path) -> tuple[_Parse, _Dump]:
-    """How to parse and how to dump the bytes of a file with this suffix."""
+def _is_torch(path: Path) -> bool:
+    """Whether a file with this suffix is in PyTorch's format, and not in that of safetensors."""
     suffix = path.suffix.lower()
-    if suffix == ".safetensors":
-        return safetensors_bytes.parse, safetensors_bytes.dump
-    if suffix in (".pt", ".pth"):
-        return _parse_torch, _dump_torch
-    raise DataError(
-        f"unknown kind of weights file: {path}\nexpected .safetensors, .pt or .pth\n"
-        "Name a file of such a kind."
-    )
+    if suffix not in (".safetensors", ".pt", ".pth"):
+        raise DataError(
+            f"unknown kind of weights file: {path}\nexpected .safetensors, .pt or .pth\n"
+            "Name a file of such a kind."
+        )
+    return suffix != ".safetensors"
 
 
 def _parse_torch(data: bytes) -> tuple[StateDict, dict[str, Any]]:
@@ -137,13 +123,13 @@ def _parse_torch(data: bytes) -> tuple[StateDict, dict[str, Any]]:
     return arrays, notes.get(safetensors_bytes.KEY, {}) if isinstance(notes, Mapping) else {}
 
 
-def _dump_torch(arrays: StateDict, metadata: dict[str, Any]) -> bytes:
+def _dump_torch(arrays: StateDict, metadata: Mapping[str, Any]) -> bytes:
     torch = _torch()
     buffer = io.BytesIO()
     # The copy gives torch memory that it may write to, which JAX's arrays do not.
     tensors = OrderedDict((name, torch.from_numpy(a.copy())) for name, a in arrays.items())
     if metadata:
-        tensors._metadata = {safetensors_bytes.KEY: metadata}  # type: ignore[attr-defined]
+        tensors._metadata = {safetensors_bytes.KEY: dict(metadata)}  # type: ignore[attr-defined]
     torch.save(tensors, buffer)
     return buffer.getvalue()
 
