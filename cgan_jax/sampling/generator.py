@@ -160,12 +160,12 @@ class TrainedGenerator:
                 else is asked for with it.
             truncation: keep each latent number within this of 0; see
                 `cgan_jax.sampling.latent_space.latent_points`.
-            latent: your own latent points instead of those of a seed, floats `[n, latent_dim]`, one
-                per label; a single point, or a single label, is broadcast.
+            latent: your own latent points instead of those of the seed, floats
+                `[images, latent_dim]`; a single point, or a single label, is broadcast.
             on_progress: called as `on_progress(done, total)` after each chunk of images.
 
         Returns:
-            uint8 `[n, H, W, C]`.
+            uint8 `[images, H, W, C]`.
 
         Raises:
             ConfigError: a label is not a class, an argument is out of range, the latent points have
@@ -187,8 +187,9 @@ class TrainedGenerator:
                     "expected one point per label, or only one point or label\n"
                     "Pass one label for each point."
                 )
-            points = np.broadcast_to(points, (max(len(points), len(ids)), points.shape[1]))
-            ids = np.broadcast_to(ids, len(points))
+            length = np.broadcast_shapes(ids.shape, points.shape[:1])
+            points = np.broadcast_to(points, (*length, points.shape[1]))
+            ids = np.broadcast_to(ids, length)
         return latent_space.generate(
             self.module, self.variables, ids, key, limit, latent=points, on_progress=on_progress
         )
@@ -324,7 +325,7 @@ def load_generator(
 
 
 def _check_memory(n: int, what: str, n_bytes: int) -> None:
-    """Raises ConfigError if n of something, of so many bytes each, do not fit in memory."""
+    """Raises ConfigError if n items of `n_bytes` bytes do not fit in memory."""
     try:
         memory = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (AttributeError, OSError, ValueError):  # the system does not say

@@ -40,7 +40,7 @@ def pictures():
     return [grid(frame, ["a", "b", "c", "d"]) for frame in images]
 
 
-def test_a_gif_runs_there_and_back_and_stays_at_both_ends(pictures, tmp_path):
+def test_a_gif_runs_there_and_back_and_pauses_at_both_ends(pictures, tmp_path):
     save_there_and_back(pictures, tmp_path / "x.gif")
     frames, durations = decoded(tmp_path / "x.gif")
     assert durations == [HOLD_MS, 50, 50, 50, HOLD_MS, 50, 50, 50]
@@ -50,7 +50,7 @@ def test_a_gif_runs_there_and_back_and_stays_at_both_ends(pictures, tmp_path):
     assert (frames[expected == 255] == 255).all() and (frames[expected == 0] == 0).all()
 
 
-def test_colours_stay(tmp_path):
+def test_colours_are_exact(tmp_path):
     rng = np.random.default_rng(0)
     colours = rng.integers(0, 256, (3, 60, 3), np.uint8)
     pictures = [Image.fromarray(some[rng.integers(0, 60, (20, 30))]) for some in colours]
@@ -80,7 +80,7 @@ def run(tmp_path):
     return RunFolder.start(tmp_path / "run", RunFolder.open(FOLDER).config, ("left", "right"))
 
 
-def test_the_training_is_shown_in_the_order_of_its_epochs(run, tmp_path):
+def test_training_frames_are_in_the_order_of_epochs(run, tmp_path):
     for epoch in (10_000, 2, 1):
         picture = grid(np.full((3, 2, 4, 4, 1), epoch % 256, np.uint8), ("left", "right"))
         run.sample_grid(epoch).parent.mkdir(exist_ok=True)
@@ -116,7 +116,7 @@ def test_a_run_without_pictures_or_with_a_damaged_one(run):
         progress_pictures(run, 4)
 
 
-def test_tiles_that_long_names_made_larger_are_cut_between_two_rows(tmp_path):
+def test_tiles_enlarged_for_long_names_are_cut_between_two_rows(tmp_path):
     names = ("a name that no tile of 80 pixels is wide enough for", "right")
     run = RunFolder.start(tmp_path / "run", RunFolder.open(FOLDER).config, names)
     run.sample_grid(1).parent.mkdir()
@@ -165,7 +165,7 @@ def test_a_strip_and_arrays(tmp_path):
 LEFT = (("left",),)
 
 
-def test_flags_that_cannot_be_are_refused():
+def test_invalid_flags_are_refused():
     for flags, words in (
         ({"n": 0}, "n must be"),
         ({"start": LEFT, "frames": 1}, "frames must be"),

@@ -58,7 +58,7 @@ def test_arrays_and_single_files(tmp_path, generator):
         np.testing.assert_array_equal(np.asarray(picture), images[2, ..., 0])
 
 
-def test_a_class_that_is_named_twice_gets_all_its_files(tmp_path, generator):
+def test_a_repeated_class_gets_all_its_files(tmp_path, generator):
     images = generator.generate([2, 2], n=2)
     write(images, np.array([2, 2]), generator.class_names, tmp_path)
     files = sorted(tmp_path.iterdir())
@@ -77,7 +77,7 @@ def test_several_labels_after_one_flag_or_several(words):
     assert class_ids(flags.label, ("left", "right", "round trip")).tolist() == [0, 2]
 
 
-def test_a_path_may_begin_with_the_home(monkeypatch, tmp_path):
+def test_home_is_expanded_in_paths(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     flags = parse(Flags, MODULE, ["~/run", "--out=~/boots.png"])
     assert (flags.run, flags.out) == (tmp_path / "run", tmp_path / "boots.png")
@@ -85,7 +85,7 @@ def test_a_path_may_begin_with_the_home(monkeypatch, tmp_path):
     assert flags.runs == (tmp_path / "one", Path("two"))
 
 
-def test_an_older_file_is_replaced_with_overwrite_alone(tmp_path, monkeypatch, capsys):
+def test_an_existing_file_is_only_replaced_with_overwrite(tmp_path, monkeypatch, capsys):
     out = tmp_path / "one.png"
     out.write_bytes(b"old")
     words = ["sample", str(FOLDER), "--label", "left", "--n", "1", "--out", str(out)]
@@ -100,7 +100,7 @@ def test_an_older_file_is_replaced_with_overwrite_alone(tmp_path, monkeypatch, c
         assert picture.format == "PNG"
 
 
-def test_more_pictures_than_fit_are_refused_and_nothing_is_written(tmp_path, monkeypatch):
+def test_too_many_pictures_are_refused_and_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["sample", str(FOLDER), "--n", "100000000000"])
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"n must be an integer in 1\.\.2147483647"):
@@ -108,14 +108,14 @@ def test_more_pictures_than_fit_are_refused_and_nothing_is_written(tmp_path, mon
     assert not list(tmp_path.iterdir())
 
 
-def test_names_that_make_the_same_file_name_get_their_numbers(tmp_path):
+def test_classes_with_the_same_file_name_get_numbers(tmp_path):
     images, labels = np.arange(3, dtype=np.uint8).reshape(3, 1, 1, 1), np.arange(3)
     write(images, labels, ("a", "A", "+"), tmp_path)
     files = sorted(path.name for path in tmp_path.iterdir())
     assert files == ["0_a_00000.png", "1_a_00000.png", "2_00000.png"]
 
 
-def test_pictures_of_one_class_make_a_square():
+def test_pictures_of_one_class_form_a_square():
     rows, names = square(np.zeros((7, 4, 4, 1), np.uint8), "left")
     assert rows.shape == (3, 3, 4, 4, 1)
     assert names == ["left", "", ""]
@@ -149,12 +149,12 @@ def test_a_step_may_be_chosen(tiny_config, tiny_dataset, tmp_path):
         load_generator(run.path, step=12)
 
 
-def test_without_a_best_checkpoint_one_hears_what_keeps_it():
+def test_a_missing_best_checkpoint_names_its_flag():
     with pytest.raises(RunError, match=r"has no best/\n.*--eval-every.*\nOmit --best"):
         load_generator(FOLDER, best=True)
 
 
-def test_flags_that_cannot_be_are_refused(tmp_path):
+def test_invalid_flags_are_refused(tmp_path):
     (tmp_path / "notes.txt").touch()
     for flags, words in (
         ({"n": 0}, "n must be"),
@@ -169,7 +169,7 @@ def test_flags_that_cannot_be_are_refused(tmp_path):
         Flags(FOLDER, out=tmp_path / (300 * "a")).check()
 
 
-def test_a_misspelt_class_gets_the_nearest_names(tmp_path):
+def test_a_misspelt_class_gets_suggestions(tmp_path):
     done = command("sample", FOLDER, "--label", "lefft", "--out", tmp_path / "x.png")
     assert done.returncode == 2
     assert "'lefft' is not a class; did you mean 'left'" in done.stderr

@@ -42,7 +42,7 @@ def pair(folder):
     return [folder / "generator.safetensors", folder / "discriminator.safetensors"]
 
 
-def test_weights_come_in_and_go_out_unchanged(weights, tiny_config, tmp_path):
+def test_weights_are_imported_and_exported_unchanged(weights, tiny_config, tmp_path):
     folder, state = weights
     names = ["--class-names", "left", "right", "round trip"]
     done = command("import_torch", *pair(folder), "--workdir", tmp_path / "run", *names)
@@ -87,7 +87,7 @@ def imported(gen, disc, workdir, monkeypatch, *flags):
         (28, 11, ("0", "10")),
     ],
 )
-def test_only_the_reports_sizes_get_fashion_mnists_names(
+def test_only_the_reports_sizes_get_fashion_mnist_names(
     img_size, n_classes, names, tmp_path, monkeypatch, capsys
 ):
     n_pixels = img_size**2
@@ -107,7 +107,7 @@ def test_only_the_reports_sizes_get_fashion_mnists_names(
     assert f"called {names[0]}, " in note and "--class-names" in note
 
 
-def test_an_imported_run_counts_the_steps_taken_elsewhere(
+def test_an_imported_run_counts_its_earlier_steps(
     weights, tiny_dataset, tmp_path, monkeypatch, capsys
 ):
     gen, disc = map(load_state_dict, pair(weights[0]))

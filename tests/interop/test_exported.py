@@ -61,7 +61,7 @@ def test_a_stablehlo_program_makes_the_same_images_in_batches_of_any_size(genera
     assert (images.shape, images.dtype) == ((2, 4, 4, 1), np.float32)
 
 
-def test_a_stablehlo_program_needs_jax_alone(generator, tmp_path):
+def test_a_stablehlo_program_needs_only_jax(generator, tmp_path):
     """As the README says; and it has none of the names of folders here."""
     interop.save_stablehlo(tmp_path / "generator.zip", generator)
     with zipfile.ZipFile(tmp_path / "generator.zip") as file:
@@ -83,7 +83,7 @@ def test_a_stablehlo_file_is_the_same_each_time(generator, tmp_path, monkeypatch
     assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "other.zip").read_bytes()
 
 
-def test_a_module_of_ones_own_goes_out_as_stablehlo(own_generator, tmp_path):
+def test_a_custom_module_is_exported_as_stablehlo(own_generator, tmp_path):
     interop.save_stablehlo(tmp_path / "own.zip", own_generator)
     back = interop.load_stablehlo(tmp_path / "own.zip")
     assert interop.largest_difference(own_generator, back, (3,)) < 1e-6
@@ -97,7 +97,7 @@ class Inverted(Generator):
         return -super().__call__(latent, labels, train=train)
 
 
-def test_a_subclass_of_the_generator_is_not_taken_for_it(generator, tmp_path):
+def test_a_subclass_of_the_generator_is_refused(generator, tmp_path):
     """Its layers may have other names, which an ONNX graph or a state dict would not know."""
     settings = {name: getattr(generator.module, name) for name in ("n_classes", "latent_dim")}
     sizes = {"label_dim": 3, "img_size": 4, "widths": (8, 16)}
@@ -126,7 +126,7 @@ def test_a_safetensors_file_is_the_whole_generator(generator, tmp_path):
     np.testing.assert_array_equal(kernel, generator.variables["params"]["hidden_1"]["kernel"])
 
 
-def test_what_is_no_exported_generator_is_refused(generator, tmp_path):
+def test_files_that_are_not_exported_generators_are_refused(generator, tmp_path):
     good = tmp_path / "good.safetensors"
     interop.save_safetensors(good, generator)
     arrays, table = interop.load_state_dict(good), interop.load_metadata(good)
@@ -169,7 +169,7 @@ def test_the_comparison_sees_each_class_and_each_value(generator):
     assert np.isnan(interop.largest_difference(generator, other, (1,)))
 
 
-def test_inputs_that_do_not_fit_are_refused(generator):
+def test_inputs_of_the_wrong_shape_or_class_are_refused(generator):
     exported = interop.as_exported(generator)
     for latent, labels, words in (
         (np.zeros((2, 4)), [0, 1], r"\[2, 4\], the labels \[2\]\nexpected \[B, 5\]"),

@@ -163,7 +163,7 @@ def test_result_owns_its_memory(
     assert all(array.flags["C_CONTIGUOUS"] for array in back.values())
 
 
-def test_generator_tree_is_linens() -> None:
+def test_generator_tree_has_linens_names() -> None:
     state_dict = weights(RGB_GENERATOR)
     variables = interop.generator_from_torch(state_dict, RGB)
     assert {name: set(tree) for name, tree in variables.items()} == {
@@ -237,7 +237,7 @@ def test_label_embedding_may_have_its_own_width() -> None:
 
 
 @pytest.mark.parametrize(("network", "config", "shapes"), CASES)
-def test_other_spellings_of_the_names_are_read(
+def test_both_names_of_the_embedding_are_read(
     network: str, config: ModelConfig, shapes: dict[str, tuple[int, ...]]
 ) -> None:
     state_dict = weights(shapes)
@@ -415,7 +415,7 @@ def test_absent_and_damaged_files_are_named(tmp_path: Path) -> None:
     [None, "text", {"a": 1}, np.array(["a", None], object), np.ones(2, ml_dtypes.bfloat16)],
     ids=["none", "text", "mapping", "objects", "bfloat16"],
 )
-def test_what_is_no_array_is_not_saved(tmp_path: Path, value: Any) -> None:
+def test_values_that_are_not_arrays_are_not_saved(tmp_path: Path, value: Any) -> None:
     with pytest.raises(DataError, match="cannot save odd"):
         interop.save_state_dict(tmp_path / "w.safetensors", {"odd": value})
     assert not list(tmp_path.iterdir())
@@ -512,7 +512,7 @@ def upstream_modules(config: ModelConfig) -> tuple[Any, Any]:
 @pytest.mark.torch
 @pytest.mark.slow
 @pytest.mark.parametrize("config", [REPORT, RGB], ids=["report", "rgb"])
-def test_pytorch_gan_loads_what_is_exported_and_the_other_way(config: ModelConfig) -> None:
+def test_pytorch_gan_state_dicts_load_strictly_both_ways(config: ModelConfig) -> None:
     import torch
 
     torch.manual_seed(0)
