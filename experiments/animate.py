@@ -15,19 +15,21 @@ from cgan_jax.checks import check_int_field
 from cgan_jax.errors import ConfigError
 from cgan_jax.files import atomic_write
 from cgan_jax.runs.folder import RunFolder
-from experiments.shared.choice import class_ids, square
-from experiments.shared.command_line import check_checkpoint_flags, parse, run
+from experiments.shared.choice import NEWEST, CheckpointFlags, Words, class_ids, square
+from experiments.shared.command_line import parse, run
+from experiments.shared.output import check_output
 
 if TYPE_CHECKING:
     from PIL import Image
 
 MODULE = "experiments.animate"
+MORPH_FILES = (".gif", ".png", ".npz")
 STRIP_FRAMES, GIF_FRAMES = 10, 60
 
 
 @dataclass(frozen=True)
 class Flags:
-    """Animate a trained run: the course of its training, or with --from the way between pictures.
+    """Animate a trained run: its training, or with --from the path between pictures.
 
     Examples:
       python -m experiments.animate runs/fashion_cgan              the training, epoch by epoch
@@ -38,50 +40,49 @@ class Flags:
 
     run: Annotated[Path, tyro.conf.Positional]
     """A run folder."""
-    start: Annotated[tuple[str, ...], tyro.conf.arg(name="from")] = ()
+    start: Annotated[Words, tyro.conf.arg(name="from")] = ()
     """Classes to begin with, by name or number; or all. Without it, the training is shown."""
-    end: Annotated[tuple[str, ...], tyro.conf.arg(name="to")] = ()
-    """Classes to end with, as many, or one for all; by default the same ones."""
+    end: Annotated[Words, tyro.conf.arg(name="to")] = ()
+    """Classes to end with: one for each at the start, or one for all; by default the same ones."""
     seed: int = 0
-    """Of the latent points at the start."""
+    """Seed of the latent points at the start."""
     end_seed: Annotated[int | None, tyro.conf.arg(name="to-seed")] = None
-    """Of those at the end; by default --seed, or where --to is left out the next one."""
+    """Seed of those at the end; by default --seed, or without --to the next one."""
     n: int = 4
-    """How many latent points for each class."""
+    """Number of latent points for each class."""
     frames: int | None = None
-    """How many from start to end; by default 60, or 10 in a strip."""
+    """Number of frames from start to end; by default 60, or 10 in a strip."""
     out: Path = Path("animation.gif")
     """An animation for a name that ends in .gif, of the training, or there and back; a strip of
     pictures for .png; arrays (images, start, end, class_names) for .npz."""
+    overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Replace a file that exists."""
     truncation: float | None = None
     """Keep latent numbers within this of 0: more typical pictures, less variety. 0.5 is strong."""
-    step: int | None = None
-    """Take the checkpoint of this step; by default the newest that is intact."""
-    best: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Take the best checkpoint, which --eval-every keeps."""
+    checkpoint: CheckpointFlags = NEWEST
 
     def check(self) -> None:
-        """Raises ConfigError for what the library does not look at."""
+        """Raises an error for what the library does not look at."""
         check_int_field(self, "n", 1)
         if self.frames is not None:
             check_int_field(self, "frames", 2)
-        check_checkpoint_flags(self.step, self.best)
-        of_training = not self.start
-        kinds = (".gif",) if of_training else (".gif", ".png", ".npz")
+        self.checkpoint.check()
+        what, kinds = ("a morph", MORPH_FILES) if self.start else ("the training", (".gif",))
         if self.out.suffix.lower() not in kinds:
-            what = "the training" if of_training else "a morph"
             raise ConfigError(
-                f"out is {self.out}, which {what} cannot be\n"
+                f"out is {self.out}, which {what} cannot be written to\n"
                 f"expected a name that ends in {' or '.join(kinds)}\nGive another --out."
             )
-        given = [f for f in fields(self) if getattr(self, f.name) != f.default]
-        idle = [f.name for f in given if f.name not in ("run", "n", "out")]
-        if of_training and idle:
-            name = {"end": "to", "end_seed": "to-seed"}.get(idle[0], idle[0])
+        changed = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
+        unused = [name for name in changed if name not in ("run", "n", "out", "overwrite")]
+        if unused and not self.start:
+            flags = {"end": "to", "end_seed": "to-seed", "checkpoint": "step or --best"}
+            flag = flags.get(unused[0], unused[0])
             raise ConfigError(
-                f"--{name} says nothing of the training, which is shown without --from\n"
-                f"expected --from with it\nGive --from, or leave out --{name}."
+                f"--{flag} does not apply to the training, which is shown without --from\n"
+                f"expected --from with it\nGive --from, or omit --{flag}."
             )
+        check_output(self.out, self.overwrite)
 
 
 def main() -> None:
@@ -98,7 +99,7 @@ def animate_training(folder: RunFolder, n: int, out: Path) -> None:
     """Write the first n rows of a run's sample grids, one epoch after the other.
 
     Raises:
-        RunError: there is none, or a file cannot be read or written.
+        RunError: there are no grids, or a file cannot be read or written.
     """
     from cgan_jax.pictures.gif import save_progress
     from cgan_jax.reporting.animation import progress_pictures
@@ -106,55 +107,50 @@ def animate_training(folder: RunFolder, n: int, out: Path) -> None:
     pictures = progress_pictures(folder, n)
     with atomic_write(out) as file:
         save_progress(pictures, file)
-    print(f"{len(pictures)} pictures up to epoch {max(folder.sample_grids())} are in {out}.")
+    what = "1 picture" if len(pictures) == 1 else f"{len(pictures)} pictures"
+    print(f"Wrote {what} up to epoch {max(folder.sample_grids())} to {out}.")
 
 
 def animate_morph(folder: RunFolder, flags: Flags) -> None:
-    """Write pictures on the way from the classes that the flags name to others.
+    """Write pictures on the path from the classes that the flags name to others.
 
     Raises:
-        CGANError: what a flag asks for is not there, or a file cannot be read or written.
+        CGANError: the flags ask for something that does not exist, or a file cannot be read or
+            written.
     """
-    from cgan_jax.sampling.generator import load_generator
-    from experiments.shared.compile_cache import keep_programs
-
     start = class_ids(flags.start, folder.class_names)
     end = class_ids(flags.end, folder.class_names) if flags.end else start
-    if len(start) != len(end) and 1 not in (len(start), len(end)):
-        raise ConfigError(
-            f"--to has {len(end)} classes, --from {len(start)}\n"
-            "expected as many, or one of them alone\nGive one class to end with for each."
-        )
-    start, end = np.broadcast_arrays(start, end)
     end_seed = flags.end_seed
     if end_seed is None and not flags.end:
         end_seed = (flags.seed + 1) % 2**32
-    keep_programs()
-    generator = load_generator(flags.run, step=flags.step, best=flags.best)
+    generator = flags.checkpoint.load(folder)
     frames = generator.morph(
-        np.tile(start, flags.n),
-        np.tile(end, flags.n),
+        start,
+        end,
+        n=flags.n,
         seed=flags.seed,
         end_seed=end_seed,
         frames=flags.frames or (STRIP_FRAMES if flags.out.suffix.lower() == ".png" else GIF_FRAMES),
         truncation=flags.truncation,
     )
+    start, end = np.broadcast_arrays(start, end)
     write(frames, start, end, generator.class_names, flags.out)
+    n_pictures = frames.shape[1]
     print(
-        f"{len(frames)} frames of {frames[0].shape[0]} pictures after {generator.step:,} steps "
-        f"are in {flags.out}."
+        f"Wrote {len(frames)} frames of {n_pictures} picture{'s' * (n_pictures > 1)} "
+        f"after {generator.step:,} steps to {flags.out}."
     )
 
 
 def write(
     frames: np.ndarray, start: np.ndarray, end: np.ndarray, class_names: Sequence[str], out: Path
 ) -> None:
-    """Write a morph as the name of `out` asks.
+    """Write a morph in the format that the name of `out` asks for.
 
     Args:
         frames: uint8 `[frames, n * classes, H, W, C]`, one of each class after the other.
         start: class ids at the start, int32 `[classes]`.
-        end: the same at the end.
+        end: class ids at the end.
         class_names: of all classes.
         out: the file.
 
@@ -179,16 +175,16 @@ def write(
 def squares(
     grids: np.ndarray, start_names: list[str], end_names: list[str]
 ) -> tuple[np.ndarray, list[str], list[str]]:
-    """Frames of one class as about as many rows as columns; those of several as they are."""
+    """Frames of one class in about as many rows as columns; frames of several unchanged."""
     if len(start_names) > 1:
         return grids, start_names, end_names
-    laid = np.stack([square(frame[:, 0], "")[0] for frame in grids])
-    blank = [""] * (laid.shape[2] - 1)
-    return laid, start_names + blank, end_names + blank
+    frames = np.stack([square(frame[:, 0], "")[0] for frame in grids])
+    blank = [""] * (frames.shape[2] - 1)
+    return frames, start_names + blank, end_names + blank
 
 
 def strips(grids: np.ndarray, start_names: list[str], end_names: list[str]) -> "Image.Image":
-    """The frames side by side, a row a latent point, the classes one below the other."""
+    """The frames side by side, one row per latent point, the classes one below the other."""
     from PIL import Image
 
     from cgan_jax.pictures.gif import strip_picture

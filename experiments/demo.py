@@ -1,4 +1,4 @@
-"""A trained run in your browser: choose a class, see pictures; go from one class to another.
+"""A trained run in your browser: pictures of a class, and the path from one class to another.
 
 python -m experiments.demo runs/fashion_cgan
 """
@@ -8,7 +8,7 @@ import errno
 import os
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,13 +19,14 @@ from cgan_jax.checks import check_int_field, one_line, short_repr
 from cgan_jax.errors import CGANError, ConfigError
 from cgan_jax.runs.folder import RunFolder
 from cgan_jax.training.stop_signals import StopSignals
-from experiments.shared.command_line import check_checkpoint_flags, parse, run
+from experiments.shared.choice import NEWEST, CheckpointFlags
+from experiments.shared.command_line import parse, run
 
 if TYPE_CHECKING:
     from cgan_jax.sampling.generator import TrainedGenerator
 
 MODULE = "experiments.demo"
-TRUNCATIONS = {"none": None, "2": 2.0, "1": 1.0, "0.5": 0.5}  # few, as each is compiled once
+TRUNCATIONS = {"none": None, "2": 2.0, "1": 1.0, "0.5": 0.5}  # few, as each is compiled
 MORPH_ROWS, MORPH_FRAMES = 6, 9
 
 
@@ -40,38 +41,30 @@ class Flags:
 
     run: Annotated[Path, tyro.conf.Positional]
     """A run folder."""
-    step: int | None = None
-    """Take the checkpoint of this step; by default the newest that is intact."""
-    best: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Take the best checkpoint, which --eval-every keeps."""
     port: int = 7860
-    """Where it listens."""
+    """The port to listen on."""
     host: str = "127.0.0.1"
-    """On which of this machine's addresses. By default nobody else reaches it; with 0.0.0.0
-    everybody does who reaches this machine."""
+    """The address of this machine to listen on. By default only this machine can connect; with
+    0.0.0.0, so can everyone who can reach it."""
+    checkpoint: CheckpointFlags = NEWEST
 
     def check(self) -> None:
-        """Raises ConfigError for a port that is none, or flags that do not go together."""
-        check_checkpoint_flags(self.step, self.best)
+        """Raises ConfigError for a port out of range, or flags that do not go together."""
+        self.checkpoint.check()
         check_int_field(self, "port", 1, 65535)
 
 
 def main() -> None:
     flags = parse(Flags, MODULE)
     flags.check()
-    RunFolder.open(flags.run)
+    folder = RunFolder.open(flags.run)
     with (
         listen(flags.host, flags.port) as place,
         tempfile.TemporaryDirectory(prefix="cgan_jax_demo_") as pictures,
         StopSignals().listening() as stop,
     ):
         gradio = import_gradio(pictures)
-
-        from cgan_jax.sampling.generator import load_generator
-        from experiments.shared.compile_cache import keep_programs
-
-        keep_programs()
-        generator = load_generator(flags.run, step=flags.step, best=flags.best)
+        generator = flags.checkpoint.load(folder)
         app = page(gradio, generator, flags.run.resolve().name)
         host = f"[{flags.host}]" if ":" in flags.host else flags.host
         print(f"To see {flags.run}, open http://{host}:{flags.port} (Ctrl-C ends it)", flush=True)
@@ -82,10 +75,10 @@ def main() -> None:
 
 
 def import_gradio(pictures: str) -> Any:
-    """The library of the page, told to send nothing to anybody.
+    """The library of the page, set to send nothing to anybody.
 
     Args:
-        pictures: a folder for those that it serves.
+        pictures: a folder for the pictures that it serves.
 
     Raises:
         ConfigError: it is not installed.
@@ -105,7 +98,7 @@ def listen(host: str, port: int) -> socket.socket:
     """A socket at this address.
 
     Raises:
-        ConfigError: the port is in use, or the address is none of this machine's.
+        ConfigError: the port is in use, or the address is not one of this machine's.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -127,7 +120,7 @@ def serve(gradio: Any, app: Any, place: socket.socket) -> None:
     import fastapi
     import uvicorn
 
-    # Not by app.launch(): that asks its own address, through a proxy if one is set, and may fail.
+    # app.launch() would request its own address, through a proxy if one is set, and may fail.
     mounted = gradio.mount_gradio_app(
         fastapi.FastAPI(), app, path="", footer_links=[], run_history=False, ssr_mode=False
     )
@@ -136,37 +129,22 @@ def serve(gradio: Any, app: Any, place: socket.socket) -> None:
 
 
 def page(gr: Any, generator: "TrainedGenerator", title: str) -> Any:
-    """The page: a tab for the pictures of a class, one for the way from a class to another.
+    """The page: one tab for the pictures of a class, one for the path between two classes.
 
     Args:
         gr: the library gradio.
-        generator: what draws. It looks at the seed too, which is None where the field is empty.
+        generator: the trained generator.
         title: the run's name.
     """
-    from cgan_jax.pictures.gif import strip_picture
-    from cgan_jax.pictures.grids import grid
-    from experiments.shared.choice import square
-
     names = generator.class_names
-
-    def pictures(label: int, n: int, seed: Any, truncation: str) -> Any:
-        limit = TRUNCATIONS[truncation]
-        with telling(gr):
-            images = generator.generate([label] * n, seed=seed, truncation=limit)
-        return grid(*square(images, names[label]))
-
-    def way(start: int, end: int, seed: Any, truncation: str) -> Any:
-        labels, limit = ([start] * MORPH_ROWS, [end] * MORPH_ROWS), TRUNCATIONS[truncation]
-        with telling(gr):
-            frames = generator.morph(*labels, seed=seed, frames=MORPH_FRAMES, truncation=limit)
-        return strip_picture(frames, names[start], names[end])
+    draw_class, draw_path = drawing_functions(gr, generator)
 
     def class_choice(label: str, value: int) -> Any:
-        # By number, since two classes may have one name.
+        # By number, since two classes may have the same name.
         choices = [(name, i) for i, name in enumerate(names)]
         return gr.Dropdown(choices, value=value, label=label)
 
-    def noise() -> list[Any]:
+    def latent_choice() -> list[Any]:
         info = "The smaller, the more typical the pictures, and the more alike"
         return [
             gr.Number(0, label="Seed", info="Of the latent points", precision=0, minimum=0),
@@ -181,29 +159,58 @@ def page(gr: Any, generator: "TrainedGenerator", title: str) -> Any:
         gr.Markdown(f"# {title}\nAfter {generator.step:,} steps of training.")
         with gr.Tab("Pictures of a class"), gr.Row():
             with gr.Column(scale=1):
-                chosen = [class_choice("Class", 0)]
-                chosen.append(gr.Slider(1, 64, value=16, step=1, label="How many"))
-                chosen += noise()
+                class_inputs = [class_choice("Class", 0)]
+                class_inputs.append(gr.Slider(1, 64, value=16, step=1, label="How many"))
+                class_inputs += latent_choice()
                 draw = gr.Button("Draw", variant="primary")
             with gr.Column(scale=2):
-                shown = picture("Pictures of the class")
+                class_picture = picture("Pictures of the class")
         with gr.Tab("From class to class"), gr.Row():
             with gr.Column(scale=1):
-                ends = [class_choice("From", 0), class_choice("To", len(names) - 1)]
-                ends += noise()
+                path_inputs = [class_choice("From", 0), class_choice("To", len(names) - 1)]
+                path_inputs += latent_choice()
                 go = gr.Button("Go", variant="primary")
             with gr.Column(scale=2):
-                strip = picture("The way from class to class, a row a latent point")
-        # A click while the first pictures are still drawn waits for its turn, and is not lost.
-        patient: Any = {"trigger_mode": "always_last"}
-        gr.on([app.load, draw.click], pictures, chosen, shown, api_name="pictures", **patient)
-        gr.on([app.load, go.click], way, ends, strip, api_name="way", **patient)
+                path_picture = picture("The path from class to class, one row per latent point")
+        # A click during the first drawing waits for its turn.
+        queued: Any = {"trigger_mode": "always_last"}
+        class_events, path_events = [app.load, draw.click], [app.load, go.click]
+        gr.on(class_events, draw_class, class_inputs, class_picture, api_name="pictures", **queued)
+        gr.on(path_events, draw_path, path_inputs, path_picture, api_name="way", **queued)
     return app
 
 
+def drawing_functions(
+    gr: Any, generator: "TrainedGenerator"
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The functions behind the two tabs, from the values of their fields to a picture.
+
+    The generator checks the seed, which is None if the field is empty.
+    """
+    from cgan_jax.pictures.gif import strip_picture
+    from cgan_jax.pictures.grids import grid
+    from experiments.shared.choice import square
+
+    names = generator.class_names
+
+    def draw_class(label: int, n: int, seed: Any, truncation: str) -> Any:
+        limit = TRUNCATIONS[truncation]
+        with errors_on_page(gr):
+            images = generator.generate(label, n=n, seed=seed, truncation=limit)
+        return grid(*square(images, names[label]))
+
+    def draw_path(start: int, end: int, seed: Any, truncation: str) -> Any:
+        sizes, limit = {"n": MORPH_ROWS, "frames": MORPH_FRAMES}, TRUNCATIONS[truncation]
+        with errors_on_page(gr):
+            frames = generator.morph(start, end, seed=seed, truncation=limit, **sizes)
+        return strip_picture(frames, names[start], names[end])
+
+    return draw_class, draw_path
+
+
 @contextlib.contextmanager
-def telling(gr: Any) -> Iterator[None]:
-    """Show what is wrong with a seed or the like on the page."""
+def errors_on_page(gr: Any) -> Iterator[None]:
+    """Show the library's errors, as of a wrong seed, on the page."""
     try:
         yield
     except CGANError as error:

@@ -1,11 +1,10 @@
-"""A trained generator as a file that runs or loads elsewhere, read back and compared first.
+"""A trained generator as a file for other programs, read back and compared first.
 
     python -m experiments.export runs/fashion_cgan --format onnx --out generator.onnx
 
-How each format is written and read is in cgan_jax.interop.
+The formats are in cgan_jax/interop.
 """
 
-import os
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,11 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from cgan_jax.config import ModelConfig
-from cgan_jax.errors import ConfigError, RunError
-from cgan_jax.files import atomic_write, write_errors
+from cgan_jax.errors import ConfigError
+from cgan_jax.files import atomic_write
 from cgan_jax.runs.folder import RunFolder
 from cgan_jax.runs.restore import restore_run
-from experiments.shared.command_line import check_checkpoint_flags, fail, parse, run
+from experiments.shared.choice import NEWEST, CheckpointFlags
+from experiments.shared.command_line import fail, parse, run
+from experiments.shared.output import check_output
 
 if TYPE_CHECKING:
     from cgan_jax.interop import ExportedGenerator
@@ -36,7 +37,7 @@ SUFFIXES: dict[Format, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Flags:
-    """Write a run's generator as a file for elsewhere, and compare what it gives with JAX.
+    """Write a run's generator as a file for other programs, and compare its images with JAX's.
 
     Examples:
       python -m experiments.export runs/fashion_cgan --format stablehlo --out generator.zip
@@ -55,18 +56,15 @@ class Flags:
     """The file to write."""
     discriminator: Path | None = None
     """With --format torch: write the discriminator's state dict too, to this file."""
-    step: int | None = None
-    """Take the checkpoint of this step; by default the newest that is intact."""
-    best: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Take the best checkpoint, which --eval-every keeps."""
     tolerance: float = 1e-5
-    """How far what the file gives may be from JAX: images are in [-1, 1], a grey level is 8e-3."""
+    """Largest difference from JAX: images are in [-1, 1], a grey level is 8e-3."""
     overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Replace a file that is there."""
+    """Replace a file that exists."""
+    checkpoint: CheckpointFlags = NEWEST
 
     def check(self) -> None:
         """Raises an error for what the library does not look at."""
-        check_checkpoint_flags(self.step, self.best)
+        self.checkpoint.check()
         if self.discriminator is not None and self.format != "torch":
             raise ConfigError(
                 "discriminator goes with --format torch alone\n"
@@ -74,29 +72,14 @@ class Flags:
             )
         if self.discriminator == self.out:
             raise ConfigError(f"out and discriminator are both {self.out}\nGive two names.")
-        for file in (self.out, self.discriminator):
-            if file is not None:
-                self._check_file(file)
-
-    def _check_file(self, file: Path) -> None:
         suffixes = SUFFIXES[self.format]
-        if file.suffix.lower() not in suffixes:
-            raise ConfigError(
-                f"{file} is no name for the format {self.format}\n"
-                f"expected one that ends in {' or '.join(suffixes)}\nName another."
-            )
-        with write_errors(file):  # a name may be too long to be looked for
-            if file.exists() and not (self.overwrite and file.is_file()):
-                raise RunError(
-                    f"{file} is there already\nexpected no such file\n"
-                    "Name another, or replace a file with --overwrite."
+        for file in filter(None, (self.out, self.discriminator)):
+            if file.suffix.lower() not in suffixes:
+                raise ConfigError(
+                    f"{file} does not name a file of the format {self.format}\n"
+                    f"expected one that ends in {' or '.join(suffixes)}\nName another."
                 )
-            nearest = next(place for place in file.absolute().parents if place.exists())
-        if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
-            raise RunError(
-                f"{file} cannot be written: {nearest} is no folder that you may write to\n"
-                "expected one\nName another."
-            )
+            check_output(file, self.overwrite)
 
 
 def main() -> None:
@@ -109,19 +92,18 @@ def main() -> None:
         packages()  # says what is not installed before a checkpoint is read
 
     from cgan_jax.interop import largest_difference
-    from cgan_jax.sampling.generator import load_generator
 
-    generator = load_generator(flags.run, step=flags.step, best=flags.best)
+    generator = flags.checkpoint.load(folder)
     with atomic_write(flags.out) as file:
         exported = write_generator(file, flags.format, generator, folder.config.model)
         difference = largest_difference(generator, exported)
         check_difference(flags.out, difference, flags.tolerance)
-    say(flags.out, generator.step, difference)
+    print_summary(flags.out, generator.step, difference)
     if flags.discriminator is not None:
         with atomic_write(flags.discriminator) as file:
-            difference = write_discriminator(file, generator, folder, flags.best)
+            difference = write_discriminator(file, generator, folder, flags.checkpoint.best)
             check_difference(flags.discriminator, difference, flags.tolerance)
-        say(flags.discriminator, generator.step, difference)
+        print_summary(flags.discriminator, generator.step, difference)
 
 
 def write_generator(
@@ -129,6 +111,7 @@ def write_generator(
 ) -> "ExportedGenerator":
     """Write a generator in this format, and read it back."""
     from cgan_jax import interop
+    from cgan_jax.interop.exported import library_module
 
     match what:
         case "stablehlo":
@@ -141,6 +124,7 @@ def write_generator(
             interop.save_safetensors(file, generator)
             return interop.as_exported(interop.load_safetensors(file))
         case "torch":
+            library_module(generator, "a PyTorch state dict")
             weights = interop.generator_to_torch(generator.variables, model, generator.step)
             interop.save_state_dict(file, weights, interop.metadata(generator))
             back = interop.generator_from_torch(interop.load_state_dict(file), model)
@@ -153,7 +137,7 @@ def write_discriminator(
     """Write the state dict of this generator's discriminator, and read it back.
 
     Returns:
-        the largest difference of scores.
+        the largest difference between their scores.
     """
     import jax
     import numpy as np
@@ -161,16 +145,16 @@ def write_discriminator(
     from cgan_jax import interop
 
     gan, state = restore_run(folder, step=generator.step, best=best)
-    ours, model = {"params": state.disc.params}, folder.config.model
+    variables, model = state.disc.variables, folder.config.model
     table = interop.metadata(generator)
     del table["latent_dim"], table["generator"]  # the rest holds for both
-    interop.save_state_dict(file, interop.discriminator_to_torch(ours, model), table)
+    interop.save_state_dict(file, interop.discriminator_to_torch(variables, model), table)
     back = interop.discriminator_from_torch(interop.load_state_dict(file), model)
     shape = (64, model.img_size, model.img_size, model.channels)
     images = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
     labels = np.arange(64) % model.n_classes
     score = jax.jit(partial(gan.discriminator.apply, train=False))
-    return float(abs(score(ours, images, labels) - score(back, images, labels)).max())
+    return float(abs(score(variables, images, labels) - score(back, images, labels)).max())
 
 
 def check_difference(out: Path, difference: float, tolerance: float) -> None:
@@ -179,12 +163,12 @@ def check_difference(out: Path, difference: float, tolerance: float) -> None:
         fail(
             f"{out} was not written: read back, it differs from JAX by {difference:.1e}\n"
             f"expected at most {tolerance:.1e}\n"
-            "If that can be rounding, give a larger --tolerance; otherwise report it.",
+            "Give a larger --tolerance if that can be rounding; otherwise report it.",
             code=1,
         )
 
 
-def say(out: Path, step: int, difference: float) -> None:
+def print_summary(out: Path, step: int, difference: float) -> None:
     print(
         f"{out}: {out.stat().st_size / 1e3:,.0f} kB, after {step:,} steps. "
         f"Read back, it differs from JAX by at most {difference:.1e}."

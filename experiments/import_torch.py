@@ -2,7 +2,7 @@
 
     python -m experiments.import_torch generator.pt discriminator.pt --workdir runs/imported
 
-Every other command then works on that folder. The other way: `experiments.export --format torch`.
+Every other command then works on that folder. `experiments.export --format torch` is the way back.
 """
 
 from dataclasses import dataclass, replace
@@ -11,7 +11,8 @@ from typing import Annotated
 
 import tyro
 
-from cgan_jax.checks import check_class_names
+from cgan_jax.checks import check_class_names, one_line
+from cgan_jax.config import ModelConfig
 from cgan_jax.data import SPECS
 from cgan_jax.errors import DataError, RunError
 from cgan_jax.interop import (
@@ -24,6 +25,7 @@ from cgan_jax.interop import (
 from cgan_jax.presets import PRESETS
 from cgan_jax.runs.folder import RunFolder
 from cgan_jax.runs.lock import run_lock
+from experiments.shared.choice import Words
 from experiments.shared.command_line import parse, run
 
 MODULE = "experiments.import_torch"
@@ -44,10 +46,11 @@ class Flags:
     """The discriminator's state dict, likewise."""
     workdir: Path
     """The run folder to make."""
-    class_names: tuple[str, ...] = ()
-    """One a class. By default Fashion-MNIST's, where there are ten classes."""
+    class_names: Words = ()
+    """One name per class. By default Fashion-MNIST's for ten classes of 28x28 grey images, numbers
+    for others."""
     channels: int = 1
-    """Of the images: 1 for grey, 3 for colour."""
+    """Number of channels of the images: 1 for grey, 3 for colour."""
     bn_epsilon: float = REPORT.model.bn_epsilon
     """The networks' BatchNorm epsilon; the report's is 0.8."""
 
@@ -60,18 +63,10 @@ def main() -> None:
     )
     model = config_from_torch(gen_weights, disc_weights, channels=flags.channels)
     config = replace(REPORT, model=replace(model, bn_epsilon=flags.bn_epsilon))
-    names = flags.class_names and check_class_names(flags.class_names, MODULE)
-    if not names and model.n_classes == len(SPECS[config.dataset].class_names):
-        names = SPECS[config.dataset].class_names
-    if len(names) != model.n_classes:
-        raise DataError(
-            f"{len(names)} names were given\n"
-            f"expected {model.n_classes}, for the classes that these networks know\n"
-            "Give as many: --class-names NAME NAME ..."
-        )
+    names, note = class_names([name for group in flags.class_names for name in group], model)
     if RunFolder.check(flags.workdir, config):
         raise RunError(
-            f"{flags.workdir} holds a run already\nexpected a new or an empty folder\n"
+            f"{flags.workdir} holds a run already\nexpected a new or empty folder\n"
             "Name another --workdir."
         )
 
@@ -88,7 +83,7 @@ def main() -> None:
     fresh = jax.jit(gan.init)(jax.random.key(0))
     state = fresh.replace(
         step=jnp.int32(step),
-        gen=fresh.gen.replace(params=gen["params"], batch_stats=gen["batch_stats"]),
+        gen=fresh.gen.replace(params=gen["params"], batch_stats=gen.get("batch_stats", {})),
         disc=fresh.disc.replace(params=disc["params"]),
     )
     with run_lock(flags.workdir):
@@ -96,10 +91,32 @@ def main() -> None:
         with Checkpoints(folder.checkpoints) as checkpoints:
             checkpoints.save(step, state)
     print(
-        f"Made {flags.workdir}: {model.n_classes} classes, images of {model.img_size} by "
-        f"{model.img_size}, after {step:,} steps. Adam's moments are not in the files: if trained "
-        "on, they begin at zero."
+        f"Wrote {flags.workdir}: {model.n_classes} classes, images of {model.img_size} by "
+        f"{model.img_size}, after {step:,} steps. Adam's moments are not in the files: further "
+        f"training starts them at zero.{note}"
     )
+
+
+def class_names(given: list[str], model: ModelConfig) -> tuple[tuple[str, ...], str]:
+    """The names of the classes, and a line on the default ones.
+
+    Raises:
+        DataError: the number of names differs from the number of classes.
+    """
+    if given:
+        if len(given) != model.n_classes:
+            raise DataError(
+                f"{len(given)} class name{'s' * (len(given) > 1)} for {model.n_classes} classes\n"
+                f"expected {model.n_classes}, one per class of these networks\n"
+                "Give them all: --class-names NAME NAME ..."
+            )
+        return check_class_names(given, MODULE), ""
+    report = REPORT.model
+    sizes = [(m.n_classes, m.img_size, m.channels) for m in (model, report)]
+    numbers = tuple(map(str, range(model.n_classes)))
+    names = SPECS[REPORT.dataset].class_names if sizes[0] == sizes[1] else numbers
+    note = f"\nThe classes are called {one_line(', '.join(names), 60)}. To give them other names, "
+    return names, note + "import into another folder with --class-names NAME NAME ..."
 
 
 if __name__ == "__main__":

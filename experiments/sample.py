@@ -4,6 +4,7 @@ python -m experiments.sample runs/fashion_cgan --label "Ankle boot" --n 16 --out
 """
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,25 @@ from cgan_jax.checks import check_int_field
 from cgan_jax.errors import ConfigError
 from cgan_jax.files import atomic_write, write_errors
 from cgan_jax.runs.folder import RunFolder
-from experiments.shared.choice import class_ids, square
-from experiments.shared.command_line import check_checkpoint_flags, parse, run
+from experiments.shared.choice import NEWEST, CheckpointFlags, Words, class_ids, square
+from experiments.shared.command_line import parse, run
+from experiments.shared.output import check_output
 
 MODULE = "experiments.sample"
-ALIEN = (".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".pdf", ".svg", ".npy", ".zip")
+FILES = (".png", ".npz")
+FOREIGN = (
+    ".jpg",
+    ".jpeg",
+    ".gif",
+    ".webp",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".pdf",
+    ".svg",
+    ".npy",
+    ".zip",
+)
 
 
 @dataclass(frozen=True)
@@ -36,89 +51,78 @@ class Flags:
 
     run: Annotated[Path, tyro.conf.Positional]
     """A run folder."""
-    label: tuple[str, ...] = ("all",)
-    """Classes, by name or number; or all."""
+    label: Words = ()
+    """Classes, by name or number; or all, which is the default."""
     n: int = 10
-    """How many pictures of each."""
+    """Number of pictures of each class."""
     seed: int = 0
-    """Of the latent points."""
+    """Seed of the latent points."""
     out: Path = Path("samples.png")
     """A grid for a name that ends in .png; arrays (images, labels, class_names) for one that ends
     in .npz; a folder of single pictures for any other."""
+    overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Replace a file that exists."""
     truncation: float | None = None
     """Keep latent numbers within this of 0: more typical pictures, less variety. 0.5 is strong."""
-    step: int | None = None
-    """Take the checkpoint of this step; by default the newest that is intact."""
-    best: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Take the best checkpoint, which --eval-every keeps."""
+    checkpoint: CheckpointFlags = NEWEST
 
     def check(self) -> None:
-        """Raises ConfigError for what the library does not look at."""
+        """Raises an error for what the library does not look at."""
         check_int_field(self, "n", 1)
-        check_checkpoint_flags(self.step, self.best)
-        if not self.label:
-            raise ConfigError("there is no label\nexpected at least one\nGive some, or all.")
+        self.checkpoint.check()
         suffix = self.out.suffix.lower()
-        if suffix in ALIEN and not self.out.is_dir():
+        if suffix in FILES:
+            return check_output(self.out, self.overwrite)
+        with write_errors(self.out):  # a name may be too long to be looked up
+            is_folder = self.out.is_dir()
+            if is_folder and any(self.out.iterdir()):
+                raise ConfigError(
+                    f"{self.out} holds other files\n"
+                    "expected a new folder, or a name with .png or .npz\nName another."
+                )
+        if suffix in FOREIGN and not is_folder:
             raise ConfigError(
-                f"out is {self.out}, but {suffix} files are not made\n"
+                f"out is {self.out}, but {suffix} files cannot be written\n"
                 "expected a name that ends in .png or .npz, or a folder's\nGive another --out."
             )
-        with write_errors(self.out):  # a name may be too long to be looked for
-            full = self.out.is_dir() and any(self.out.iterdir())
-        if full:
-            raise ConfigError(
-                f"{self.out} holds other files\n"
-                "expected a new folder, or a name with .png or .npz\nName another."
-            )
+        return None
 
 
 def main() -> None:
     flags = parse(Flags, MODULE)
     flags.check()
-    RunFolder.open(flags.run)  # says what is wrong before JAX is imported
-
-    from cgan_jax.sampling.generator import load_generator
-    from experiments.shared.compile_cache import keep_programs
-
-    keep_programs()
-    generator = load_generator(flags.run, step=flags.step, best=flags.best)
-    wanted = class_ids(flags.label, generator.class_names)
-    labels = np.tile(wanted, flags.n)
-    images = generator.generate(labels, seed=flags.seed, truncation=flags.truncation)
-    write(images, labels, wanted, generator.class_names, flags.out)
-    print(f"{len(images):,} pictures after {generator.step:,} steps are in {flags.out}.")
+    folder = RunFolder.open(flags.run)  # says what is wrong before JAX is imported
+    classes = class_ids(flags.label or (("all",),), folder.class_names)
+    generator = flags.checkpoint.load(folder)
+    images = generator.generate(classes, n=flags.n, seed=flags.seed, truncation=flags.truncation)
+    write(images, classes, generator.class_names, flags.out)
+    pictures = "1 picture" if len(images) == 1 else f"{len(images):,} pictures"
+    print(f"Wrote {pictures} after {generator.step:,} steps to {flags.out}.")
 
 
-def write(
-    images: np.ndarray,
-    labels: np.ndarray,
-    classes: np.ndarray,
-    class_names: Sequence[str],
-    out: Path,
-) -> None:
-    """Write pictures as the name of `out` asks.
+def write(images: np.ndarray, classes: np.ndarray, class_names: Sequence[str], out: Path) -> None:
+    """Write pictures in the format that the name of `out` asks for.
 
     Args:
         images: uint8 `[n * classes, H, W, C]`, one of each class after the other.
-        labels: of the images, int32.
-        classes: those that were asked for, int32.
+        classes: class ids, int32.
         class_names: of all classes.
         out: the file or folder.
 
     Raises:
         RunError: it cannot be written.
     """
-    names = [class_names[i] for i in classes]
+    labels = np.resize(classes, len(images))
     if out.suffix.lower() == ".npz":
         with atomic_write(out) as file:
             np.savez(file, images=images, labels=labels, class_names=class_names)
     elif out.suffix.lower() == ".png":
+        from cgan_jax.pictures.grids import grid
+
+        names = [class_names[i] for i in classes]
         rows = images.reshape(-1, len(classes), *images.shape[1:])
         if len(classes) == 1:
             rows, names = square(rows[:, 0], names[0])
-        from cgan_jax.pictures.grids import grid
-
         with atomic_write(out) as file:
             grid(rows, names).save(file)
     else:
@@ -127,10 +131,12 @@ def write(
         words = [re.sub(r"\W+", "_", name).strip("_").lower() for name in class_names]
         if len(set(words)) < len(words):  # as of the classes "a" and "A"
             words = [f"{i}_{word}".strip("_") for i, word in enumerate(words)]
+        counts: Counter[int] = Counter()
         with write_errors(out):
             out.mkdir(parents=True, exist_ok=True)
-            for i, (image, label) in enumerate(zip(images, labels, strict=True)):
-                to_pillow(image).save(out / f"{words[label]}_{i // len(classes):05d}.png")
+            for image, label in zip(images, labels.tolist(), strict=True):
+                to_pillow(image).save(out / f"{words[label]}_{counts[label]:05d}.png")
+                counts[label] += 1
 
 
 if __name__ == "__main__":

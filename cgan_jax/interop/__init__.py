@@ -1,4 +1,4 @@
-"""Ways in and out of cgan_jax for other frameworks. The public names are listed in `__init__.pyi`.
+"""Import from and export to other frameworks. The public names are listed in `__init__.pyi`.
 
 Each is imported when it is first used: those for PyTorch's weights need neither JAX nor PyTorch.
 """

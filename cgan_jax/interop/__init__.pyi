@@ -1,9 +1,9 @@
 from .exported import ExportedGenerator as ExportedGenerator
 from .exported import as_exported as as_exported
 from .exported import largest_difference as largest_difference
+from .exported import load_safetensors as load_safetensors
 from .exported import metadata as metadata
-from .linen_weights import load_safetensors as load_safetensors
-from .linen_weights import save_safetensors as save_safetensors
+from .exported import save_safetensors as save_safetensors
 from .onnx_graph import load_onnx as load_onnx
 from .onnx_graph import save_onnx as save_onnx
 from .stablehlo import load_stablehlo as load_stablehlo

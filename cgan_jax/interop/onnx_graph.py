@@ -1,4 +1,4 @@
-"""A generator as an ONNX graph, layer by layer, for onnxruntime and its like.
+"""A generator as an ONNX graph, layer by layer, for onnxruntime and other runtimes.
 
 Needs the extra `onnx`, imported where it is used.
 """
@@ -12,17 +12,13 @@ import numpy as np
 
 from cgan_jax.checks import one_line
 from cgan_jax.errors import DataError
-from cgan_jax.files import write_errors
-from cgan_jax.interop.exported import (
-    ExportedGenerator,
-    check_metadata,
-    library_module,
-    metadata,
-)
+from cgan_jax.files import atomic_write
+from cgan_jax.interop.exported import ExportedGenerator, library_module
 from cgan_jax.sampling.generator import TrainedGenerator
+from cgan_jax.sampling.generator_file import check_metadata, metadata
+from cgan_jax.sampling.safetensors_bytes import KEY
 
-OPSET, IR_VERSION = 17, 8  # of 2022: what is needed has not changed since, and old runtimes read it
-KEY = "cgan_jax"
+OPSET, IR_VERSION = 17, 8  # of 2022: enough for these layers, and old runtimes read them
 
 
 def save_onnx(path: str | os.PathLike[str], generator: TrainedGenerator) -> None:
@@ -37,7 +33,7 @@ def save_onnx(path: str | os.PathLike[str], generator: TrainedGenerator) -> None
         generator: one whose module is a `cgan_jax.Generator`.
 
     Raises:
-        ConfigError: its module is another.
+        ConfigError: its module is not exactly a `cgan_jax.Generator`.
         DataError: the package onnx is not installed.
         RunError: the file cannot be written.
     """
@@ -45,22 +41,22 @@ def save_onnx(path: str | os.PathLike[str], generator: TrainedGenerator) -> None
     model = _model(onnx, generator)
     onnx.checker.check_model(model, full_check=True)
     data = model.SerializeToString()
-    with write_errors(Path(path)):
-        Path(path).write_bytes(data)
+    with atomic_write(Path(path)) as file:
+        file.write_bytes(data)
 
 
 def load_onnx(path: str | os.PathLike[str]) -> ExportedGenerator:
-    """Read what `save_onnx` wrote, to be run by onnxruntime on the CPU.
+    """Read what `save_onnx` wrote, and run it with onnxruntime on the CPU.
 
     Raises:
-        DataError: no such file, damaged, of another kind; or onnxruntime is not installed.
+        DataError: the file is missing, damaged or of another kind; or onnxruntime is not installed.
     """
     _, onnxruntime = packages()
     try:
         data = Path(path).read_bytes()
         session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
         table = json.loads(session.get_modelmeta().custom_metadata_map.get(KEY, "null"))
-    except Exception as error:  # onnxruntime promises no common type for what it cannot read
+    except Exception as error:  # onnxruntime documents no common error type
         raise DataError(
             f"{path} cannot be read: {one_line(error)}\n"
             "expected a generator as an ONNX graph\nExport it again."
@@ -76,7 +72,7 @@ def packages() -> tuple[Any, Any]:
     """The packages onnx and onnxruntime.
 
     Raises:
-        DataError: they are not installed.
+        DataError: one is not installed.
     """
     try:
         import onnx
@@ -84,7 +80,7 @@ def packages() -> tuple[Any, Any]:
     except ImportError as error:
         raise DataError(
             f"ONNX files need a package that is not installed: {one_line(error)}\n"
-            "expected onnx and onnxruntime\nInstall them with pip install -e '.[onnx]'."
+            "expected onnx and onnxruntime\nInstall them with `pip install onnx onnxruntime`."
         ) from error
     return onnx, onnxruntime
 
@@ -100,7 +96,7 @@ def _model(onnx: Any, generator: TrainedGenerator) -> Any:
         return name
 
     def add(operator: str, name: str, *inputs: str, **attributes: Any) -> str:
-        """A node whose output has its name, and may be another's input."""
+        """Add a node; its name is also that of its output."""
         nodes.append(helper.make_node(operator, inputs, [name], name, **attributes))
         return name
 
@@ -115,8 +111,8 @@ def _model(onnx: Any, generator: TrainedGenerator) -> Any:
         x = linear(f"hidden_{i}", x)
         if i > 0:
             name = f"batch_norm_{i}"
-            held = {**params[name], **stats[name]}
-            arrays = [constant(f"{name}.{k}", held[k]) for k in ("scale", "bias", "mean", "var")]
+            norm = {**params[name], **stats[name]}
+            arrays = [constant(f"{name}.{k}", norm[k]) for k in ("scale", "bias", "mean", "var")]
             x = add("BatchNormalization", name, x, *arrays, epsilon=module.bn_epsilon)
         x = add("LeakyRelu", f"leaky_relu_{i}", x, alpha=module.negative_slope)
     x = add("Tanh", "tanh", linear("output", x))

@@ -13,14 +13,10 @@ from jax import export
 
 from cgan_jax.checks import one_line
 from cgan_jax.errors import DataError
-from cgan_jax.files import write_errors
-from cgan_jax.interop.exported import (
-    ExportedGenerator,
-    check_metadata,
-    images_function,
-    metadata,
-)
+from cgan_jax.files import atomic_write
+from cgan_jax.interop.exported import ExportedGenerator, images_function
 from cgan_jax.sampling.generator import TrainedGenerator
+from cgan_jax.sampling.generator_file import check_metadata, metadata
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 PROGRAM, METADATA = "generator.stablehlo", "metadata.json"
@@ -29,15 +25,15 @@ PROGRAM, METADATA = "generator.stablehlo", "metadata.json"
 def save_stablehlo(path: str | os.PathLike[str], generator: TrainedGenerator) -> None:
     """Write a generator as a program for CPUs, NVIDIA GPUs and TPUs, for batches of any size.
 
-    The file is a zip archive: what `jax.export` serialises has no place for metadata, and would
-    not say that it is damaged, as an archive's checksums do. `generator.stablehlo` in it is for
-    `jax.export.deserialize`; its `call(latent, labels)` takes and gives what `ExportedGenerator`
-    does. `metadata.json` is `metadata`'s table. JAX reads such programs for at least six months
-    (its compatibility guarantee), and those that wrote them need not be installed.
+    The file is a zip archive: programs that `jax.export` serialises have no place for metadata and
+    no checksums. `generator.stablehlo` in it is for `jax.export.deserialize`; its
+    `call(latent, labels)` has the arguments and the result of `ExportedGenerator`. `metadata.json`
+    is the table of `metadata`. JAX reads such programs for at least six months (its compatibility
+    guarantee); cgan_jax and Flax need not be installed.
 
     Args:
-        path: the file, by custom with the suffix `.zip`; an older one of that name is replaced.
-        generator: any, of the library's module or of another.
+        path: the file, by convention with the suffix `.zip`; an older one of that name is replaced.
+        generator: any generator, of the library's module or of your own.
 
     Raises:
         RunError: the file cannot be written.
@@ -48,13 +44,13 @@ def save_stablehlo(path: str | os.PathLike[str], generator: TrainedGenerator) ->
         jax.ShapeDtypeStruct((batch, latent_dim), jnp.float32),
         jax.ShapeDtypeStruct((batch,), jnp.int32),
     )
-    # GPUs and TPUs would by default round the factors of products to fewer bits than float32 has.
+    # By default, GPUs and TPUs round the factors of products to fewer bits than float32 has.
     with _without_source_paths(), jax.default_matmul_precision("highest"):
         program = export.export(jax.jit(images_function(generator)), platforms=PLATFORMS)(
             *arguments
         )
     table = json.dumps(metadata(generator), indent=2)
-    with write_errors(Path(path)), zipfile.ZipFile(path, "w") as file:
+    with atomic_write(Path(path)) as temporary, zipfile.ZipFile(temporary, "w") as file:
         # ZipInfo's date is 1980-01-01: the same generator gives the same bytes.
         for name, data in ((PROGRAM, bytes(program.serialize())), (METADATA, table)):
             file.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)
@@ -64,13 +60,13 @@ def load_stablehlo(path: str | os.PathLike[str]) -> ExportedGenerator:
     """Read what `save_stablehlo` wrote.
 
     Raises:
-        DataError: no such file, damaged, or of another kind.
+        DataError: the file is missing, damaged or of another kind.
     """
     try:
         with zipfile.ZipFile(path) as file:
             table = json.loads(file.read(METADATA))
             program = export.deserialize(bytearray(file.read(PROGRAM)))
-    except Exception as error:  # JAX promises no common type for what it cannot read
+    except Exception as error:  # JAX documents no common error type
         raise DataError(
             f"{path} cannot be read: {one_line(error)}\n"
             "expected a zip archive with a program that JAX exported\nExport it again."
@@ -80,7 +76,7 @@ def load_stablehlo(path: str | os.PathLike[str]) -> ExportedGenerator:
 
 @contextmanager
 def _without_source_paths() -> Iterator[None]:
-    """Have JAX keep the names of source files, and so of folders here, out of its programs."""
+    """Keep the paths of source files, and so of local folders, out of JAX's programs."""
     name = "jax_traceback_in_locations_limit"
     before = getattr(jax.config, name)
     jax.config.update(name, 0)

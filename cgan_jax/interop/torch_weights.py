@@ -1,14 +1,13 @@
 """PyTorch state dicts <-> linen variables for the report's two networks.
 
-Works on plain dicts of NumPy arrays, without PyTorch; their files are weight_files.py's.
-The networks themselves live in cgan_jax.models.report; training state and checkpoints elsewhere.
+Works on plain dicts of NumPy arrays, without PyTorch; weight_files.py reads and writes their files.
+The networks themselves are in cgan_jax/models/report.py.
 """
 
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,40 +19,46 @@ from cgan_jax.errors import ConfigError, DataError
 StateDict = dict[str, npt.NDArray[Any]]
 
 _COUNTER = ".num_batches_tracked"
+_TABLES = {"generator": "label_emb", "discriminator": "label_embedding"}  # PyTorch-GAN's names
+_BATCH_NORM = {
+    "weight": "params/scale",
+    "bias": "params/bias",
+    "running_mean": "batch_stats/mean",
+    "running_var": "batch_stats/var",
+}
 
 
-@dataclass(frozen=True)
-class _Entry:
+class _Entry(NamedTuple):
     """One array under both of its names.
 
-    `pixels` numbers the image's values in linen's order (H, W, C) by their place in PyTorch's
-    order (C, H, W); they lead the PyTorch array's axis `pixel_axis`.
+    A linen kernel is the transpose of a PyTorch weight. Image values are in linen's order
+    (H, W, C) there and in PyTorch's (C, H, W) here: `order` has the PyTorch index of each linen
+    index along the PyTorch array's axis `axis`, which may have label values after the image's.
     """
 
     torch_name: str
     linen_name: str
     torch_shape: tuple[int, ...]
-    transposed: bool = False
-    pixels: npt.NDArray[np.intp] | None = None
-    pixel_axis: int = 0
+    order: npt.NDArray[np.intp] | None = None
+    axis: int = 0
 
     @property
     def linen_shape(self) -> tuple[int, ...]:
-        return self.torch_shape[::-1] if self.transposed else self.torch_shape
+        return self.torch_shape[:: -1 if self._is_kernel else 1]
+
+    @property
+    def _is_kernel(self) -> bool:
+        return self.linen_name.endswith("/kernel")
 
     def to_linen(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        array = np.take(array, self._order(), self.pixel_axis)
-        return np.ascontiguousarray(array.T if self.transposed else array)
+        array = array if self.order is None else np.take(array, self.order, self.axis)
+        return np.array(array.T if self._is_kernel else array, order="C")
 
     def to_torch(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        array = array.T if self.transposed else array
-        return np.ascontiguousarray(np.take(array, np.argsort(self._order()), self.pixel_axis))
-
-    def _order(self) -> npt.NDArray[np.intp]:
-        order = np.arange(self.torch_shape[self.pixel_axis])
-        if self.pixels is not None:
-            order[: len(self.pixels)] = self.pixels
-        return order
+        array = array.T if self._is_kernel else array
+        if self.order is not None:
+            array = np.take(array, np.argsort(self.order), self.axis)
+        return np.array(array, order="C")
 
 
 def config_from_torch(
@@ -61,35 +66,36 @@ def config_from_torch(
 ) -> ModelConfig:
     """The sizes of a pair of networks, read off their PyTorch state dicts.
 
-    What shapes do not tell (slopes, dropout rate, BatchNorm's constants) is the report's.
+    Settings without a shape (slopes, dropout rate, BatchNorm's constants) are the report's.
 
     Args:
         generator: its state dict; see `generator_from_torch`.
         discriminator: its state dict.
-        channels: of the images, which are taken to be square.
+        channels: number of channels of the images, which are assumed to be square.
 
     Raises:
-        DataError: these are not a generator and a discriminator of this kind that fit.
-        ConfigError: `channels` is no number of channels.
+        DataError: not a generator and a discriminator of this kind that fit together.
+        ConfigError: `channels` is not a positive integer.
     """
     channels = check_int("channels", channels, 1, hint="Omit it for the default, 1.")
-    gen, disc = _normalised(generator), _normalised(discriminator)
-    (n_classes, label_dim), *gen_shapes = _matrix_shapes("generator", gen)
-    (disc_classes, disc_label_dim), *disc_shapes = _matrix_shapes("discriminator", disc)
+    (n_classes, label_dim), *gen_shapes = _matrix_shapes("generator", generator)
+    (disc_classes, disc_label_dim), *disc_shapes = _matrix_shapes("discriminator", discriminator)
     n_pixels = gen_shapes[-1][0]
-    img_size = math.isqrt(n_pixels // channels)
-    seen = disc_shapes[0][1] - disc_label_dim
-    if (disc_classes, disc_label_dim, seen) != (n_classes, label_dim, n_pixels):
+    disc_pixels = disc_shapes[0][1] - disc_label_dim
+    if (disc_classes, disc_label_dim, disc_pixels) != (n_classes, label_dim, n_pixels):
         raise DataError(
-            f"The generator makes {n_pixels} values for {n_classes} classes ({label_dim} numbers "
-            f"each), but the discriminator takes {seen} for {disc_classes} ({disc_label_dim}).\n"
-            "Expected a pair that was trained together.\nPass the generator first."
+            f"the generator makes {n_pixels} values for {n_classes} classes ({label_dim} numbers "
+            f"each), but the discriminator takes {disc_pixels} for {disc_classes} "
+            f"({disc_label_dim})\n"
+            "expected a pair that was trained together\nPass the generator first."
         )
+    img_size = math.isqrt(n_pixels // channels)
     if channels * img_size**2 != n_pixels:
         raise DataError(
-            f"{n_pixels} values an image are no square of {channels} channels.\n"
-            "Expected as many values as a square image of so many channels has.\n"
-            "Name the number of channels that the images have."
+            f"images of {n_pixels} values are not squares of {channels} "
+            f"channel{'s' * (channels > 1)}\n"
+            "expected the number of values in a square image\n"
+            "Pass the number of channels that the images have."
         )
     try:
         return ModelConfig(
@@ -104,8 +110,8 @@ def config_from_torch(
     except ConfigError as error:
         reason, _, _ = str(error).partition("\n")
         raise DataError(
-            f"These are not the weights of such networks: {reason}.\n"
-            "Expected a generator and a discriminator as the report's, of any sizes.\n"
+            f"these are not the weights of such networks: {reason}\n"
+            "expected a generator and a discriminator like the report's, of any sizes\n"
             "Pass the state dicts of such a pair."
         ) from error
 
@@ -115,8 +121,8 @@ def generator_from_torch(state_dict: Mapping[str, Any], config: ModelConfig) -> 
 
     Args:
         state_dict: arrays by name, as `torch.nn.Module.state_dict()` has them for an
-            `nn.Sequential` called `model` and an embedding called `label_embedding` or `label_emb`
-            (PyTorch-GAN's name); a leading `module.` on every name (DataParallel) is dropped.
+            `nn.Sequential` called `model` and an embedding called `label_emb` or
+            `label_embedding`; a leading `module.` on every name (DataParallel) is dropped.
             `num_batches_tracked` has no place in linen: read it with `batches_tracked`.
         config: the sizes that the weights must have.
 
@@ -127,12 +133,12 @@ def generator_from_torch(state_dict: Mapping[str, Any], config: ModelConfig) -> 
     Raises:
         DataError: an entry is missing, unknown, misshaped or not an array of floats.
     """
-    return _from_torch("generator", state_dict, _generator_entries(config))
+    return _from_torch("generator", state_dict, config)
 
 
 def discriminator_from_torch(state_dict: Mapping[str, Any], config: ModelConfig) -> dict[str, Any]:
     """Linen variables of a discriminator, `{"params": ...}`; see `generator_from_torch`."""
-    return _from_torch("discriminator", state_dict, _discriminator_entries(config))
+    return _from_torch("discriminator", state_dict, config)
 
 
 def generator_to_torch(
@@ -140,10 +146,13 @@ def generator_to_torch(
 ) -> StateDict:
     """PyTorch state dict of a generator from its linen variables; undoes `generator_from_torch`.
 
+    The names are those of PyTorch-GAN's `cgan.py`: the embedding is `label_emb` in the generator,
+    `label_embedding` in the discriminator.
+
     Args:
         variables: `{"params": ..., "batch_stats": ...}`, nested mappings of arrays.
         config: the sizes that the weights must have.
-        steps: batches the generator was trained on, written as each `num_batches_tracked`.
+        steps: number of training batches, written as each `num_batches_tracked`.
 
     Returns:
         Arrays by name, in the order of the module's own state dict, dtypes unchanged.
@@ -152,20 +161,20 @@ def generator_to_torch(
         DataError: an entry is missing, unknown, misshaped or not an array of floats.
     """
     state_dict: StateDict = {}
-    for name, array in _to_torch("generator", variables, _generator_entries(config)).items():
+    for name, array in _to_torch("generator", variables, config).items():
         state_dict[name] = array
-        if name.endswith(".running_var"):
-            state_dict[name.removesuffix(".running_var") + _COUNTER] = np.array(steps, np.int64)
+        if counter := _counter(name):
+            state_dict[counter] = np.array(steps, np.int64)
     return state_dict
 
 
 def discriminator_to_torch(variables: Mapping[str, Any], config: ModelConfig) -> StateDict:
     """PyTorch state dict of a discriminator from its linen variables; see `generator_to_torch`."""
-    return _to_torch("discriminator", variables, _discriminator_entries(config))
+    return _to_torch("discriminator", variables, config)
 
 
 def batches_tracked(state_dict: Mapping[str, Any]) -> int:
-    """The training batches that a state dict's BatchNorm layers have counted; 0 without a count.
+    """The number of training batches that a state dict's BatchNorm layers counted; 0 without one.
 
     Raises:
         DataError: the layers disagree, or a count is not one integer.
@@ -177,105 +186,61 @@ def batches_tracked(state_dict: Mapping[str, Any]) -> int:
             good = count is not None and count.shape == () and count.dtype.kind in "iu"
             if count is None or not good or not 0 <= count <= INT32_MAX:
                 raise DataError(
-                    f"{one_line(name)} is {describe(count)}{f', {count}' if good else ''}.\n"
-                    "Expected a single number of steps.\nLeave such entries out for 0 steps."
+                    f"{one_line(name)} is {describe(count)}{f', {count}' if good else ''}\n"
+                    "expected a single number of steps\nOmit such entries for 0 steps."
                 )
             counts.add(int(count))
     if len(counts) > 1:
         raise DataError(
-            f"The BatchNorm layers have counted different numbers of batches: {sorted(counts)}.\n"
-            "Expected one number, as layers that are trained together have.\n"
-            "Leave such entries out for 0 steps."
+            f"the BatchNorm layers counted different numbers of batches: {sorted(counts)}\n"
+            "expected one number for all layers\nOmit such entries for 0 steps."
         )
     return counts.pop() if counts else 0
 
 
-def _generator_entries(config: ModelConfig) -> list[_Entry]:
-    widths = config.generator_widths
-    entries = [_embedding_entry(config)]
-    fan_in = config.latent_dim + _label_dim(config)
+def _entries(network: str, config: ModelConfig) -> list[_Entry]:
+    """All arrays of a network, in the order of the PyTorch module's state dict.
+
+    The layers in the `nn.Sequential` are Linear, LeakyReLU; then Linear, BatchNorm (in the
+    generator) or Dropout (in the discriminator), LeakyReLU for each further width; then Linear.
+    """
+    is_generator = network == "generator"
+    label_dim = config.n_classes if config.label_dim is None else config.label_dim
+    c, size = config.channels, config.img_size
+    pixels = np.arange(c * size * size).reshape(c, size, size).transpose(1, 2, 0).ravel()
+    if is_generator:
+        fan_in, widths = config.latent_dim + label_dim, (*config.generator_widths, len(pixels))
+    else:
+        fan_in, widths = len(pixels) + label_dim, (*config.discriminator_widths, 1)
+
+    table = f"{_TABLES[network]}.weight", "params/label_embedding/embedding"
+    entries = [_Entry(*table, (config.n_classes, label_dim))]
     position = 0
     for i, width in enumerate(widths):
-        entries += _linear_entries(position, f"hidden_{i}", fan_in, width)
-        position += 1
-        if i > 0:
-            torch_name, linen_name = f"model.{position}", f"batch_norm_{i}"
-            for torch_leaf, linen_leaf in [
-                ("weight", f"params/{linen_name}/scale"),
-                ("bias", f"params/{linen_name}/bias"),
-                ("running_mean", f"batch_stats/{linen_name}/mean"),
-                ("running_var", f"batch_stats/{linen_name}/var"),
-            ]:
-                entries.append(_Entry(f"{torch_name}.{torch_leaf}", linen_leaf, (width,)))
-            position += 1
-        position += 1  # LeakyReLU
+        is_last = i == len(widths) - 1
+        order, axis = (pixels, 0) if is_generator and is_last else (None, 0)
+        linear = f"params/{'output' if is_last else f'hidden_{i}'}"
+        bias = _Entry(f"model.{position}.bias", f"{linear}/bias", (width,), order)
+        if not is_generator and i == 0:
+            order, axis = np.append(pixels, np.arange(len(pixels), fan_in)), 1
+        weight = f"model.{position}.weight", f"{linear}/kernel", (width, fan_in), order, axis
+        entries += [_Entry(*weight), bias]
+        if is_generator and i > 0 and not is_last:
+            for torch_leaf, linen_leaf in _BATCH_NORM.items():
+                collection, leaf = linen_leaf.split("/")
+                names = f"model.{position + 1}.{torch_leaf}", f"{collection}/batch_norm_{i}/{leaf}"
+                entries.append(_Entry(*names, (width,)))
+        position += 2 if i == 0 else 3
         fan_in = width
-    pixels = _pixels(config)
-    weight = (len(pixels), fan_in)
-    kernel, bias = "params/output/kernel", "params/output/bias"
-    entries += [
-        _Entry(f"model.{position}.weight", kernel, weight, transposed=True, pixels=pixels),
-        _Entry(f"model.{position}.bias", bias, weight[:1], pixels=pixels),
-    ]
     return entries
 
 
-def _discriminator_entries(config: ModelConfig) -> list[_Entry]:
-    entries = [_embedding_entry(config)]
-    pixels = _pixels(config)
-    fan_in = len(pixels) + _label_dim(config)
-    position = 0
-    for i, width in enumerate(config.discriminator_widths):
-        seen = pixels if i == 0 else None
-        entries += _linear_entries(position, f"hidden_{i}", fan_in, width, seen)
-        position += 2 if i == 0 else 3  # LeakyReLU, and Dropout before it from the second on.
-        fan_in = width
-    return entries + _linear_entries(position, "output", fan_in, 1)
-
-
-def _embedding_entry(config: ModelConfig) -> _Entry:
-    shape = (config.n_classes, _label_dim(config))
-    return _Entry("label_embedding.weight", "params/label_embedding/embedding", shape)
-
-
-def _linear_entries(
-    position: int,
-    linen_name: str,
-    fan_in: int,
-    fan_out: int,
-    input_pixels: npt.NDArray[np.intp] | None = None,
-) -> list[_Entry]:
-    """A Linear at `model.<position>`, whose input may start with an image."""
-    return [
-        _Entry(
-            f"model.{position}.weight",
-            f"params/{linen_name}/kernel",
-            (fan_out, fan_in),
-            transposed=True,
-            pixels=input_pixels,
-            pixel_axis=1,
-        ),
-        _Entry(f"model.{position}.bias", f"params/{linen_name}/bias", (fan_out,)),
-    ]
-
-
-def _label_dim(config: ModelConfig) -> int:
-    return config.n_classes if config.label_dim is None else config.label_dim
-
-
-def _pixels(config: ModelConfig) -> npt.NDArray[np.intp]:
-    c, size = config.channels, config.img_size
-    return np.arange(c * size * size).reshape(c, size, size).transpose(1, 2, 0).ravel()
-
-
-def _from_torch(what: str, state_dict: Mapping[str, Any], entries: list[_Entry]) -> dict[str, Any]:
-    named = _normalised(state_dict)
+def _from_torch(network: str, state_dict: Mapping[str, Any], config: ModelConfig) -> dict[str, Any]:
+    entries, named = _entries(network, config), _normalised(network, state_dict)
     batches_tracked(named)
-    layers = {e.torch_name.rpartition(".")[0] for e in entries if e.torch_name.endswith("_var")}
-    for layer in layers:
-        named.pop(layer + _COUNTER, None)
-
-    arrays = _checked(what, named, {e.torch_name: e.torch_shape for e in entries})
+    for entry in entries:
+        named.pop(_counter(entry.torch_name) or "", None)
+    arrays = _checked(network, named, {e.torch_name: e.torch_shape for e in entries})
     variables: dict[str, Any] = {}
     for entry in entries:
         *parents, leaf = entry.linen_name.split("/")
@@ -286,37 +251,46 @@ def _from_torch(what: str, state_dict: Mapping[str, Any], entries: list[_Entry])
     return variables
 
 
-def _normalised(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries under the names that this module uses for them."""
+def _to_torch(network: str, variables: Mapping[str, Any], config: ModelConfig) -> StateDict:
+    entries = _entries(network, config)
+    expected = {e.linen_name: e.linen_shape for e in entries}
+    arrays = _checked(network, dict(_leaves(variables)), expected)
+    return {e.torch_name: e.to_torch(arrays[e.linen_name]) for e in entries}
+
+
+def _counter(name: str) -> str | None:
+    """The name of a BatchNorm's counter, which PyTorch has after its running variance."""
+    layer, _, leaf = name.rpartition(".")
+    return layer + _COUNTER if leaf == "running_var" else None
+
+
+def _normalised(network: str, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries, under this network's name for its label embedding and without `module.`."""
     named = dict(state_dict)
     if named and all(name.startswith("module.") for name in named):
         named = {name.removeprefix("module."): value for name, value in named.items()}
-    if "label_emb.weight" in named and "label_embedding.weight" not in named:
-        named["label_embedding.weight"] = named.pop("label_emb.weight")
+    table = f"{_TABLES[network]}.weight"
+    for other in _TABLES.values():
+        if table not in named and f"{other}.weight" in named:
+            named[table] = named.pop(f"{other}.weight")
     return named
 
 
-def _matrix_shapes(what: str, named: Mapping[str, Any]) -> list[tuple[int, int]]:
-    """The shapes of the embedding and of each Linear's weight, in order of their places."""
-    layers = {}
-    for name, value in named.items():
-        place = re.fullmatch(r"label_embedding\.weight|model\.(\d+)\.weight", name)
+def _matrix_shapes(network: str, state_dict: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """The shapes of the embedding and of each Linear's weight, in order of their positions."""
+    shapes, table = {}, f"{_TABLES[network]}.weight"
+    for name, value in _normalised(network, state_dict).items():
+        position = -1 if name == table else re.fullmatch(r"model\.(\d+)\.weight", name)
         array = as_array(value)
-        if place and array is not None and array.ndim == 2:
-            layers[int(place[1] or -1)] = array.shape
-    if -1 not in layers or len(layers) < 3:
+        if position and array is not None and array.ndim == 2:
+            shapes[position if isinstance(position, int) else int(position[1])] = array.shape
+    if -1 not in shapes or len(shapes) < 3:
         raise DataError(
-            f"These {len(named)} entries are not the weights of a {what}.\n"
-            "Expected a label_embedding.weight and at least two Linear layers model.<i>.weight.\n"
-            "Pass the state dict of a network as the report's, of any sizes."
+            f"these {len(state_dict)} entries are not the weights of a {network}\n"
+            "expected label_emb.weight or label_embedding.weight, and at least two Linear layers "
+            "model.<i>.weight\nPass the state dict of a network like the report's, of any sizes."
         )
-    return [layers[place] for place in sorted(layers)]
-
-
-def _to_torch(what: str, variables: Mapping[str, Any], entries: list[_Entry]) -> StateDict:
-    expected = {e.linen_name: e.linen_shape for e in entries}
-    arrays = _checked(what, dict(_leaves(variables)), expected)
-    return {e.torch_name: e.to_torch(arrays[e.linen_name]) for e in entries}
+    return [shapes[position] for position in sorted(shapes)]
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -328,36 +302,36 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def _checked(
-    what: str, named: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]]
+    network: str, named: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 ) -> StateDict:
-    """The expected arrays by name; DataError when anything is missing, left over or wrong."""
+    """Arrays of these names and shapes.
+
+    Raises:
+        DataError: an array is missing, left over, misshaped or not of floats.
+    """
+    arrays = {name: as_array(value) for name, value in named.items()}
     problems = []
-    arrays: StateDict = {}
-    for name, shape in expected.items():
-        if name not in named:
+    for name, shape in shapes.items():
+        array = arrays.get(name)
+        if name not in arrays:
             problems.append(f"{name} of shape {shape} is missing")
-            continue
-        array = as_array(named[name])
-        if array is None or array.shape != shape or not _is_float(array.dtype):
+        elif array is None or array.shape != shape or not _is_float(array.dtype):
             problems.append(f"{name} is {describe(array)}, expected floats of shape {shape}")
-            continue
-        arrays[name] = array
-    for name in named.keys() - expected.keys():
-        found = describe(as_array(named[name]))
-        problems.append(f"{name} is {found}, which this {what} does not have")
+    for name in arrays.keys() - shapes.keys():
+        problems.append(f"{name} is {describe(arrays[name])}, which this {network} does not have")
     if problems:
-        shown = "; ".join(problems[:3])
+        first = one_line("; ".join(problems[:3]), 480)
         more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise DataError(
-            f"These are not the weights of this {what}: {one_line(shown, 480)}{more}.\n"
-            f"Expected {len(expected)} arrays with the sizes of the ModelConfig.\n"
+            f"these are not the weights of this {network}: {first}{more}\n"
+            f"expected {len(shapes)} arrays with the sizes of the ModelConfig\n"
             "Pass the ModelConfig that the weights were trained with."
         )
-    return arrays
+    return {name: array for name, array in arrays.items() if array is not None}
 
 
 def as_array(value: Any) -> npt.NDArray[Any] | None:
-    """`value` as an array without copying where possible, None if it is none."""
+    """`value` as an array, without copying where possible; None if it is not an array."""
     try:
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError):
@@ -366,7 +340,7 @@ def as_array(value: Any) -> npt.NDArray[Any] | None:
 
 
 def describe(array: npt.NDArray[Any] | None) -> str:
-    return "no array" if array is None else f"{array.dtype} of shape {array.shape}"
+    return "not an array" if array is None else f"{array.dtype} of shape {array.shape}"
 
 
 def _is_float(dtype: np.dtype[Any]) -> bool:

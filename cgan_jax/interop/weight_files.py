@@ -1,20 +1,20 @@
 """State dicts of NumPy arrays in files: safetensors without PyTorch, `.pt` and `.pth` with it.
 
-What the arrays mean is torch_weights.py's business.
+The meaning of the arrays is known to torch_weights.py.
 """
 
-import contextlib
 import io
-import json
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cgan_jax.checks import one_line
 from cgan_jax.errors import DataError
+from cgan_jax.files import atomic_write
 from cgan_jax.interop.torch_weights import StateDict, as_array, describe
+from cgan_jax.sampling import safetensors_bytes
 
 
 def load_state_dict(path: str | os.PathLike[str]) -> StateDict:
@@ -23,46 +23,19 @@ def load_state_dict(path: str | os.PathLike[str]) -> StateDict:
     No code in the file is run (`weights_only=True`).
 
     Raises:
-        DataError: no such file, unreadable or of another kind, or its library is not installed.
+        DataError: the file is missing, unreadable or of another kind, or needs a library that is
+            not installed.
     """
-    return load_weights(path)[0]
+    return _load(path)[0]
 
 
 def load_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read what `save_state_dict` was given as metadata; empty for a file without any.
+    """Read the metadata that `save_state_dict` was given; empty for a file without any.
 
     Raises:
         DataError: as `load_state_dict`.
     """
-    return load_weights(path)[1]
-
-
-def load_weights(path: str | os.PathLike[str]) -> tuple[StateDict, dict[str, Any]]:
-    """Read both a state dict and its metadata.
-
-    Raises:
-        DataError: as `load_state_dict`.
-    """
-    path = Path(path)
-    parse = _codec(path)[0]
-    try:
-        data = path.read_bytes()
-    except (OSError, ValueError) as error:  # the latter for a name that no file can have
-        raise DataError(
-            f"Cannot read the weights in {path}: {_reason(error)}.\n"
-            "Expected a file that you may read.\nName another."
-        ) from error
-    try:
-        loaded = parse(data)
-    except DataError:
-        raise
-    except Exception as error:  # The libraries promise no common error type for a bad file.
-        raise DataError(
-            f"{path} is damaged or not a state dict: {_reason(error)}.\n"
-            "Expected tensors by name, of dtypes that NumPy has (so no bfloat16).\n"
-            f"Save `module.state_dict()` once more as {path.suffix}."
-        ) from error
-    return loaded
+    return _load(path)[1]
 
 
 def save_state_dict(
@@ -77,76 +50,62 @@ def save_state_dict(
     Args:
         path: the file.
         state_dict: arrays by name.
-        metadata: a table as JSON has it, to stand under `cgan_jax` in the safetensors header, or in
-            the state dict's `_metadata`, where PyTorch keeps its own and overlooks others'.
+        metadata: a JSON table. Its place is `cgan_jax` in the safetensors header, or in the state
+            dict's `_metadata`, where PyTorch keeps its own and ignores other entries.
 
     Raises:
-        DataError: another suffix, an entry that is no array or of a dtype that the format lacks,
-            a folder that cannot be written, or a library that is not installed.
+        DataError: the suffix is another, an entry is not an array or of a dtype that the format
+            lacks, or the format needs a library that is not installed.
+        RunError: the file cannot be written.
     """
     path = Path(path)
-    dump = _codec(path)[1]
+    is_torch = _is_torch(path)
     arrays: StateDict = {}
     for name, value in state_dict.items():
         array = as_array(value)
-        if array is None or array.dtype.kind not in "biuf":
+        if not isinstance(name, str) or array is None or array.dtype.kind not in "biuf":
             raise DataError(
-                f"Cannot save {one_line(name)}: it is {describe(array)}.\n"
-                "Expected an array of a dtype that NumPy itself has, such as float32.\n"
-                "Convert it, or leave it out."
+                f"cannot save {one_line(name)}: it is {describe(array)}\n"
+                "expected an array of a dtype that NumPy itself has, such as float32\n"
+                "Convert it, or omit it."
             )
         arrays[name] = array
+    data = (_dump_torch if is_torch else safetensors_bytes.dump)(arrays, metadata or {})
+    with atomic_write(path) as file:
+        file.write_bytes(data)
+
+
+def _load(path: str | os.PathLike[str]) -> tuple[StateDict, dict[str, Any]]:
+    path = Path(path)
+    parse = _parse_torch if _is_torch(path) else safetensors_bytes.parse
     try:
-        data = dump(arrays, dict(metadata or {}))
+        data = path.read_bytes()
+    except (OSError, ValueError) as error:  # the latter for a name that no file can have
+        raise DataError(
+            f"cannot read the weights in {path}: {_reason(error)}\n"
+            "expected a file that you may read\nName another."
+        ) from error
+    try:
+        return parse(data)
     except DataError:
         raise
-    except Exception as error:
+    except Exception as error:  # neither library documents a common error type
         raise DataError(
-            f"Cannot save as {path.suffix}: {_reason(error)}.\nExpected arrays by name.\n"
-            "Pass what generator_to_torch or discriminator_to_torch gave."
-        ) from error
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_bytes(data)
-        part.replace(path)
-    except (OSError, ValueError) as error:
-        with contextlib.suppress(OSError, ValueError):
-            part.unlink()
-        raise DataError(
-            f"Cannot write the weights to {path}: {_reason(error)}.\n"
-            "Expected a folder that you may write to, with space left.\nName another."
+            f"{path} is damaged or not a state dict: {_reason(error)}\n"
+            "expected tensors by name, of dtypes that NumPy has (so no bfloat16)\n"
+            f"Save `module.state_dict()` again as {path.suffix}."
         ) from error
 
 
-_KEY = "cgan_jax"
-_Parse = Callable[[bytes], tuple[StateDict, dict[str, Any]]]
-_Dump = Callable[[StateDict, dict[str, Any]], bytes]
-
-
-def _codec(path: Path) -> tuple[_Parse, _Dump]:
-    """How to parse and how to dump the bytes of a file with this suffix."""
+def _is_torch(path: Path) -> bool:
+    """Whether a file with this suffix is in PyTorch's format, and not in that of safetensors."""
     suffix = path.suffix.lower()
-    if suffix == ".safetensors":
-        return _parse_safetensors, _dump_safetensors
-    if suffix in (".pt", ".pth"):
-        return _parse_torch, _dump_torch
-    raise DataError(
-        f"Unknown kind of weights file: {path}.\nExpected .safetensors, .pt or .pth.\n"
-        "Name a file of such a kind."
-    )
-
-
-def _parse_safetensors(data: bytes) -> tuple[StateDict, dict[str, Any]]:
-    loaded: StateDict = _safetensors().load(data)
-    # The format: the header's length in 8 bytes, then the header, whose texts load() does not give.
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    return loaded, json.loads(header.get("__metadata__", {}).get(_KEY, "{}"))
-
-
-def _dump_safetensors(arrays: StateDict, metadata: dict[str, Any]) -> bytes:
-    texts = {_KEY: json.dumps(metadata)} if metadata else None
-    data: bytes = _safetensors().save(arrays, texts)
-    return data
+    if suffix not in (".safetensors", ".pt", ".pth"):
+        raise DataError(
+            f"unknown kind of weights file: {path}\nexpected .safetensors, .pt or .pth\n"
+            "Name a file of such a kind."
+        )
+    return suffix != ".safetensors"
 
 
 def _parse_torch(data: bytes) -> tuple[StateDict, dict[str, Any]]:
@@ -161,29 +120,18 @@ def _parse_torch(data: bytes) -> tuple[StateDict, dict[str, Any]]:
             raise TypeError(f"its entry {name} is a {type(value).__name__}")
     arrays = {name: value.detach().numpy() for name, value in loaded.items()}
     notes = getattr(loaded, "_metadata", None)
-    return arrays, notes.get(_KEY, {}) if isinstance(notes, Mapping) else {}
+    return arrays, notes.get(safetensors_bytes.KEY, {}) if isinstance(notes, Mapping) else {}
 
 
-def _dump_torch(arrays: StateDict, metadata: dict[str, Any]) -> bytes:
+def _dump_torch(arrays: StateDict, metadata: Mapping[str, Any]) -> bytes:
     torch = _torch()
     buffer = io.BytesIO()
     # The copy gives torch memory that it may write to, which JAX's arrays do not.
     tensors = OrderedDict((name, torch.from_numpy(a.copy())) for name, a in arrays.items())
     if metadata:
-        tensors._metadata = {_KEY: metadata}  # type: ignore[attr-defined]
+        tensors._metadata = {safetensors_bytes.KEY: dict(metadata)}  # type: ignore[attr-defined]
     torch.save(tensors, buffer)
     return buffer.getvalue()
-
-
-def _safetensors() -> Any:
-    try:
-        import safetensors.numpy
-    except ImportError as error:
-        raise DataError(
-            "Weights in .safetensors files need the safetensors package.\n"
-            "Install it with `pip install safetensors`, or use a .pt file."
-        ) from error
-    return safetensors.numpy
 
 
 def _torch() -> Any:
@@ -191,12 +139,12 @@ def _torch() -> Any:
         import torch
     except ImportError as error:
         raise DataError(
-            "Weights in .pt and .pth files need PyTorch, which is not installed.\n"
+            "weights in .pt and .pth files need PyTorch, which is not installed\n"
             "Install it with `pip install torch`, or convert the file to .safetensors."
         ) from error
     return torch
 
 
 def _reason(error: Exception) -> str:
-    said = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), "")
-    return one_line(said or type(error).__name__).rstrip(".")
+    text = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), "")
+    return one_line(text or type(error).__name__).rstrip(".")

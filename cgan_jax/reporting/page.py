@@ -130,10 +130,10 @@ def _contents(run: RunFolder) -> dict[str, Any]:
 
 
 def _reached(run: RunFolder) -> tuple[int, int]:
-    """How many steps `losses.csv` has, and which epoch the last is in, from 1; or 0 and 0."""
+    """The number of steps, and the epoch of the last row of `losses.csv`, from 1; 0 without one."""
     rows = run.losses.read_text(encoding="utf-8").splitlines()[1:] if run.losses.exists() else []
     try:
-        return len(rows), int(rows[-1].partition(",")[0]) + 1 if rows else 0
+        return run.steps_done(), int(rows[-1].partition(",")[0]) + 1 if rows else 0
     except ValueError as error:
         raise ValueError(f"{run.losses.name}: {error}") from error
 

@@ -259,6 +259,14 @@ class RunFolder:
         with self.losses.open("rb") as file:
             return max(0, sum(1 for _ in file) - 1)
 
+    def steps_done(self) -> int:
+        """The newest checkpoint's step, or the rows of `losses.csv` if they are more.
+
+        A run imported from elsewhere has no rows for the steps taken there.
+        """
+        saved = (int(p.name) for p in self.checkpoints.glob("*") if p.name.isdecimal())
+        return max(self.steps_logged(), max(saved, default=0))
+
     def rewind_losses(self, step: int, steps_per_epoch: int) -> None:
         """Make `losses.csv` hold the rows of the first `step` steps, ready for the next one's.
 

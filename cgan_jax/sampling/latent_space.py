@@ -1,6 +1,6 @@
-"""Images of latent points, and of the ways between two points and two labels.
+"""Images of latent points, and of the paths between two points and two labels.
 
-Functions of networks, arrays and keys alone. Seeds and labels by name are sampling.py's.
+Functions of networks, arrays and keys alone. Seeds and labels by name are in generator.py.
 """
 
 from collections.abc import Callable
@@ -18,14 +18,16 @@ from cgan_jax.models.value_range import to_uint8
 
 CHUNK = 256  # images at a time: one compiled shape, and rounding that no batching changes
 
+ProgressFn = Callable[[int, int], object]  # of the number of images that are done, and of all
+
 
 def latent_points(
     key: jax.Array, indices: jax.Array, latent_dim: int, truncation: float | None = None
 ) -> jax.Array:
-    """The latent points with these indices, `[n, latent_dim]`; each depends on its own alone.
+    """The latent points with these indices, `[n, latent_dim]`; each depends on its index alone.
 
-    With a truncation t, from the normal distribution within [-t, t]: the smaller, the more typical
-    the pictures and the less they vary (Brock et al. 2019, "Large Scale GAN Training for High
+    With a truncation t, from the normal distribution within [-t, t]: the smaller t, the more
+    typical and the less varied the pictures (Brock et al. 2019, "Large Scale GAN Training for High
     Fidelity Natural Image Synthesis", section 3.1).
     """
     keys = jax.vmap(partial(random.fold_in, random.fold_in(key, 0)))(indices)
@@ -36,31 +38,31 @@ def latent_points(
 
 
 def slerp(start: jax.Array, end: jax.Array, t: jax.Array | float) -> jax.Array:
-    """The points between latent points along an arc, on which lengths stay those of such points.
+    """Points between latent points along an arc, which keeps their lengths typical.
 
-    Half-way along the straight line between two normal points of many dimensions lies one that is
-    shorter than any the generator was trained on (White 2016, "Sampling Generative Networks",
+    The straight line between two normal points of many dimensions does not: its middle is shorter
+    than any point the generator was trained on (White 2016, "Sampling Generative Networks",
     section 2.1).
 
     Args:
         start, end: floats `[..., latent_dim]`.
-        t: how far along, in [0, 1]: one number, or one for each point. At 0 and 1 the result is
-            `start` and `end` to the last bit.
+        t: position on the arc, in [0, 1]: one number, or one for each point. At 0 and 1 the result
+            is `start` and `end` to the last bit.
 
     Returns:
-        floats `[..., latent_dim]`. Where the two point the same way, or in opposite ones, there is
-        no one arc: there the straight line.
+        floats `[..., latent_dim]`; on the straight line if the two points have the same or
+        opposite directions, between which there is no unique arc.
     """
     t = jnp.asarray(t)[..., None]
     lengths = jnp.linalg.norm(start, axis=-1) * jnp.linalg.norm(end, axis=-1)
     cosine = (start * end).sum(-1) / jnp.where(lengths > 0, lengths, 1)
     angle = jnp.arccos(jnp.clip(cosine, -1, 1))[..., None]
     sine = jnp.sin(angle)
-    on_a_line = (sine < 1e-3) | (lengths == 0)[..., None]
-    safe = jnp.where(on_a_line, 1, sine)
-    of_start = jnp.where(on_a_line, 1 - t, jnp.sin((1 - t) * angle) / safe)
-    of_end = jnp.where(on_a_line, t, jnp.sin(t * angle) / safe)
-    between = of_start * start + of_end * end
+    collinear = (sine < 1e-3) | (lengths == 0)[..., None]
+    safe = jnp.where(collinear, 1, sine)
+    start_weight = jnp.where(collinear, 1 - t, jnp.sin((1 - t) * angle) / safe)
+    end_weight = jnp.where(collinear, t, jnp.sin(t * angle) / safe)
+    between = start_weight * start + end_weight * end
     return jnp.where(t == 0, start, jnp.where(t == 1, end, between))
 
 
@@ -68,8 +70,11 @@ def generate(
     module: nn.Module,
     variables: Any,
     labels: np.ndarray,
-    key: jax.Array,
+    key: jax.Array | None,
     truncation: float | None = None,
+    *,
+    latent: np.ndarray | None = None,
+    on_progress: ProgressFn | None = None,
 ) -> np.ndarray:
     """Images for class ids, by a generator in evaluation mode.
 
@@ -77,15 +82,17 @@ def generate(
         module: the network; it has a `latent_dim`.
         variables: its collections.
         labels: int32 `[n]`.
-        key: of the latent points; that of image i depends on `(key, i)` alone.
+        key: of the latent points; point i depends on `(key, i)` alone. None with `latent`.
         truncation: see `latent_points`.
+        latent: the latent points themselves, float32 `[n, latent_dim]`.
+        on_progress: called after each chunk of images.
 
     Returns:
         uint8 `[n, H, W, C]`.
     """
-    points = np.arange(len(labels), dtype=np.int32)
+    points = np.arange(len(labels), dtype=np.int32) if latent is None else latent
     program = partial(_generate_chunk, module, truncation, variables, key)
-    return _in_chunks(program, points, labels)
+    return _in_chunks(program, points, labels, on_progress=on_progress)
 
 
 def morph(
@@ -96,25 +103,25 @@ def morph(
     frames: int,
     truncation: float | None = None,
 ) -> np.ndarray:
-    """Images on the way from one `generate` to another: through the label embedding, by `slerp`.
+    """Images on the path between two results of `generate`, by `slerp` and mixed embeddings.
 
     Args:
         module: the network; it has a `latent_dim`.
         variables: its collections.
-        labels: int32 `[n]` at the start, and as many at the end.
+        labels: at the start and at the end, int32 `[n]` each.
         keys: of the latent points at the start and at the end.
-        frames: how many, at least 2.
+        frames: number of images on each path, at least 2.
         truncation: see `latent_points`.
 
     Returns:
-        uint8 `[frames, n, H, W, C]`; the first and the last are what `generate` makes.
+        uint8 `[frames, n, H, W, C]`; the first and the last frame are the images of `generate`.
 
     Raises:
         ConfigError: the labels change, and the network has no `flax.linen.Embed` to mix them in.
     """
     n = len(labels[0])
     points = np.tile(np.arange(n, dtype=np.int32), frames)
-    starts, ends = (np.tile(of, frames) for of in labels)
+    starts, ends = (np.tile(ids, frames) for ids in labels)
     t = np.linspace(0, 1, frames, dtype=np.float32).repeat(n)
     mixed = not np.array_equal(*labels)
     program = partial(_morph_chunk, module, truncation, mixed, variables, keys)
@@ -122,14 +129,23 @@ def morph(
     return images.reshape(frames, n, *images.shape[1:])
 
 
-def _in_chunks(program: Callable[..., jax.Array], *rows: np.ndarray) -> np.ndarray:
-    """What a program makes of rows, CHUNK of them at a time; the last ones are filled up with 0."""
-    n = len(rows[0])
-    made = []
+def _in_chunks(
+    program: Callable[..., jax.Array], *inputs: np.ndarray, on_progress: ProgressFn | None = None
+) -> np.ndarray:
+    """The images of a program, CHUNK rows of its inputs at a time; zeros fill the last chunk."""
+    n = len(inputs[0])
+    images = np.empty(0)
     for start in range(0, max(1, n), CHUNK):
-        parts = [of[start : start + CHUNK] for of in rows]
-        made.append(program(*(np.pad(part, (0, CHUNK - len(part))) for part in parts)))
-    return np.concatenate(made)[:n]
+        rows = [array[start : start + CHUNK] for array in inputs]
+        missing = CHUNK - len(rows[0])
+        padded = [np.pad(r, [(0, missing)] + [(0, 0)] * (r.ndim - 1)) for r in rows]
+        chunk = np.asarray(program(*padded))
+        if start == 0:
+            images = np.empty((n, *chunk.shape[1:]), chunk.dtype)
+        images[start : start + CHUNK] = chunk[: CHUNK - missing]
+        if on_progress is not None and n:
+            on_progress(start + CHUNK - missing, n)
+    return images
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -137,11 +153,12 @@ def _generate_chunk(
     module: nn.Module,
     truncation: float | None,
     variables: Any,
-    key: jax.Array,
+    key: jax.Array | None,
     points: jax.Array,
     labels: jax.Array,
 ) -> jax.Array:
-    latent = latent_points(key, points, module.latent_dim, truncation)
+    """Images of latent points, or with a key of their indices."""
+    latent = points if key is None else latent_points(key, points, module.latent_dim, truncation)
     images: Any = module.apply(variables, latent, labels, train=False)
     return to_uint8(images)
 
@@ -172,8 +189,8 @@ def _morph_chunk(
         images: Any = module.apply(variables, slerp(start, end, t), starts, train=False)
     if mixed and not embeddings:
         raise ConfigError(
-            f"{type(module).__name__} has no embedding of labels in which to mix two\n"
-            "expected a flax.linen.Embed that is given the labels\n"
+            f"{type(module).__name__} has no label embedding, so two labels cannot be mixed\n"
+            "expected a flax.linen.Embed that is called with the labels\n"
             "Use one in the network, or keep the label and change the seed."
         )
     return to_uint8(images)

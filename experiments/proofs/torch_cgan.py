@@ -55,14 +55,14 @@ class Generator(nn.Module):
     ) -> None:
         super().__init__()
         self.img_shape = tuple(img_shape)
-        self.label_embedding = nn.Embedding(n_classes, n_classes)
+        self.label_emb = nn.Embedding(n_classes, n_classes)
         sizes = (n_classes + latent_dim, *widths, math.prod(self.img_shape))
         norm = partial(nn.BatchNorm1d, eps=bn_eps, momentum=bn_momentum)
         self.model = nn.Sequential(*_layers(sizes, norm, negative_slope), nn.Tanh())
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
         """z float[B, latent_dim], labels int64[B] -> images float[B, C, H, W] in (-1, 1)."""
-        flat: Tensor = self.model(torch.cat((self.label_embedding(labels), z), dim=1))
+        flat: Tensor = self.model(torch.cat((self.label_emb(labels), z), dim=1))
         return flat.view(-1, *self.img_shape)
 
 

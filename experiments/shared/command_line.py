@@ -17,7 +17,7 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from cgan_jax.checks import as_path, check_int, one_line
+from cgan_jax.checks import as_path, one_line
 from cgan_jax.errors import CGANError, ConfigError, DivergenceError
 
 Flags = TypeVar("Flags")
@@ -38,6 +38,7 @@ def parse(
         default: what is not given on the command line; by default the dataclass's defaults.
 
     Raises:
+        ConfigError: a flag of several values is given twice.
         DataError: as `expand_home`.
     """
     import tyro
@@ -53,11 +54,12 @@ def parse(
                 config=(tyro.conf.OmitArgPrefixes,),
                 default=tyro.MISSING_NONPROP if default is None else default,
             )
-        return expand_home(parsed)
     except SystemExit as end:
         if end.code:
             fail(f"{_headline(boxed.getvalue())}\nSee python -m {module} --help")
         raise
+    _refuse_repeats(parsed, sys.argv[1:] if args is None else args)
+    return expand_home(parsed)
 
 
 def expand_home(flags: Flags) -> Flags:
@@ -79,13 +81,18 @@ def expand_home(flags: Flags) -> Flags:
     return replace(old, **new)
 
 
-def check_checkpoint_flags(step: int | None, best: bool) -> None:
-    """Raises ConfigError for a --step that is not a step, or that is given with --best."""
-    if step is None:
-        return
-    check_int("step", step, 0, hint="Omit it for the newest checkpoint.")
-    if best:
-        raise ConfigError("step does not go with --best\nexpected one of them\nOmit one.")
+def _refuse_repeats(flags: Any, words: Sequence[str]) -> None:
+    """Raises ConfigError for a flag of several values that is given twice; the last would win."""
+    for field in fields(flags):
+        value, flag = getattr(flags, field.name), f"--{field.name.replace('_', '-')}"
+        if is_dataclass(value):
+            _refuse_repeats(value, words)
+        is_flat = isinstance(value, tuple) and not any(isinstance(v, tuple) for v in value)
+        if is_flat and sum(word.partition("=")[0] == flag for word in words) > 1:
+            raise ConfigError(
+                f"{flag} is given more than once\nexpected one {flag} with all its values\n"
+                f"Write {flag} VALUE VALUE ..."
+            )
 
 
 def fail(message: str, code: int = 2) -> NoReturn:

@@ -193,7 +193,7 @@ def describe(config: TrainConfig, dataset: Dataset, workdir: Path, *, resume: bo
     total = config.epochs * steps_per_epoch(len(dataset), config.batch_size)
     left, steps = total, f"{total:,} steps"
     if resume and (workdir / "config.json").exists():
-        left -= min(total, RunFolder.open(workdir).steps_logged())
+        left -= min(total, RunFolder.open(workdir).steps_done())
         steps = f"{left:,} of the {steps}"
     timer = _Timer()
     train(gan, config, dataset, callbacks=[timer], should_stop=timer.is_done)

@@ -19,6 +19,7 @@ from cgan_jax.reporting.animation import CAPTION_SIZE, progress_pictures
 from cgan_jax.runs.folder import RunFolder
 from cgan_jax.sampling.generator import load_generator
 from experiments.animate import Flags, write
+from experiments.shared.choice import Checkpoint
 from tests.golden.make_run_folder import FOLDER
 from tests.helpers import command
 
@@ -39,7 +40,7 @@ def pictures():
     return [grid(frame, ["a", "b", "c", "d"]) for frame in images]
 
 
-def test_a_gif_runs_there_and_back_and_stays_at_both_ends(pictures, tmp_path):
+def test_a_gif_runs_there_and_back_and_pauses_at_both_ends(pictures, tmp_path):
     save_there_and_back(pictures, tmp_path / "x.gif")
     frames, durations = decoded(tmp_path / "x.gif")
     assert durations == [HOLD_MS, 50, 50, 50, HOLD_MS, 50, 50, 50]
@@ -49,7 +50,7 @@ def test_a_gif_runs_there_and_back_and_stays_at_both_ends(pictures, tmp_path):
     assert (frames[expected == 255] == 255).all() and (frames[expected == 0] == 0).all()
 
 
-def test_colours_stay(tmp_path):
+def test_colours_are_exact(tmp_path):
     rng = np.random.default_rng(0)
     colours = rng.integers(0, 256, (3, 60, 3), np.uint8)
     pictures = [Image.fromarray(some[rng.integers(0, 60, (20, 30))]) for some in colours]
@@ -79,7 +80,7 @@ def run(tmp_path):
     return RunFolder.start(tmp_path / "run", RunFolder.open(FOLDER).config, ("left", "right"))
 
 
-def test_the_training_is_shown_in_the_order_of_its_epochs(run, tmp_path):
+def test_training_frames_are_in_the_order_of_epochs(run, tmp_path):
     for epoch in (10_000, 2, 1):
         picture = grid(np.full((3, 2, 4, 4, 1), epoch % 256, np.uint8), ("left", "right"))
         run.sample_grid(epoch).parent.mkdir(exist_ok=True)
@@ -87,7 +88,7 @@ def test_the_training_is_shown_in_the_order_of_its_epochs(run, tmp_path):
     (run.path / "samples" / "epoch_x.png").touch()
     done = command("animate", run.path, "--n", 2, "--out", tmp_path / "new" / "x.gif")
     assert done.returncode == 0, done.stderr
-    assert "3 pictures up to epoch 10000 are in" in done.stdout
+    assert "Wrote 3 pictures up to epoch 10000 to" in done.stdout
     frames, durations = decoded(tmp_path / "new" / "x.gif")
     assert durations[-1] == LAST_MS > durations[0] == durations[1]
     for frame, epoch in zip(frames, (1, 2, 10_000), strict=True):
@@ -115,7 +116,7 @@ def test_a_run_without_pictures_or_with_a_damaged_one(run):
         progress_pictures(run, 4)
 
 
-def test_tiles_that_long_names_made_larger_are_cut_between_two_rows(tmp_path):
+def test_tiles_enlarged_for_long_names_are_cut_between_two_rows(tmp_path):
     names = ("a name that no tile of 80 pixels is wide enough for", "right")
     run = RunFolder.start(tmp_path / "run", RunFolder.open(FOLDER).config, names)
     run.sample_grid(1).parent.mkdir()
@@ -132,7 +133,7 @@ def test_a_class_into_another(tmp_path):
     flags = ("--from", "left", "--to", "round trip", "--n", 3, "--frames", 4)
     done = command("animate", FOLDER, *flags, "--out", out)
     assert done.returncode == 0, done.stderr
-    assert f"4 frames of 3 pictures after 12 steps are in {out}." in done.stdout
+    assert f"Wrote 4 frames of 3 pictures after 12 steps to {out}." in done.stdout
     way = load_generator(FOLDER).morph(["left"] * 3, "round trip", frames=4)
     frames, _ = decoded(out)
     assert len(frames) == 6
@@ -161,16 +162,20 @@ def test_a_strip_and_arrays(tmp_path):
         np.testing.assert_array_equal(found, grid(rows, [names[i], "", "", "", "round trip"]))
 
 
-def test_flags_that_cannot_be_are_refused():
+LEFT = (("left",),)
+
+
+def test_invalid_flags_are_refused():
     for flags, words in (
         ({"n": 0}, "n must be"),
-        ({"start": ("left",), "frames": 1}, "frames must be"),
-        ({"start": ("left",), "step": -1}, "step must be"),
-        ({"start": ("left",), "step": 1, "best": True}, "step does not go with --best"),
-        ({"start": ("left",), "out": "x.mp4"}, r"x\.mp4, .*\n.*\.gif or \.png or \.npz"),
-        ({"out": "x.png"}, r"the training cannot be\n.*ends in \.gif"),
-        ({"end": ("left",)}, "--to says nothing of the training"),
-        ({"end_seed": 3}, "--to-seed says nothing"),
+        ({"start": LEFT, "frames": 1}, "frames must be"),
+        ({"start": LEFT, "checkpoint": Checkpoint(step=-1)}, "step must be"),
+        ({"start": LEFT, "checkpoint": Checkpoint(1, True)}, "step does not go with --best"),
+        ({"start": LEFT, "out": "x.mp4"}, r"x\.mp4, .*\n.*\.gif or \.png or \.npz"),
+        ({"out": "x.png"}, r"the training cannot be written to\n.*ends in \.gif"),
+        ({"end": LEFT}, "--to does not apply to the training"),
+        ({"checkpoint": Checkpoint(best=True)}, "--step or --best does not apply"),
+        ({"end_seed": 3}, "--to-seed does not apply"),
     ):
         with pytest.raises(ConfigError, match=words):
             Flags(FOLDER, **{**flags, "out": Path(flags.get("out", "x.gif"))}).check()

@@ -1,7 +1,7 @@
 """`python -m experiments.export` on the committed run: what it writes, and when it does not.
 
-What it refuses at once is in test_bad_input.py; state dicts out and in again are in
-test_weights_commands.py, ONNX in interop/test_onnx.py.
+Wrong flags are in test_bad_input.py, the round trip of state dicts in test_weights_commands.py,
+ONNX in interop/test_onnx.py.
 """
 
 import sys
@@ -12,7 +12,9 @@ import pytest
 from jax import export
 
 from cgan_jax import interop
+from cgan_jax.errors import DataError
 from cgan_jax.models.value_range import to_uint8
+from cgan_jax.runs.restore import restore_run
 from cgan_jax.sampling.generator import generate_latent_points, load_generator
 from experiments.export import main
 from tests.golden.make_run_folder import FOLDER
@@ -30,7 +32,7 @@ def run_export(monkeypatch):
     return attempt
 
 
-def test_a_program_makes_the_pictures_of_the_run_that_it_is_from(tmp_path):
+def test_an_exported_program_makes_the_runs_pictures(tmp_path):
     out = tmp_path / "new" / "generator.zip"
     done = command("export", FOLDER, "--format", "stablehlo", "--out", out)
     assert (done.returncode, done.stderr) == (0, "")
@@ -53,7 +55,7 @@ def test_arrays_by_name(tmp_path, run_export, capsys):
     np.testing.assert_array_equal(generator.generate(["right"] * 3), expected)
 
 
-def test_a_file_that_differs_is_not_written(tmp_path, run_export, capsys):
+def test_a_file_that_differs_from_jax_is_not_written(tmp_path, run_export, capsys):
     """No difference is small enough here. The older file stays, and nothing else."""
     old, discriminator = tmp_path / "g.safetensors", tmp_path / "d.safetensors"
     old.write_bytes(b"old")
@@ -66,6 +68,21 @@ def test_a_file_that_differs_is_not_written(tmp_path, run_export, capsys):
     assert old.read_bytes() == b"old"
     run_export(*flags, "0")
     assert interop.load_metadata(old)["class_names"] == ["left", "right", "round trip"]
+
+
+def test_statistics_of_the_discriminator_are_not_dropped(tmp_path, run_export, monkeypatch):
+    """A state dict of the report's discriminator has no place for them."""
+
+    def with_statistics(*args, **kwargs):
+        gan, state = restore_run(*args, **kwargs)
+        statistics = {"norm": {"u": np.ones(3, np.float32)}}
+        return gan, state.replace(disc=state.disc.replace(batch_stats=statistics))
+
+    monkeypatch.setattr("experiments.export.restore_run", with_statistics)
+    files = tmp_path / "g.safetensors", tmp_path / "d.safetensors"
+    with pytest.raises(DataError, match="batch_stats/norm/u is float32"):
+        run_export("--format", "torch", "--out", files[0], "--discriminator", files[1])
+    assert files[0].exists() and not files[1].exists()
 
 
 @pytest.mark.torch

@@ -1,5 +1,8 @@
 """`python -m experiments.sample` on the committed run: what it writes, and what it refuses."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,8 +14,10 @@ from cgan_jax.runs.folder import RunFolder
 from cgan_jax.sampling.generator import load_generator
 from cgan_jax.training.gan import GAN
 from cgan_jax.training.loop import train
-from experiments.sample import Flags, write
-from experiments.shared.choice import square
+from experiments.report import Flags as ReportFlags
+from experiments.sample import MODULE, Flags, main, write
+from experiments.shared.choice import Checkpoint, class_ids, square
+from experiments.shared.command_line import parse
 from tests.golden.make_run_folder import FOLDER
 from tests.helpers import command
 
@@ -26,7 +31,7 @@ def test_a_class_by_name_as_a_grid(tmp_path, generator):
     out = tmp_path / "new" / "right.png"
     done = command("sample", FOLDER, "--label", "Right", "--n", 5, "--seed", 3, "--out", out)
     assert done.returncode == 0, done.stderr
-    assert f"5 pictures after 12 steps are in {out}." in done.stdout
+    assert f"Wrote 5 pictures after 12 steps to {out}." in done.stdout
     expected = grid(*square(generator.generate(["right"] * 5, seed=3), "right"))
     with Image.open(out) as picture:
         np.testing.assert_array_equal(np.asarray(picture), np.asarray(expected))
@@ -36,12 +41,12 @@ def test_arrays_and_single_files(tmp_path, generator):
     labels = np.array([2, 0, 2, 0], np.int32)
     images = generator.generate(labels)
     names = generator.class_names
-    write(images, labels, np.array([2, 0]), names, tmp_path / "some.npz")
+    write(images, np.array([2, 0]), names, tmp_path / "some.npz")
     with np.load(tmp_path / "some.npz") as arrays:
         np.testing.assert_array_equal(arrays["images"], images)
         np.testing.assert_array_equal(arrays["labels"], labels)
         assert arrays["class_names"].tolist() == ["left", "right", "round trip"]
-    write(images, labels, np.array([2, 0]), names, tmp_path / "files")
+    write(images, np.array([2, 0]), names, tmp_path / "files")
     files = sorted(path.name for path in (tmp_path / "files").iterdir())
     assert files == [
         "left_00000.png",
@@ -53,14 +58,64 @@ def test_arrays_and_single_files(tmp_path, generator):
         np.testing.assert_array_equal(np.asarray(picture), images[2, ..., 0])
 
 
-def test_names_that_make_the_same_file_name_get_their_numbers(tmp_path):
+def test_a_repeated_class_gets_all_its_files(tmp_path, generator):
+    images = generator.generate([2, 2], n=2)
+    write(images, np.array([2, 2]), generator.class_names, tmp_path)
+    files = sorted(tmp_path.iterdir())
+    assert [path.name for path in files] == [f"round_trip_0000{i}.png" for i in range(4)]
+    for path, image in zip(files, images, strict=True):
+        with Image.open(path) as picture:
+            np.testing.assert_array_equal(np.asarray(picture), image[..., 0])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--label", "left", "2"], ["--label", "left", "--label", "2"], ["--label=left", "--label=2"]],
+)
+def test_several_labels_after_one_flag_or_several(words):
+    flags = parse(Flags, MODULE, [str(FOLDER), *words])
+    assert class_ids(flags.label, ("left", "right", "round trip")).tolist() == [0, 2]
+
+
+def test_home_is_expanded_in_paths(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    flags = parse(Flags, MODULE, ["~/run", "--out=~/boots.png"])
+    assert (flags.run, flags.out) == (tmp_path / "run", tmp_path / "boots.png")
+    flags = parse(ReportFlags, "experiments.report", ["~/one", "two"])
+    assert flags.runs == (tmp_path / "one", Path("two"))
+
+
+def test_an_existing_file_is_only_replaced_with_overwrite(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "one.png"
+    out.write_bytes(b"old")
+    words = ["sample", str(FOLDER), "--label", "left", "--n", "1", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(RunError, match=r"one\.png exists already\n.*\n.*--overwrite"):
+        main()
+    assert out.read_bytes() == b"old"
+    monkeypatch.setattr(sys, "argv", [*words, "--overwrite"])
+    main()
+    assert f"Wrote 1 picture after 12 steps to {out}." in capsys.readouterr().out
+    with Image.open(out) as picture:
+        assert picture.format == "PNG"
+
+
+def test_too_many_pictures_are_refused_and_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["sample", str(FOLDER), "--n", "100000000000"])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"n must be an integer in 1\.\.2147483647"):
+        main()
+    assert not list(tmp_path.iterdir())
+
+
+def test_classes_with_the_same_file_name_get_numbers(tmp_path):
     images, labels = np.arange(3, dtype=np.uint8).reshape(3, 1, 1, 1), np.arange(3)
-    write(images, labels, labels, ("a", "A", "+"), tmp_path)
+    write(images, labels, ("a", "A", "+"), tmp_path)
     files = sorted(path.name for path in tmp_path.iterdir())
     assert files == ["0_a_00000.png", "1_a_00000.png", "2_00000.png"]
 
 
-def test_pictures_of_one_class_make_a_square():
+def test_pictures_of_one_class_form_a_square():
     rows, names = square(np.zeros((7, 4, 4, 1), np.uint8), "left")
     assert rows.shape == (3, 3, 4, 4, 1)
     assert names == ["left", "", ""]
@@ -94,20 +149,19 @@ def test_a_step_may_be_chosen(tiny_config, tiny_dataset, tmp_path):
         load_generator(run.path, step=12)
 
 
-def test_without_a_best_checkpoint_one_hears_what_keeps_it():
+def test_a_missing_best_checkpoint_names_its_flag():
     with pytest.raises(RunError, match=r"has no best/\n.*--eval-every.*\nOmit --best"):
         load_generator(FOLDER, best=True)
 
 
-def test_flags_that_cannot_be_are_refused(tmp_path):
+def test_invalid_flags_are_refused(tmp_path):
     (tmp_path / "notes.txt").touch()
     for flags, words in (
         ({"n": 0}, "n must be"),
-        ({"step": -1}, "step must be"),
-        ({"step": 1, "best": True}, "step does not go with --best"),
-        ({"label": ()}, "there is no label"),
+        ({"checkpoint": Checkpoint(step=-1)}, "step must be"),
+        ({"checkpoint": Checkpoint(1, True)}, "step does not go with --best"),
         ({"out": tmp_path}, "holds other files"),
-        ({"out": tmp_path / "boots.JPG"}, "but .jpg files are not made"),
+        ({"out": tmp_path / "boots.JPG"}, "but .jpg files cannot"),
     ):
         with pytest.raises(ConfigError, match=words):
             Flags(FOLDER, **flags).check()
@@ -115,8 +169,8 @@ def test_flags_that_cannot_be_are_refused(tmp_path):
         Flags(FOLDER, out=tmp_path / (300 * "a")).check()
 
 
-def test_a_misspelt_class_gets_the_nearest_names(tmp_path):
+def test_a_misspelt_class_gets_suggestions(tmp_path):
     done = command("sample", FOLDER, "--label", "lefft", "--out", tmp_path / "x.png")
     assert done.returncode == 2
-    assert "'lefft' is no class; did you mean 'left'" in done.stderr
+    assert "'lefft' is not a class; did you mean 'left'" in done.stderr
     assert not (tmp_path / "x.png").exists()

@@ -20,6 +20,8 @@ from safetensors.numpy import load_file
 
 from cgan_jax import interop
 from cgan_jax.errors import ConfigError, DataError
+from cgan_jax.interop.exported import library_module
+from cgan_jax.models.report import Generator
 from cgan_jax.sampling.generator import TrainedGenerator, load_generator
 from tests.golden.make_run_folder import FOLDER
 
@@ -59,7 +61,7 @@ def test_a_stablehlo_program_makes_the_same_images_in_batches_of_any_size(genera
     assert (images.shape, images.dtype) == ((2, 4, 4, 1), np.float32)
 
 
-def test_a_stablehlo_program_needs_jax_alone(generator, tmp_path):
+def test_a_stablehlo_program_needs_only_jax(generator, tmp_path):
     """As the README says; and it has none of the names of folders here."""
     interop.save_stablehlo(tmp_path / "generator.zip", generator)
     with zipfile.ZipFile(tmp_path / "generator.zip") as file:
@@ -81,13 +83,33 @@ def test_a_stablehlo_file_is_the_same_each_time(generator, tmp_path, monkeypatch
     assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "other.zip").read_bytes()
 
 
-def test_a_module_of_ones_own_goes_out_as_stablehlo(own_generator, tmp_path):
+def test_a_custom_module_is_exported_as_stablehlo(own_generator, tmp_path):
     interop.save_stablehlo(tmp_path / "own.zip", own_generator)
     back = interop.load_stablehlo(tmp_path / "own.zip")
     assert interop.largest_difference(own_generator, back, (3,)) < 1e-6
     assert "generator" not in back.metadata
-    with pytest.raises(ConfigError, match="OneGrey cannot be written as safetensors"):
-        interop.save_safetensors(tmp_path / "own.safetensors", own_generator)
+
+
+class Inverted(Generator):
+    """A subclass of the library's generator that computes something else."""
+
+    def __call__(self, latent, labels, *, train):
+        return -super().__call__(latent, labels, train=train)
+
+
+def test_a_subclass_of_the_generator_is_refused(generator, tmp_path):
+    """Its layers may have other names, which an ONNX graph or a state dict would not know."""
+    settings = {name: getattr(generator.module, name) for name in ("n_classes", "latent_dim")}
+    sizes = {"label_dim": 3, "img_size": 4, "widths": (8, 16)}
+    inverted = replace(generator, module=Inverted(**settings, **sizes))
+    for what in ("ONNX", "a PyTorch state dict"):
+        with pytest.raises(ConfigError, match=f"an? Inverted cannot be written as {what}\n.*not a"):
+            library_module(inverted, what)
+    assert "generator" not in interop.metadata(inverted)
+    inverted.save(tmp_path / "inverted.safetensors")
+    back = load_generator(tmp_path / "inverted.safetensors", generator=inverted.module)
+    np.testing.assert_array_equal(back.generate(range(3)), inverted.generate(range(3)))
+    assert not np.array_equal(back.generate(range(3)), generator.generate(range(3)))
 
 
 def test_a_safetensors_file_is_the_whole_generator(generator, tmp_path):
@@ -104,7 +126,7 @@ def test_a_safetensors_file_is_the_whole_generator(generator, tmp_path):
     np.testing.assert_array_equal(kernel, generator.variables["params"]["hidden_1"]["kernel"])
 
 
-def test_what_is_no_exported_generator_is_refused(generator, tmp_path):
+def test_files_that_are_not_exported_generators_are_refused(generator, tmp_path):
     good = tmp_path / "good.safetensors"
     interop.save_safetensors(good, generator)
     arrays, table = interop.load_state_dict(good), interop.load_metadata(good)
@@ -147,7 +169,7 @@ def test_the_comparison_sees_each_class_and_each_value(generator):
     assert np.isnan(interop.largest_difference(generator, other, (1,)))
 
 
-def test_inputs_that_do_not_fit_are_refused(generator):
+def test_inputs_of_the_wrong_shape_or_class_are_refused(generator):
     exported = interop.as_exported(generator)
     for latent, labels, words in (
         (np.zeros((2, 4)), [0, 1], r"\[2, 4\], the labels \[2\]\nexpected \[B, 5\]"),
@@ -166,6 +188,6 @@ def test_an_absent_extra_is_named(absent, generator, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", sys)  # there, whether installed or not
     monkeypatch.setitem(sys.modules, "onnxruntime", sys)
     monkeypatch.setitem(sys.modules, absent, None)
-    with pytest.raises(DataError, match=r"pip install -e '\.\[onnx\]'") as caught:
+    with pytest.raises(DataError, match="`pip install onnx onnxruntime`") as caught:
         interop.save_onnx(tmp_path / "generator.onnx", generator)
     assert absent in str(caught.value).splitlines()[0]

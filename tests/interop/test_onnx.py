@@ -52,7 +52,7 @@ def test_the_graph_makes_the_same_images_in_batches_of_any_size(colours, tmp_pat
     assert back.metadata == interop.metadata(colours)
 
 
-def test_the_graph_says_what_it_takes_and_gives(colours, tmp_path):
+def test_the_graph_declares_its_inputs_and_outputs(colours, tmp_path):
     path = tmp_path / "generator.onnx"
     interop.save_onnx(path, colours)
     session = onnxruntime.InferenceSession(path)

@@ -39,13 +39,13 @@ def test_slerp_is_an_arc_with_exact_ends():
 
 
 @pytest.mark.parametrize("end", [[1.0, 2.0], [2.0, 4.0], [-1.0, -2.0], [0.0, 0.0]])
-def test_slerp_is_a_straight_line_where_there_is_no_one_arc(end):
+def test_slerp_is_a_straight_line_between_collinear_points(end):
     start, end = jnp.array([1.0, 2.0]), jnp.array(end)
     np.testing.assert_allclose(slerp(start, end, 0.25), 0.75 * start + 0.25 * end, rtol=1e-6)
 
 
 @pytest.mark.parametrize("truncation", [None, 0.7])
-def test_the_ends_of_a_morph_are_the_generators_pictures(generator, truncation):
+def test_the_ends_of_a_morph_are_generated_images(generator, truncation):
     """Bit for bit, in however many chunks, whether labels, points or both move."""
     start, end, frames = ["left", "right"] * 20, ["round trip", "right"] * 20, 9
     assert frames * len(start) > CHUNK
@@ -93,17 +93,18 @@ def test_labels_of_a_network_without_an_embedding_cannot_be_mixed():
     zero, one = np.zeros(2, np.int32), np.ones(2, np.int32)
     variables = module.init(random.key(2), jnp.zeros((2, 3)), zero, train=False)
     assert morph(module, variables, (zero, zero), points, 5).shape == (5, 2, 2, 2, 1)
-    with pytest.raises(ConfigError, match=r"OneHot has no embedding.*\n.*Embed"):
+    with pytest.raises(ConfigError, match=r"OneHot has no label embedding.*\n.*Embed"):
         morph(module, variables, (zero, one), points, 5)
 
 
-def test_what_cannot_be_a_morph_is_refused(generator):
+def test_invalid_morphs_are_refused(generator):
     for arguments, words in (
-        ({"frames": 1}, "frames must be an integer of at least 2, not 1"),
+        ({"frames": 1}, r"frames must be an integer in 2\.\."),
         ({"end": ["left", "right"]}, "end has 2 labels, start has 3"),
         ({"end": "lefft"}, "did you mean 'left'"),
         ({"end_seed": -1}, "seed must be"),
         ({"truncation": 0}, "truncation must be"),
+        ({"frames": 2**31 - 1, "n": 2**31 - 1}, "images are .* GB"),
     ):
         with pytest.raises(ConfigError, match=words):
             generator.morph([0, 1, 2], **arguments)

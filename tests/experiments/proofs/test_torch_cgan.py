@@ -103,7 +103,7 @@ def test_label_is_before_the_noise_and_after_the_image() -> None:
         network.model.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
     fake = g(b.z, b.fake_labels)
     d(fake, b.fake_labels)
-    assert torch.equal(inputs[0][:, :CLASSES], g.label_embedding(b.fake_labels))
+    assert torch.equal(inputs[0][:, :CLASSES], g.label_emb(b.fake_labels))
     assert torch.equal(inputs[0][:, CLASSES:], b.z)
     assert torch.equal(inputs[1][:, :-CLASSES], fake.flatten(1))
     assert torch.equal(inputs[1][:, -CLASSES:], d.label_embedding(b.fake_labels))

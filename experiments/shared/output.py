@@ -1,0 +1,31 @@
+"""The file that a command is asked to write, checked before the work for it begins."""
+
+import os
+from pathlib import Path
+
+from cgan_jax.errors import RunError
+from cgan_jax.files import write_errors
+
+
+def check_output(file: Path, overwrite: bool) -> None:
+    """See whether a file can be written, without writing anything.
+
+    Args:
+        file: the file.
+        overwrite: whether a file that exists may be replaced.
+
+    Raises:
+        RunError: the file exists and may not be replaced, or its folder cannot be written.
+    """
+    with write_errors(file):  # a name may be too long to be looked up
+        if file.exists() and not (overwrite and file.is_file()):
+            raise RunError(
+                f"{file} exists already\nexpected a new file\n"
+                "Name another, or replace a file with --overwrite."
+            )
+        nearest = next(folder for folder in file.absolute().parents if folder.exists())
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+        raise RunError(
+            f"{file} cannot be written: {nearest} is not a folder that you may write to\n"
+            "expected a writable folder\nName another."
+        )
