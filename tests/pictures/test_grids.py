@@ -77,7 +77,7 @@ def test_tiles_of_another_picture_are_refused():
     picture = Image.new("RGB", (900, 917))
     assert tiles(picture, 10, 28, 28).shape == (10, 10, 28, 28, 3)
     for columns, size in ((9, (900, 917)), (10, (900, 918)), (10, (900, 37)), (10, (64, 64))):
-        with pytest.raises(ConfigError, match=f"{size[0]}x{size[1]} pixels is no grid"):
+        with pytest.raises(ConfigError, match=f"{size[0]}x{size[1]} pixels is not a grid"):
             tiles(Image.new("RGB", size), columns, 28, 28)
 
 
