@@ -24,7 +24,7 @@ from cgan_jax.errors import ConfigError, RunError
 from cgan_jax.files import atomic_write
 from cgan_jax.presets import PRESETS
 from cgan_jax.runs.folder import RunFolder, runs_in
-from cgan_jax.runs.measures_table import format_figure
+from cgan_jax.runs.tables import format_figure
 from experiments.shared.command_line import parse, run
 from experiments.shared.page import write_or_warn
 

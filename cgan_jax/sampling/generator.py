@@ -20,9 +20,9 @@ from jax import random
 from cgan_jax.checks import as_int, check_int, check_seed, one_line, short_repr
 from cgan_jax.errors import ConfigError
 from cgan_jax.runs.folder import RunFolder
-from cgan_jax.runs.restore import read_state
+from cgan_jax.runs.restore import restore_generator
 from cgan_jax.sampling import latent_space
-from cgan_jax.training.gan import GAN, generator_like
+from cgan_jax.training.gan import GAN
 
 Labels = int | str | Sequence[int | str] | np.ndarray
 
@@ -209,9 +209,8 @@ def load_generator(
     """
     run = RunFolder.open(run_dir)
     network = GAN.from_config(run.config).generator if generator is None else generator
-    only = ("step", "gen.params", "gen.batch_stats")
-    state = read_state(run, generator_like(network), step=step, best=best, only=only)
-    return TrainedGenerator(network, state.gen.variables, run.class_names, int(state.step))
+    variables, reached = restore_generator(run, network, step=step, best=best)
+    return TrainedGenerator(network, variables, run.class_names, reached)
 
 
 def _truncation(truncation: Any) -> float | None:

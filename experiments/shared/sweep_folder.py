@@ -10,7 +10,7 @@ from cgan_jax.config import TrainConfig
 from cgan_jax.errors import RunError
 from cgan_jax.files import atomic_write
 from cgan_jax.runs.folder import RunFolder
-from cgan_jax.runs.lock import LOCK
+from cgan_jax.runs.lock import LOCK_FILES
 
 FORMAT = 1
 
@@ -69,7 +69,7 @@ class SweepFolder:
         """
         # As for any run; a folder that holds something is looked at here.
         names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
-        if not names - {LOCK}:
+        if not names - LOCK_FILES:
             RunFolder.check(path, next(iter(members.values())))
             return None
         if "sweep.json" not in names:

@@ -125,11 +125,12 @@ def run(
             mesh=mesh,
         )
         taken, reached = duration(time.perf_counter() - began), int(state.step)
-        write_or_warn(folder.path)
+        page = write_or_warn(folder.path)
     if reached < last_step and stop.caught:
         print(f"Stopped and saved after step {reached:,} of {last_step:,}. To go on: {command()}")
         raise SystemExit(128 + stop.caught)
-    print(f"Finished: {reached - step:,} steps in {taken}. To look at: {workdir / 'report.html'}")
+    look = f" To look at: {page}" if page else ""
+    print(f"Finished: {reached - step:,} steps in {taken}.{look}")
 
 
 def _follow(config: TrainConfig, dataset: Dataset, mesh: Mesh | None) -> None:

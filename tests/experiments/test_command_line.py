@@ -17,8 +17,9 @@ from PIL import Image
 
 from cgan_jax.config import from_dict
 from cgan_jax.presets import PRESETS
-from cgan_jax.runs.folder import RunFolder, read_losses
+from cgan_jax.runs.folder import RunFolder
 from cgan_jax.runs.lock import run_lock
+from cgan_jax.runs.tables import read_losses
 from cgan_jax.sampling.generator import load_generator
 from experiments.proofs import tiny
 from experiments.shared import training

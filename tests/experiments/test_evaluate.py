@@ -12,8 +12,8 @@ from cgan_jax.data import SPECS
 from cgan_jax.metrics.reference import SHA256
 from cgan_jax.presets import PRESETS
 from cgan_jax.runs.folder import RunFolder
-from cgan_jax.runs.measures_table import format_figure, read_measures
 from cgan_jax.runs.restore import restore_run
+from cgan_jax.runs.tables import format_figure, read_measures
 from experiments.evaluate import run_folders
 from tests.golden.make_run_folder import FOLDER as OF_ANOTHER_DATA_SET
 from tests.helpers import command

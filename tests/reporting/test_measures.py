@@ -14,8 +14,8 @@ from cgan_jax.reporting.callbacks import TensorBoard
 from cgan_jax.reporting.measures import BestCheckpoint, MeasuresTable
 from cgan_jax.runs.checkpoint import Checkpoints
 from cgan_jax.runs.folder import RunFolder
-from cgan_jax.runs.measures_table import measures_at, read_measures
 from cgan_jax.runs.restore import restore_run
+from cgan_jax.runs.tables import measures_at, read_measures
 from cgan_jax.sampling.generator import load_generator
 from cgan_jax.training.callbacks import Callback
 from cgan_jax.training.gan import GAN

@@ -5,6 +5,7 @@ How it looks and answers in a browser is test_browser.py's.
 
 import base64
 import logging
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,7 +17,7 @@ from PIL import Image
 from cgan_jax.config import differences
 from cgan_jax.errors import RunError
 from cgan_jax.presets import PRESETS
-from cgan_jax.reporting.page import EXAMPLES, MOST_GRIDS, spread, write_report
+from cgan_jax.reporting.page import EXAMPLES, MOST_GRIDS, spread, write_page
 from cgan_jax.runs.folder import RunFolder
 from experiments.proofs.tiny import CONFIG
 from experiments.report import main
@@ -51,9 +52,9 @@ def run(tmp_path) -> RunFolder:
 
 
 def test_a_page_shows_what_the_folder_holds(run):
-    page = Page(write_report(run.path))
-    grids = [image for image in page.all("img") if "data-epoch" in image]
-    assert [image["data-epoch"] for image in grids] == ["1", "2", "3"]
+    page = Page(write_page(run.path))
+    grids = [image for image in page.all("img") if "data-when" in image]
+    assert [image["data-when"] for image in grids] == [f"epoch {n} of 3" for n in (1, 2, 3)]
     assert ["hidden" in image for image in grids] == [True, True, False]
     assert all(image["alt"] for image in page.all("img"))
     strips = [image for image in page.all("img") if image["alt"].startswith(("Gen", "Real: "))]
@@ -76,7 +77,7 @@ def test_a_page_shows_what_the_folder_holds(run):
 
 
 def test_nothing_in_a_run_gets_out_of_its_place(run):
-    page = Page(write_report(run.path))
+    page = Page(write_page(run.path))
     assert page.all("script") == [{}]
     assert not [name for name, attributes in page.elements if "onload" in attributes]
     assert not page.all("i")
@@ -89,13 +90,13 @@ def test_nothing_in_a_run_gets_out_of_its_place(run):
 
 def test_a_run_without_pictures_has_a_page(tmp_path):
     run = RunFolder.start(tmp_path / "run", CONFIG, ("a", "b", "c"))
-    page = Page(write_report(run.path))
+    page = Page(write_page(run.path))
     assert "There are none yet" in page.text
-    assert "None were taken. --eval-every takes some" in " ".join(page.text.split())
+    assert "None were taken. The callback MeasuresTable takes some" in " ".join(page.text.split())
     assert not page.all("img")
     config = replace(CONFIG, dataset="fashion_mnist")
     run = RunFolder.start(tmp_path / "fashion", config, ("a", "b", "c"))
-    assert "experiments.evaluate" in Page(write_report(run.path)).text
+    assert "experiments.evaluate" in Page(write_page(run.path)).text
 
 
 def test_a_folder_of_runs_has_a_page_each(tmp_path, capsys, monkeypatch):
@@ -122,7 +123,7 @@ def test_grids_are_evenly_spread(tmp_path):
 
 def test_a_picture_by_other_hands_is_no_example(run):
     Image.new("RGB", (64, 64)).save(run.path / "real.png")
-    page = Page(write_report(run.path))
+    page = Page(write_page(run.path))
     assert not [image for image in page.all("img") if image["alt"].startswith("Real: ")]
     assert [image for image in page.all("img") if image["alt"].startswith("Generated: ")]
 
@@ -137,11 +138,11 @@ def test_a_picture_by_other_hands_is_no_example(run):
     ],
 )
 def test_what_is_damaged_is_named_and_fails_no_training(run, name, held, caplog):
-    page = write_report(run.path)
+    page = write_page(run.path)
     before = page.read_bytes()
     (run.path / name).write_text(held)
     with pytest.raises(RunError, match=name) as caught:
-        write_report(run.path)
+        write_page(run.path)
     assert len(str(caught.value).splitlines()) <= 3
     with caplog.at_level(logging.WARNING, "cgan_jax"):
         write_or_warn(run.path)
@@ -152,5 +153,5 @@ def test_what_is_damaged_is_named_and_fails_no_training(run, name, held, caplog)
 def test_the_command_makes_the_page(run):
     done = command("report", run.path)
     assert done.returncode == 0, done.stderr
-    assert f"{run.path / 'report.html'} (0." in done.stdout
+    assert re.search(r"report\.html \([1-9]\d* kB\): open it", done.stdout)
     assert (run.path / "report.html").exists()

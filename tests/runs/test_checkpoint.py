@@ -132,7 +132,7 @@ def test_an_older_step_under_a_newer_number_is_not_believed(two_steps, caplog):
 def test_a_file_in_place_of_a_step_is_named_and_set_aside(two_steps, caplog):
     (two_steps / "3").touch()
     assert_same(restore(two_steps), later(2))
-    assert "step 3 is damaged: it is a file" in caplog.text
+    assert "step 3 is damaged: its manifest cannot be read" in caplog.text
     assert (two_steps.parent / "damaged" / "3-0").is_file()
 
 

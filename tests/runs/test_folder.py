@@ -9,7 +9,8 @@ import pytest
 
 from cgan_jax.config import TrainConfig
 from cgan_jax.errors import RunError
-from cgan_jax.runs.folder import RunFolder, append_losses, read_losses
+from cgan_jax.runs.folder import RunFolder
+from cgan_jax.runs.tables import append_losses, read_losses, rewind_losses
 
 CONFIG, NAMES = TrainConfig(epochs=2), ("left", "right")
 
@@ -118,7 +119,7 @@ def test_an_empty_or_missing_folder_can_be_used_and_checking_makes_none(tmp_path
 
 def test_a_file_is_no_run_folder_and_a_folder_of_runs_names_one(tmp_path):
     RunFolder.start(tmp_path / "one", CONFIG, NAMES)
-    with pytest.raises(RunError, match=r"no config\.json\nName a run's folder, as .*one\."):
+    with pytest.raises(RunError, match=r"no config\.json\nName a run's folder, such as .*one\."):
         RunFolder.open(tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match=r"no config\.json\nName a run's folder\."):
@@ -151,7 +152,7 @@ def test_what_is_no_run_folder_is_named(tmp_path, content, named):
 def test_losses_table(run):
     """Rows of 5-step epochs; a run that went on after its last save is rewound."""
     losses = np.random.default_rng(0).random((8, 2), np.float32)
-    run.rewind_losses(0, 5)
+    rewind_losses(run.losses, 0, 5)
     append_losses(run.losses, 0, 0, losses[:5])
     append_losses(run.losses, 1, 0, losses[5:])
     lines = run.losses.read_text().splitlines()
@@ -163,7 +164,7 @@ def test_losses_table(run):
 
     whole = run.losses.read_text()
     run.losses.write_text(whole + "1,3,0.25")  # cut off in the middle of a row
-    run.rewind_losses(6, 5)
+    rewind_losses(run.losses, 6, 5)
     assert run.losses.read_text().splitlines() == lines[:7]
     append_losses(run.losses, 1, 1, losses[6:])
     assert run.losses.read_text() == whole
@@ -177,14 +178,14 @@ def test_a_losses_table_that_is_none_is_refused_and_stays(run, content):
     """Before the first step, not when the plot is drawn of it."""
     run.losses.write_bytes(content)
     with pytest.raises(RunError, match=r"losses.csv cannot be read: .+\nexpected rows .+\nMove it"):
-        run.rewind_losses(1, 5)
+        rewind_losses(run.losses, 1, 5)
     assert run.losses.read_bytes() == content
 
 
 def test_a_losses_table_that_lacks_rows_is_noticed_and_kept(run, caplog):
-    run.rewind_losses(0, 5)
+    rewind_losses(run.losses, 0, 5)
     append_losses(run.losses, 0, 3, np.ones((4, 2), np.float32))
-    run.rewind_losses(6, 5)
+    rewind_losses(run.losses, 6, 5)
     assert "lacks rows: it has 3 of 6" in caplog.text
     rows = run.losses.read_text().splitlines()[1:]
     assert [row[:3] for row in rows] == ["0,3", "0,4", "0,5"]

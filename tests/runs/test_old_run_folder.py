@@ -10,8 +10,9 @@ import pytest
 from cgan_jax.errors import RunError
 from cgan_jax.reporting.callbacks import LossesTable
 from cgan_jax.runs.checkpoint import Checkpoints
-from cgan_jax.runs.folder import RunFolder, read_losses
+from cgan_jax.runs.folder import RunFolder
 from cgan_jax.runs.restore import restore_run
+from cgan_jax.runs.tables import read_losses
 from cgan_jax.sampling.generator import load_generator
 from cgan_jax.training.loop import train
 from experiments.proofs import tiny
