@@ -36,7 +36,7 @@ class EventFile:
 
     def scalar(self, tag: str, value: float, step: int) -> None:
         """Write a number after `step` steps."""
-        self._summary(tag, _key(2, 5) + struct.pack("<f", value), step)
+        self._summary(tag, struct.pack("<Bf", 2 << 3 | 5, value), step)
 
     def picture(self, tag: str, png: Path, step: int) -> None:
         """Write a PNG file after `step` steps."""
@@ -56,7 +56,7 @@ class EventFile:
         self._write(_integer(2, step) + _text(5, _text(1, _text(1, tag.encode()) + value)))
 
     def _write(self, fields: bytes) -> None:
-        event = _key(1, 1) + struct.pack("<d", time.time()) + fields
+        event = struct.pack("<Bd", 1 << 3 | 1, time.time()) + fields
         length = struct.pack("<Q", len(event))
         self._file.write(length + _checksum(length) + event + _checksum(event))
 
@@ -69,16 +69,12 @@ def _varint(value: int) -> bytes:
     return bytes([*head, value])
 
 
-def _key(field: int, kind: int) -> bytes:
-    return _varint(field << 3 | kind)
-
-
 def _integer(field: int, value: int) -> bytes:
-    return _key(field, 0) + _varint(value)
+    return _varint(field << 3) + _varint(value)
 
 
 def _text(field: int, value: bytes) -> bytes:
-    return _key(field, 2) + _varint(len(value)) + value
+    return _varint(field << 3 | 2) + _varint(len(value)) + value
 
 
 def _crc_of(byte: int) -> int:

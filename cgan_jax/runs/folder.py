@@ -5,6 +5,7 @@ cgan_jax/reporting/.
 """
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -169,18 +170,14 @@ class RunFolder:
         try:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 path.stat()  # it says what is wrong with a name, which is_file may not
-            in_the_way = any(place.is_file() for place in (path, *path.parents))
+            if any(place.is_file() for place in (path, *path.parents)):
+                raise FileExistsError(errno.EEXIST, "a file is in the way")
             names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
         except OSError as error:
             raise RunError(
                 f"{path} cannot be a run folder: {error.strerror}\n"
-                "expected a folder that you may read and write\nName another."
+                "expected a folder that you may read and write, or nothing yet\nName another."
             ) from error
-        if in_the_way:
-            raise RunError(
-                f"{path} cannot be a run folder: a file is in the way\n"
-                "expected a folder, or nothing yet\nName another."
-            )
         if names <= LOCK_FILES:
             return None
         if "config.json" not in names:

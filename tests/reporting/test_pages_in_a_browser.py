@@ -1,4 +1,4 @@
-"""The report and the demo in a real browser, headless: what a user sees, does and gets.
+"""The page and the demo in a real browser, headless: what a user sees, does and gets.
 
 Needs playwright, of the extra `dev`, and a Chromium of the system's.
 """
@@ -77,7 +77,7 @@ def overflow(page):
     return page.evaluate("document.documentElement.scrollWidth - innerWidth")
 
 
-def test_the_reports_slider_goes_through_the_run(page, tmp_path):
+def test_the_slider_goes_through_the_run(page, tmp_path):
     run = finished_run(tmp_path / "run")
     page.goto(write_page(run.path).as_uri())
     shown = page.locator("#grids img:visible")
@@ -96,7 +96,7 @@ def test_the_reports_slider_goes_through_the_run(page, tmp_path):
     expect(page.get_by_role("button", name="Play")).to_be_visible()
 
 
-def test_long_and_odd_names_stay_in_the_report(page, tmp_path):
+def test_long_and_odd_names_stay_on_the_page(page, tmp_path):
     names = ("x" * 300, "<script>document.title = 'changed'</script>", "many words " * 30)
     run = finished_run(tmp_path / ("y" * 200), names)
     page.goto(write_page(run.path).as_uri())
