@@ -391,7 +391,7 @@ ARRAYS = [
     Case("too few names", ConfigError, lambda at: grid(np.zeros((1, 2, 4, 4, 1), "u1"), ["a"]),
          "2 columns are ['a']", "as many", "Give a list"),
     Case("names of no text", ConfigError, lambda at: grid(np.zeros((1, 1, 4, 4, 1), "u1"), [3]),
-         "are [3]", "as many texts", "Give a list"),
+         "are [3]", "one text", "Give a list"),
 ]  # fmt: skip
 
 # Labels, seeds, numbers
@@ -600,7 +600,7 @@ COMMANDS = [
     (TRAIN, "--checkpoint-every 0", "checkpoint_every", "at least 1", "default, 5", {}),
     (TRAIN, "--log-every -1", "log_every", "at least 0", "default, 0", {}),
     (TRAIN, "--workdir {at}/f", "a file is in the way", "a folder", "Name another", {"f": b""}),
-    (TRAIN, "--workdir {at}", "holds other files", "no run", "Name a new", {"thesis.tex": b""}),
+    (TRAIN, "--workdir {at}", "holds other files", "a new or", "Name another", {"thesis.tex": b""}),
     (TRAIN, f"--workdir {'x' * 300}", "too long", "a folder", "Name another", {}),
     (TRAIN, "--data-dir {at}/nowhere", "nowhere", "a directory", ANOTHER, {}),
     (TRAIN, "--data-dir {at}", "holds no Fashion-MNIST", "prepared by TFDS", ANOTHER, {}),
