@@ -1,4 +1,4 @@
-"""The callbacks of `cgan_jax.train`: the base class, what it is given, and those that write files.
+"""The callbacks of `cgan_jax.train`: the base class, its events, and those that write files.
 
 They are defined in cgan_jax/training/callbacks.py and cgan_jax/reporting/.
 """

@@ -26,7 +26,7 @@ from cgan_jax.files import atomic_write, write_errors
 from cgan_jax.metrics.measures import MEASURES
 from cgan_jax.presets import PRESETS
 from cgan_jax.runs.folder import RunFolder, runs_in
-from cgan_jax.runs.measures_table import format_figure
+from cgan_jax.runs.tables import format_figure
 from experiments.shared.command_line import parse, run
 from experiments.shared.page import write_or_warn
 

@@ -1,4 +1,4 @@
-"""A run as one web page, report.html, in its folder: made anew from what the folder holds now.
+"""A run as one web page, report.html, in its folder: rewritten from what the folder holds now.
 
 python -m experiments.report runs/fashion_cgan
 """
@@ -18,7 +18,7 @@ MODULE = "experiments.report"
 
 @dataclass(frozen=True)
 class Flags:
-    """Write report.html into run folders. Training and evaluating do so by themselves.
+    """Write report.html into run folders, as training and evaluating do at their end.
 
     Examples:
       python -m experiments.report runs/fashion_cgan
@@ -32,13 +32,15 @@ class Flags:
 def main() -> None:
     folders = runs_in(parse(Flags, MODULE).runs)
     if not folders:
-        raise RunError("there is no run\nexpected at least one run folder\nName one.")
+        raise RunError("no run was named\nexpected at least one run folder\nName one.")
 
-    from cgan_jax.reporting.page import write_report
+    from cgan_jax.reporting.page import write_page
 
     for folder in folders:
-        page = write_report(folder.path)
-        print(f"{page} ({page.stat().st_size / 1e6:.1f} MB): open it in a browser.")
+        page = write_page(folder.path)
+        size = page.stat().st_size
+        text = f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
+        print(f"{page} ({text}): open it in a browser.")
 
 
 if __name__ == "__main__":

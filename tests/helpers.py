@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from cgan_jax.pictures.grids import grid
-from cgan_jax.runs.folder import RunFolder, append_losses
-from cgan_jax.runs.measures_table import write_measures
+from cgan_jax.runs.folder import RunFolder
+from cgan_jax.runs.tables import append_losses, write_measures
 from cgan_jax.training.callbacks import Callback
 from experiments.proofs import tiny
 

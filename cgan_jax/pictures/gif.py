@@ -8,7 +8,7 @@ from PIL import Image
 
 from cgan_jax.pictures.grids import TILE, grid
 
-STEP_MS, HOLD_MS = 50, 800  # how long a frame is shown, and one to be looked at
+STEP_MS, HOLD_MS = 50, 800  # how long a frame stays, and one at an end
 EPOCH_MS, LAST_MS = 150, 2500
 GREYS = 32  # levels: enough for such pictures, in a quarter of the bytes of 256
 MORPH_WIDTH = 320  # pixels that few columns of a morph have together
@@ -17,18 +17,18 @@ MORPH_WIDTH = 320  # pixels that few columns of a morph have together
 def morph_pictures(
     frames: np.ndarray, start_names: Sequence[str], end_names: Sequence[str]
 ) -> list[Image.Image]:
-    """Draw a morph, a grid a frame. Names that change fade out, and the new ones in.
+    """Draw a morph, one grid per frame. Names that change fade out, and the new ones in.
 
     Args:
         frames: uint8 `[frames, rows, columns, H, W, C]`.
-        start_names: one a column, of the first frame.
+        start_names: one per column, of the first frame.
         end_names: the same, of the last frame.
 
     Returns:
         RGB pictures of one size.
 
     Raises:
-        ConfigError: the images or the names do not make a grid; see `cgan_jax.pictures.grids.grid`.
+        ConfigError: the images or the names do not make a grid; see `cgan_jax.grid`.
     """
     columns, width = frames.shape[2], frames.shape[4]
     side = MORPH_WIDTH // columns
@@ -44,7 +44,7 @@ def morph_pictures(
 
 
 def strip_picture(frames: np.ndarray, start_name: str, end_name: str) -> Image.Image:
-    """Draw a morph's frames side by side, a row a latent point.
+    """Draw a morph's frames side by side, one row per latent point.
 
     Args:
         frames: uint8 `[frames, rows, H, W, C]`, at least two frames.
@@ -56,7 +56,7 @@ def strip_picture(frames: np.ndarray, start_name: str, end_name: str) -> Image.I
 
 
 def save_there_and_back(pictures: Sequence[Image.Image], file: str | PathLike[str]) -> None:
-    """Save pictures as a GIF that runs to the last one and back, for ever; both ends stay a while.
+    """Save pictures as a GIF that loops to the last one and back; both ends stay for a while.
 
     Args:
         pictures: of one size, at least two.
@@ -67,7 +67,7 @@ def save_there_and_back(pictures: Sequence[Image.Image], file: str | PathLike[st
 
 
 def save_progress(pictures: Sequence[Image.Image], file: str | PathLike[str]) -> None:
-    """Save pictures as a GIF that runs for ever, its last one shown for longer.
+    """Save pictures as a GIF that loops; the last one stays for longer.
 
     Args:
         pictures: of one size, at least one.
@@ -79,7 +79,7 @@ def save_progress(pictures: Sequence[Image.Image], file: str | PathLike[str]) ->
 def save_gif(
     pictures: Sequence[Image.Image], file: str | PathLike[str], durations: Sequence[int]
 ) -> None:
-    """Save pictures as a GIF that runs for ever, grey ones in 32 levels.
+    """Save pictures as a GIF that loops, grey ones in 32 levels.
 
     Args:
         pictures: RGB, of one size, at least one.
@@ -87,19 +87,12 @@ def save_gif(
         durations: how long each is shown, in milliseconds; a GIF counts in tens.
     """
     first, *rest = map(_with_palette, pictures)
-    first.save(
-        file,
-        "GIF",
-        save_all=True,
-        append_images=rest,
-        duration=list(durations),
-        loop=0,
-        optimize=True,
-    )
+    options = {"duration": list(durations), "loop": 0, "optimize": True}
+    first.save(file, "GIF", save_all=True, append_images=rest, **options)
 
 
 def _with_palette(picture: Image.Image) -> Image.Image:
-    """The picture in at most 256 colours, which is what a GIF can hold."""
+    """The picture in at most 256 colours, all that a GIF can have."""
     values = np.asarray(picture)
     if (values != values[..., :1]).any():
         return picture.quantize(256, dither=Image.Dither.NONE)

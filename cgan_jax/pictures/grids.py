@@ -1,16 +1,17 @@
 """Grids of images under their class names.
 
-Plots of numbers are in plots.py; moving pictures are in gif.py.
+Plots of numbers are in plots.py; moving pictures are in gif.py; fonts for names are in fonts.py.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from cgan_jax.checks import short_repr
 from cgan_jax.errors import ConfigError
+from cgan_jax.pictures.fonts import Font, drawable
 
 TILE = 80  # pixels of a tile's side at least; for long names up to twice that
 GAP, MARGIN, FONT_SIZE = 4, 12, 13
@@ -24,13 +25,13 @@ def grid(
 
     Args:
         images: uint8 `[rows, columns, H, W, C]` with one (grey) or three (RGB) channels.
-        column_names: one a column.
+        column_names: one per column.
         ink: the names' colour, RGB in 0..255.
 
     Returns:
         an RGB picture on white; small images are enlarged by whole pixels, for long names too;
-        the longest names are shortened. More than 20 columns are parted into bands of as many, one
-        below the other.
+        the longest names are shortened. More than 20 columns are split into bands of equal width,
+        one below the other.
 
     Raises:
         ConfigError: the array or the names do not fit this.
@@ -49,20 +50,20 @@ def grid(
     if not good or len(column_names) != columns:
         raise ConfigError(
             f"the names of a grid's {columns} columns are {short_repr(column_names)}\n"
-            "expected as many texts of one line\nGive a list with a name for each column."
+            "expected one text of one line per column\nGive a list with a name for each column."
         )
 
-    font = ImageFont.load_default(FONT_SIZE)
-    longest = max(font.getlength(name) for name in column_names)
+    titles = [drawable(name, FONT_SIZE) for name in column_names]
+    longest = max(font.getlength(text) for text, font in titles)
     scale = max(1, -(-int(min(max(TILE, longest), 2 * TILE)) // width))
     enlarged = images.repeat(scale, 2).repeat(scale, 3)
     rgb = np.broadcast_to(enlarged, (*enlarged.shape[:-1], 3))
     layout = _Layout(rows, *_bands(columns), height * scale, width * scale)
     picture = Image.new("RGB", layout.size, "white")
     draw = ImageDraw.Draw(picture)
-    for column, name in enumerate(column_names):
+    for column, (text, font) in enumerate(titles):
         x, y = layout.place(column)
-        title = _shortened(name, font, width * scale)
+        title = _shortened(text, font, width * scale)
         draw.text((x + width * scale / 2, y), title, ink, font, anchor="mt")
         for row in range(rows):
             tile = Image.fromarray(np.ascontiguousarray(rgb[row, column]))
@@ -74,8 +75,8 @@ def tiles(picture: Image.Image, columns: int, height: int, width: int) -> np.nda
     """The images of a grid: the inverse of `grid`.
 
     Args:
-        picture: what `grid` made.
-        columns: how many it has.
+        picture: what `grid` returned.
+        columns: its number of columns.
         height: of an image, in its own pixels.
         width: likewise.
 
@@ -92,27 +93,27 @@ def tiles(picture: Image.Image, columns: int, height: int, width: int) -> np.nda
     layout = _Layout(rows, bands, across, height * scale, width * scale)
     if rest_of_pixels or rows < 1 or scale < 1 or picture.size != layout.size:
         raise ConfigError(
-            f"a picture of {picture.width}x{picture.height} pixels is no grid of "
+            f"a picture of {picture.width}x{picture.height} pixels is not a grid of "
             f"{columns} columns of {width}x{height} images\n"
-            "expected one that cgan_jax.pictures.grids.grid made\nGive the numbers that it was made with."
+            "expected one that cgan_jax.grid returned\nGive the sizes of its images."
         )
     pixels = np.asarray(picture.convert("RGB"))
-    found = np.empty((rows, columns, height, width, 3), np.uint8)
+    images = np.empty((rows, columns, height, width, 3), np.uint8)
     for row, column in np.ndindex(rows, columns):
         x, y = layout.place(column, row)
         tile = pixels[y : y + height * scale : scale, x : x + width * scale : scale]
-        found[row, column] = tile
-    return found
+        images[row, column] = tile
+    return images
 
 
 def _bands(columns: int) -> tuple[int, int]:
-    """Into how many bands columns are parted, and how many are side by side in each."""
+    """The number of bands that columns are split into, and of columns in each."""
     bands = -(-columns // MOST_COLUMNS)
     return bands, -(-columns // bands)
 
 
 class _Layout(NamedTuple):
-    """Where what is in a grid, in pixels."""
+    """Pixel layout of a grid."""
 
     rows: int
     bands: int
@@ -131,7 +132,7 @@ class _Layout(NamedTuple):
         return FONT_SIZE + self.rows * (GAP + self.tile_height)
 
     def place(self, column: int, row: int | None = None) -> tuple[int, int]:
-        """Left and top of a tile; without a row, of the name above the column."""
+        """Left and top of a tile, or without a row of the name above the column."""
         band, x = divmod(column, self.across)
         top = MARGIN + band * (self._band_height + MARGIN)
         if row is not None:
@@ -139,7 +140,7 @@ class _Layout(NamedTuple):
         return MARGIN + x * (self.tile_width + GAP), top
 
 
-def _shortened(name: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+def _shortened(name: str, font: Font, width: int) -> str:
     if font.getlength(name) <= width:
         return name
     cut = next(n for n in range(len(name), -1, -1) if font.getlength(f"{name[:n]}…") <= width)
@@ -154,14 +155,14 @@ def labelled_examples(
     Args:
         images: uint8 `[N, H, W, C]`.
         labels: integers `[N]`.
-        n_classes: how many columns.
-        rows: how many of each; a class with fewer is filled up with white.
+        n_classes: the number of columns.
+        rows: images of each class; where there are fewer, the rest is white.
 
     Returns:
         uint8 `[rows, n_classes, H, W, C]`.
     """
     examples = np.full((rows, n_classes, *images.shape[1:]), 255, np.uint8)
     for label in range(n_classes):
-        found = images[np.flatnonzero(labels == label)[:rows]]
-        examples[: len(found), label] = found
+        of_class = images[np.flatnonzero(labels == label)[:rows]]
+        examples[: len(of_class), label] = of_class
     return examples

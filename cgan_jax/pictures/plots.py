@@ -1,9 +1,20 @@
-"""Plots of numbers. Pictures of images are images.py's."""
+"""Plots of numbers. Pictures of images are in grids.py."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def _figure(width: float, height: float) -> "Figure":
+    """An empty figure, in inches."""
+    from matplotlib.figure import Figure  # slow
+
+    return Figure(figsize=(width, height), dpi=110, layout="constrained")
 
 
 def plot_losses(losses: np.ndarray, steps_per_epoch: int, path: Path) -> None:
@@ -14,9 +25,7 @@ def plot_losses(losses: np.ndarray, steps_per_epoch: int, path: Path) -> None:
         steps_per_epoch: scales the x axis.
         path: the PNG file to write.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 4.5), dpi=110, layout="constrained")
+    figure = _figure(9, 4.5)
     axes = figure.add_subplot()
     epochs = np.arange(len(losses)) / steps_per_epoch
     width = max(1, min(steps_per_epoch, len(losses) // 50))
@@ -29,7 +38,8 @@ def plot_losses(losses: np.ndarray, steps_per_epoch: int, path: Path) -> None:
         centre = epochs[(width - 1) // 2 :][: len(smooth)]
         axes.plot(centre, smooth, colour, linewidth=1.8, label=name + smoothed)
     axes.set(xlabel="epoch", ylabel="loss", xlim=(0, max(epochs[-1], 1e-9)))
-    axes.set_ylim(0, None)
+    if losses.min() >= 0:  # hinge's generator loss may be negative
+        axes.set_ylim(0)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     figure.savefig(path)
@@ -38,18 +48,16 @@ def plot_losses(losses: np.ndarray, steps_per_epoch: int, path: Path) -> None:
 def plot_confusion(
     matrices: Mapping[str, np.ndarray], class_names: Sequence[str], path: Path
 ) -> None:
-    """Draw which class images were taken for, in per cent of those asked for, from 1 on.
+    """Draw which class images were taken for, in per cent of those asked for; 0 is left blank.
 
     Args:
-        matrices: counts `[classes, classes]` by title, a row the class asked for.
-        class_names: one a class.
+        matrices: counts `[classes, classes]` by title, one row per class asked for.
+        class_names: one per class.
         path: the PNG file to write.
     """
-    from matplotlib.figure import Figure
-
     n = len(class_names)
     size = 1.6 + 0.42 * n
-    figure = Figure(figsize=(size * len(matrices), size), dpi=110, layout="constrained")
+    figure = _figure(size * len(matrices), size)
     places = np.arange(n)
     for axes, (title, counts) in zip(
         figure.subplots(1, len(matrices), squeeze=False)[0], matrices.items(), strict=True
@@ -71,16 +79,14 @@ def plot_confusion(
 def plot_per_class(
     values: Mapping[str, Mapping[str, Sequence[float]]], class_names: Sequence[str], path: Path
 ) -> None:
-    """Draw measures of each class as bars, a row of them a measure.
+    """Draw measures of each class as bars, one row per measure.
 
     Args:
-        values: by the measure's title, then by whose they are, one value a class.
-        class_names: one a class.
+        values: by the measure's title, then by the images' name, one value per class.
+        class_names: one per class.
         path: the PNG file to write.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 2.3 * len(values) + 0.6), dpi=110, layout="constrained")
+    figure = _figure(9, 2.3 * len(values) + 0.6)
     places = np.arange(len(class_names))
     rows = figure.subplots(len(values), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (title, bars) in zip(rows, values.items(), strict=True):
@@ -100,26 +106,25 @@ def plot_comparison(
     names: Sequence[str],
     path: Path,
 ) -> None:
-    """Draw some measures of several runs, a panel a measure: a dot a run, their mean and spread.
+    """Draw measures of several runs, one panel each: one dot per run, their mean and spread.
 
     Args:
-        values: by the measure's name, one value a run.
+        values: by the measure's name, one value per run.
         real: the same of real images, where it is known.
-        names: one a run.
+        names: one per run.
         path: the PNG file to write.
     """
-    from matplotlib.figure import Figure
 
     columns = min(4, len(values))
     rows = -(-len(values) // columns)
-    figure = Figure(figsize=(3 * columns, 2.6 * rows + 0.8), dpi=110, layout="constrained")
+    figure = _figure(3 * columns, 2.6 * rows + 0.8)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     places = np.arange(len(names))
-    for axes, (name, found) in zip(panels, values.items(), strict=False):
-        mean, sd = np.mean(found), np.std(found, ddof=1)
+    for axes, (name, dots) in zip(panels, values.items(), strict=False):
+        mean, sd = np.mean(dots), np.std(dots, ddof=1)
         axes.axhspan(mean - sd, mean + sd, color="C0", alpha=0.15, linewidth=0)
         axes.axhline(mean, color="C0", linewidth=1.2)
-        axes.plot(places, found, "C0o")
+        axes.plot(places, dots, "C0o")
         if name in real:
             axes.axhline(real[name], color="C1", linestyle="--", linewidth=1.2)
         axes.set_title(name, fontsize=10)
@@ -133,19 +138,17 @@ def plot_comparison(
 
 
 def plot_measures(epochs: Sequence[int], values: Mapping[str, Sequence[float]], path: Path) -> None:
-    """Draw measures over the epochs, a panel each.
+    """Draw measures over the epochs, one panel each.
 
     Args:
-        epochs: at which they were taken.
-        values: by the measure's name, one value an epoch.
+        epochs: when they were taken.
+        values: by the measure's name, one value for each of these epochs.
         path: the PNG file to write.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(3.2 * len(values), 3), dpi=110, layout="constrained")
+    figure = _figure(3.2 * len(values), 3)
     panels = figure.subplots(1, len(values), squeeze=False)[0]
-    for axes, (name, found) in zip(panels, values.items(), strict=True):
-        axes.plot(epochs, found, "C0.-")
+    for axes, (name, curve) in zip(panels, values.items(), strict=True):
+        axes.plot(epochs, curve, "C0.-")
         axes.set(title=name, xlabel="epoch")
         axes.grid(alpha=0.3)
     figure.savefig(path)

@@ -14,8 +14,8 @@ def progress_pictures(run: RunFolder, rows: int) -> list[Image.Image]:
     """A run's sample grids in the order of its epochs, the epoch's number above each.
 
     Args:
-        run: its folder.
-        rows: how many of a grid's rows to show, from the top, at most; a latent point each.
+        run: the run folder.
+        rows: at most this many of a grid's rows, one per latent point, from the top.
 
     Returns:
         RGB pictures of one size.
@@ -37,22 +37,22 @@ def progress_pictures(run: RunFolder, rows: int) -> list[Image.Image]:
     for epoch, file in files.items():
         try:
             with Image.open(file) as opened:
-                drawn = opened.convert("RGB")
-            shown = grid(tiles(drawn, len(run.class_names), side, side)[:rows], run.class_names)
+                whole = opened.convert("RGB")
+            top = grid(tiles(whole, len(run.class_names), side, side)[:rows], run.class_names)
         except ConfigError as error:
             raise RunError(
-                f"{file} is {drawn.width}x{drawn.height} pixels, "
-                "which no sample grid of this run is\n"
-                "expected the picture that the run wrote\nPut it back, or delete it."
+                f"{file} is {whole.width}x{whole.height} pixels\n"
+                "expected the size of a sample grid of this run\n"
+                "Put back the picture that the run wrote, or delete this one."
             ) from error
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise RunError(
                 f"{file} cannot be read: {one_line(error)}\n"
                 "expected a PNG picture that you may read\nPut it back, or delete it."
             ) from error
-        size = (max(shown.width, caption_width), CAPTION_SIZE + shown.height)
+        size = (max(top.width, caption_width), CAPTION_SIZE + top.height)
         picture = Image.new("RGB", pictures[0].size if pictures else size, "white")
-        picture.paste(shown, (0, CAPTION_SIZE))
+        picture.paste(top, (0, CAPTION_SIZE))
         place = (MARGIN, MARGIN // 2)
         ImageDraw.Draw(picture).text(place, captions[epoch], "black", font, "lt")
         pictures.append(picture)

@@ -1,7 +1,10 @@
-"""What happens beside training: the losses' table and plot, sample grids, TensorBoard events.
+"""Callbacks that write files: the table and plot of losses, sample grids, TensorBoard events.
 
-The loop that calls them is loop.py's. A progress bar is the command line's own (experiments/).
+The loop that calls them is training/loop.py's. The progress bar of the commands is not here but in
+experiments/shared/progress.py.
 """
+
+from pathlib import Path
 
 import numpy as np
 from jax import random
@@ -10,11 +13,19 @@ from cgan_jax.checks import check_int, check_seed
 from cgan_jax.files import atomic_write, write_errors
 from cgan_jax.pictures.grids import grid
 from cgan_jax.pictures.plots import plot_losses
-from cgan_jax.runs.folder import RunFolder, append_losses, read_losses
-from cgan_jax.runs.measures_table import INDEX_COLUMNS, measures_at
+from cgan_jax.runs.events import EventFile
+from cgan_jax.runs.folder import RunFolder
+from cgan_jax.runs.tables import (
+    INDEX_COLUMNS,
+    append_losses,
+    measures_at,
+    read_losses,
+    rewind_losses,
+)
 from cgan_jax.sampling.latent_space import generate
 from cgan_jax.training.callbacks import Callback, EpochEnd, SpanEnd
 from cgan_jax.training.gan import GAN, GANState
+from cgan_jax.training.loop import is_finite
 
 
 class LossesTable(Callback):
@@ -22,7 +33,7 @@ class LossesTable(Callback):
 
     Args:
         run: the run folder.
-        plot_every: in epochs; and at the end.
+        plot_every: epochs between two plots; the last one is drawn at the end.
     """
 
     def __init__(self, run: RunFolder, plot_every: int = 5) -> None:
@@ -32,7 +43,7 @@ class LossesTable(Callback):
 
     def on_train_start(self, step: int, last_step: int, steps_per_epoch: int) -> None:
         self._steps_per_epoch = steps_per_epoch
-        self._run.rewind_losses(step, steps_per_epoch)
+        rewind_losses(self._run.losses, step, steps_per_epoch)
 
     def on_span_end(self, span: SpanEnd) -> None:
         append_losses(self._run.losses, span.epoch, span.batch, span.losses)
@@ -52,13 +63,16 @@ class LossesTable(Callback):
 
 
 class SampleGrids(Callback):
-    """A grid of samples in `samples/epoch_NNNN.png`: a column a class, always the same points.
+    """Grids of samples in `samples/`: one column per class, the same latent points each time.
+
+    `epoch_NNNN.png` is drawn after an epoch. A run that stops in between also has `stopped.png`,
+    until it resumes.
 
     Args:
         gan: what is trained.
         run: the run folder.
-        every: in epochs; and after the first and the last.
-        rows: how many of each class.
+        every: epochs between two grids; the first and the last epoch have one too.
+        rows: images of each class.
         seed: of the latent points.
     """
 
@@ -70,15 +84,28 @@ class SampleGrids(Callback):
         self._rows = check_int("rows", rows, 1, hint="Omit it for the default, 10.")
         self._key = random.key(check_seed(seed))
 
+    def on_train_start(self, step: int, last_step: int, steps_per_epoch: int) -> None:
+        self._steps_per_epoch = steps_per_epoch
+        with write_errors(self._run.stopped_grid):
+            self._run.stopped_grid.unlink(missing_ok=True)
+
     def on_epoch_end(self, epoch: EpochEnd) -> None:
         if epoch.epoch % self._every == 0 or epoch.epoch in (1, self._run.config.epochs):
-            names = self._run.class_names
-            labels = np.tile(np.arange(len(names), dtype=np.int32), self._rows)
-            variables = epoch.state.gen.variables
-            images = generate(self._gan.generator, variables, labels, self._key)
-            picture = grid(images.reshape(self._rows, len(names), *images.shape[1:]), names)
-            with atomic_write(self._run.sample_grid(epoch.epoch)) as temporary:
-                picture.save(temporary)
+            self._draw(epoch.state, self._run.sample_grid(epoch.epoch))
+
+    def on_train_end(self, step: int, state: GANState) -> None:
+        epoch, batches = divmod(step, self._steps_per_epoch)
+        drawn = batches == 0 and self._run.sample_grid(epoch).exists()
+        if step and not drawn and is_finite(state.shown):  # a sweep ends diverged members like this
+            self._draw(state, self._run.stopped_grid)
+
+    def _draw(self, state: GANState, path: Path) -> None:
+        names = self._run.class_names
+        labels = np.tile(np.arange(len(names), dtype=np.int32), self._rows)
+        images = generate(self._gan.generator, state.shown, labels, self._key)
+        picture = grid(images.reshape(self._rows, len(names), *images.shape[1:]), names)
+        with atomic_write(path) as temporary:
+            picture.save(temporary)
 
 
 class TensorBoard(Callback):
@@ -94,8 +121,6 @@ class TensorBoard(Callback):
         self._every = check_int("every", every, 1, hint="Omit it for the default, 50.")
 
     def on_train_start(self, step: int, last_step: int, steps_per_epoch: int) -> None:
-        from cgan_jax.runs.events import EventFile
-
         self._step, self._seconds = step, 0.0
         # Events after this step come from a run that ended before it saved again.
         with write_errors(self._folder):

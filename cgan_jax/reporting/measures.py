@@ -1,7 +1,6 @@
-"""Measures in the course of a run, as callbacks: a row each time, a plot, the best checkpoint.
+"""Measures in the course of a run, as callbacks: a table, a plot, the best checkpoint.
 
-Which measures they are is the caller's choice; see metrics/quick.py. Their file is
-measures_table.py's.
+Which measures they are is the caller's choice, such as metrics/quick.py's.
 """
 
 import json
@@ -18,7 +17,7 @@ from cgan_jax.files import atomic_write, write_errors
 from cgan_jax.pictures.plots import plot_measures
 from cgan_jax.runs.checkpoint import Checkpoints
 from cgan_jax.runs.folder import RunFolder
-from cgan_jax.runs.measures_table import measures_at, read_measures, write_measures
+from cgan_jax.runs.tables import measures_at, read_measures, write_measures
 from cgan_jax.sampling.latent_space import generate
 from cgan_jax.training.callbacks import Callback, EpochEnd
 from cgan_jax.training.gan import GAN
@@ -27,15 +26,15 @@ Measure = Callable[[np.ndarray, np.ndarray], Mapping[str, float]]
 
 
 class MeasuresTable(Callback):
-    """Measures of generated images, a row each time, in `measures.csv`, and a plot of them.
+    """Measures of generated images, one row each time, in `measures.csv`, and a plot of them.
 
     Args:
         gan: what is trained.
         run: the run folder.
         measure: maps images, uint8 `[n, H, W, C]`, and the classes asked for, int32 `[n]`, to
             numbers by name, the same names each time.
-        every: in epochs.
-        n_images: how many, as many of each class.
+        every: epochs between two measurements.
+        n_images: how many, split evenly over the classes.
         seed: of the latent points, which are the same each time.
     """
 
@@ -57,21 +56,20 @@ class MeasuresTable(Callback):
 
     def on_train_start(self, step: int, last_step: int, steps_per_epoch: int) -> None:
         """Rows after this step were written by a run that ended before it saved again."""
-        if self._run.measures.exists():
-            kept = [row for row in read_measures(self._run.measures) if row["step"] <= step]
-            write_measures(self._run.measures, kept)
+        rows = read_measures(self._run.measures)
+        if any(row["step"] > step for row in rows):
+            write_measures(self._run.measures, [row for row in rows if row["step"] <= step])
 
     def on_epoch_end(self, epoch: EpochEnd) -> None:
         if epoch.epoch % self._every:
             return
-        variables = epoch.state.gen.variables
-        images = generate(self._gan.generator, variables, self._labels, self._key)
-        found = self._measure(images, self._labels)
-        row = {"epoch": epoch.epoch, "step": epoch.step} | dict(found)
-        rows = read_measures(self._run.measures) if self._run.measures.exists() else []
-        write_measures(self._run.measures, [*rows, row])
-        epochs = [int(each["epoch"]) for each in (*rows, row)]
-        values = {name: [each[name] for each in (*rows, row)] for name in found}
+        images = generate(self._gan.generator, epoch.state.shown, self._labels, self._key)
+        measures = dict(self._measure(images, self._labels))
+        rows = read_measures(self._run.measures)
+        rows.append({"epoch": epoch.epoch, "step": epoch.step} | measures)
+        write_measures(self._run.measures, rows)
+        epochs = [int(row["epoch"]) for row in rows]
+        values = {name: [row[name] for row in rows] for name in measures}
         with atomic_write(self._run.path / "measures.png") as temporary:
             plot_measures(epochs, values, temporary)
 
@@ -79,11 +77,11 @@ class MeasuresTable(Callback):
 class BestCheckpoint(Callback):
     """The state with the lowest measure so far, in `best/`, beside the latest in `checkpoints/`.
 
-    The next best is whole before it takes the place of the one before. A run that goes on from an
-    earlier step keeps the best that it had: it comes by the same state again.
+    The next best is complete before it replaces the one before. A run that resumes from an earlier
+    step keeps the best that it had: it reaches the same state again.
 
     Args:
-        run: the run folder, in whose table MeasuresTable, called before this, writes.
+        run: the run folder, to whose table MeasuresTable, called before this, writes.
         by: the measure's name; the lower the better.
     """
 
@@ -94,7 +92,7 @@ class BestCheckpoint(Callback):
     def on_train_start(self, step: int, last_step: int, steps_per_epoch: int) -> None:
         with write_errors(self._run.best):
             if self._old.exists() and not self._run.best.exists():
-                self._old.rename(self._run.best)  # the process ended between two renamings
+                self._old.rename(self._run.best)  # the process ended between two renames
         self._lowest = np.inf
         if self._run.best.exists():
             self._lowest = _number_in(self._run.best / "measure.json", self._by)
@@ -123,5 +121,5 @@ def _number_in(file: Path, name: str) -> float:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
             f"{file} cannot be read: {one_line(error)}\nexpected a table with {name}\n"
-            "Move the folder away; then the same command goes on, and keeps the best from there on."
+            "Move the folder away, then resume the run: it keeps the best from there on."
         ) from error

@@ -1,4 +1,4 @@
-"""A run as one web page, made of what its folder holds. How it looks is report.html's.
+"""A run as one web page, made of what its folder holds. Its layout is page.html's.
 
 The page needs no network: pictures are in it, and its policy forbids the browser to fetch anything.
 """
@@ -17,27 +17,27 @@ import numpy as np
 from PIL import Image
 
 from cgan_jax.checks import one_line
-from cgan_jax.config import leaves
+from cgan_jax.config import MODEL_KINDS, TrainConfig, leaves
 from cgan_jax.errors import ConfigError, RunError
 from cgan_jax.files import atomic_write
 from cgan_jax.metrics.measures import describe
 from cgan_jax.pictures.grids import tiles
 from cgan_jax.presets import PRESETS
 from cgan_jax.runs.folder import RunFolder
-from cgan_jax.runs.measures_table import INDEX_COLUMNS, format_figure, read_measures
+from cgan_jax.runs.tables import INDEX_COLUMNS, format_figure, read_measures
 
 MOST_GRIDS, MOST_BYTES = 40, 8_000_000  # of all sample grids together
 EXAMPLES = 10  # pictures of each class in a row
 GREY = 128  # of the line between two of them, on a light page and on a dark one
+PRESET = PRESETS["report"]
 
 
 class Setting(NamedTuple):
-    """A setting of the run, and of the report preset."""
+    """A setting of the run, and what the report preset has instead, if that differs."""
 
     name: str
     value: str
-    report: str
-    changed: bool
+    preset: str | None = None
 
 
 class Picture(NamedTuple):
@@ -48,16 +48,17 @@ class Picture(NamedTuple):
     height: int
 
 
-def write_report(run_dir: str | os.PathLike[str]) -> Path:
-    """Write `report.html` into a run's folder: what was trained, how it went, what it draws.
+def write_page(run_dir: str | os.PathLike[str]) -> Path:
+    """Write `report.html` into a run's folder: settings, losses, measures and samples.
 
-    Nothing is computed anew: what the folder lacks (samples, measures), the page lacks.
+    Nothing is computed: what the folder lacks (samples, measures), the page lacks.
 
     Returns:
         the page's path.
 
     Raises:
-        RunError: the folder is no run, a file in it cannot be read, or the page not be written.
+        RunError: the folder is not a run, a file in it cannot be read, or the page cannot be
+            written.
     """
     import jinja2
 
@@ -89,27 +90,40 @@ def spread(grids: Mapping[int, Path]) -> list[int]:
     return [sorted(grids)[place] for place in places]
 
 
+def settings(config: TrainConfig) -> list[Setting]:
+    """A configuration's settings, each compared with the report preset's."""
+    preset = dict(leaves(PRESET.optimizer, "disc_optimizer.")) | dict(leaves(PRESET))
+    rows = []
+    if type(config.model) is not type(PRESET.model):  # another kind, with settings of its own
+        kinds = {kind: name for name, kind in MODEL_KINDS.items()}
+        rows = [Setting("model", kinds[type(config.model)], kinds[type(PRESET.model)])]
+        preset = {name: x for name, x in preset.items() if not name.startswith("model.")}
+    for name, value in leaves(config):
+        same = value == preset.get(name, value)
+        rows.append(Setting(name, _words(value), None if same else _words(preset[name])))
+    return rows
+
+
 def _contents(run: RunFolder) -> dict[str, Any]:
     """What the template fills in."""
-    report = dict(leaves(PRESETS["report"]))
     try:
-        grids = run.sample_grids()
-        samples = _examples(run, grids[max(grids)]) if grids else {}
+        files = run.sample_grids()
+        grids = [(f"epoch {epoch} of {max(files)}", files[epoch]) for epoch in spread(files)]
+        steps, epoch = _progress(run)
+        if run.stopped_grid.exists():
+            grids.append((f"step {steps:,}", run.stopped_grid))
+        samples = _examples(run, grids[-1][1]) if grids else {}
         real = _examples(run, run.path / "real.png")
-        steps, epoch = _reached(run)
-        measures = read_measures(run.measures) if run.measures.exists() else []
+        measures = read_measures(run.measures)
         return {
             "name": run.path.resolve().name,
             "run": run,
-            "settings": [
-                Setting(name, _words(value), _words(report[name]), value != report[name])
-                for name, value in leaves(run.config)
-            ],
+            "settings": settings(run.config),
             "version": version("cgan_jax"),
             "steps": steps,
             "epoch": epoch,
             "command": run.command.read_text(encoding="utf-8") if run.command.exists() else None,
-            "grids": [(epoch, _picture(grids[epoch])) for epoch in spread(grids)],
+            "grids": [(when, _picture(file)) for when, file in grids],
             "classes": [(n, samples.get(i), real.get(i)) for i, n in enumerate(run.class_names)],
             "real": _picture(run.path / "real.png"),
             "losses": _picture(run.path / "losses.png"),
@@ -124,13 +138,13 @@ def _contents(run: RunFolder) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         where = getattr(error, "filename", None) or run.path
         raise RunError(
-            f"{where} cannot be shown in a report: {one_line(error)}\n"
-            "expected what the run wrote\nMove away what is damaged; the report does without it."
+            f"{where} cannot be shown on a page: {one_line(error)}\n"
+            "expected what the run wrote\nMove away what is damaged; the page does without it."
         ) from error
 
 
-def _reached(run: RunFolder) -> tuple[int, int]:
-    """The number of steps, and the epoch of the last row of `losses.csv`, from 1; 0 without one."""
+def _progress(run: RunFolder) -> tuple[int, int]:
+    """How many steps are done, and the epoch of the last one in `losses.csv`, from 1, or 0."""
     rows = run.losses.read_text(encoding="utf-8").splitlines()[1:] if run.losses.exists() else []
     try:
         return run.steps_done(), int(rows[-1].partition(",")[0]) + 1 if rows else 0
@@ -139,29 +153,29 @@ def _reached(run: RunFolder) -> tuple[int, int]:
 
 
 def _examples(run: RunFolder, grid_file: Path) -> dict[int, Picture]:
-    """Each class's images of a grid in a row; none where the picture is no such grid."""
+    """Each class's images of a grid in a row; none where the picture is not such a grid."""
     side = run.config.model.img_size
     if not grid_file.exists():
         return {}
     with Image.open(grid_file) as picture:
         try:
             images = tiles(picture, len(run.class_names), side, side)[:EXAMPLES]
-        except ConfigError:  # somebody else drew it
+        except ConfigError:  # not a picture of the run's
             return {}
     apart = np.pad(images, ((0, 0), (0, 0), (0, 0), (0, 1), (0, 0)), constant_values=GREY)
-    found = {}
+    rows = {}
     for label in range(len(run.class_names)):
         row, file = Image.fromarray(np.concatenate(apart[:, label], axis=1)[:, :-1]), io.BytesIO()
         row.convert("L" if run.config.model.channels == 1 else "RGB").save(file, "PNG")
-        found[label] = Picture(_data_uri(file.getvalue()), *row.size)
-    return found
+        rows[label] = Picture(_data_uri(file.getvalue()), *row.size)
+    return rows
 
 
 def _evaluation(file: Path) -> dict[str, Any]:
-    """What experiments/evaluate.py wrote: when, how, the figures, the pictures."""
+    """What experiments/evaluate.py wrote: when, how, figures and pictures."""
     try:
         saved = json.loads(file.read_text(encoding="utf-8"))
-        protocol = saved["stamp"]["protocol"]
+        protocol, columns = saved["stamp"]["protocol"], ("mean", "sd", "real")
         return {
             "kind": file.parent.name,
             "step": f"{saved['stamp']['step']:,}",
@@ -169,12 +183,8 @@ def _evaluation(file: Path) -> dict[str, Any]:
             "seeds": len(protocol["seeds"]),
             "fast": protocol["name"] == "fast",
             "measures": [
-                (
-                    name,
-                    describe(name),
-                    *(format_figure(found[k]) for k in ("mean", "sd", "real")),
-                )
-                for name, found in saved["measures"].items()
+                (name, describe(name), *(format_figure(row.get(c)) for c in columns))
+                for name, row in saved["measures"].items()
             ],
             "confusion": _picture(file.with_name("confusion.png")),
             "per_class": _picture(file.with_name("per_class.png")),
@@ -182,7 +192,7 @@ def _evaluation(file: Path) -> dict[str, Any]:
         }
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise RunError(
-            f"{file} cannot be read: {one_line(error)}\nexpected what experiments.evaluate wrote\n"
+            f"{file} cannot be read: {one_line(error)}\nexpected an evaluation's figures\n"
             "Evaluate the run again, or move the folder away."
         ) from error
 

@@ -4,13 +4,12 @@ Orbax alone loads a flipped bit silently and casts a wrong dtype silently. So ea
 a manifest with the path, dtype, shape and CRC-32 of each array, and restore believes only that.
 """
 
-import contextlib
 import json
 import logging
 import os
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -20,7 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.options import MultiprocessingOptions
 
-from cgan_jax.checks import check_int
+from cgan_jax.checks import as_path, check_int
 from cgan_jax.errors import DivergenceError, RunError
 from cgan_jax.files import write_errors
 
@@ -33,41 +32,37 @@ class _DamagedError(Exception):
 
 
 class Checkpoints:
-    """The checkpoints in a folder, one a training step. Use it in a `with` statement.
+    """The checkpoints in a folder, one per training step. Use it in a `with` statement.
 
-    Saving goes on in the background; leaving the `with` statement waits for it. Without that a
+    Saving continues in the background; leaving the `with` statement waits for it. Without that a
     program could end before its last save has.
 
     Args:
-        directory: where they are; made if there is none.
+        directory: where they are; created if it does not exist.
         keep: how many of the latest stay.
         read_only: never touch the folder.
 
     Raises:
-        RunError: the directory is not there, or cannot be written.
+        RunError: the directory does not exist, or cannot be written.
     """
 
     def __init__(
         self, directory: str | os.PathLike[str], *, keep: int = 3, read_only: bool = False
     ) -> None:
         keep = check_int("keep", keep, 1, hint="Omit it for the default, 3.")
-        self._directory = Path(directory).absolute()
-        self._read_only = read_only
+        self._directory = as_path(directory, "directory").absolute()
+        self._manager = None  # Orbax's, which only saving needs
         self._saving = 0  # the step of the last save, which may still be under way
+        if read_only:
+            if not self._directory.is_dir():
+                raise self._no_checkpoints()
+            return
         options = ocp.CheckpointManagerOptions(
-            save_interval_steps=0 if read_only else 1,
-            max_to_keep=None if read_only else keep,
-            read_only=read_only,
-            create=False,
-            multiprocessing_options=_alone(),
+            max_to_keep=keep, create=False, multiprocessing_options=_this_process()
         )
-        if read_only and not self._directory.is_dir():
-            raise self._none()
         with write_errors(self._directory):
-            if not read_only:
-                self._directory.mkdir(parents=True, exist_ok=True)
-            with _without_warnings():
-                self._manager = ocp.CheckpointManager(self._directory, options=options)
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def __enter__(self) -> Self:
         return self
@@ -79,21 +74,37 @@ class Checkpoints:
         traceback: TracebackType | None,
     ) -> None:
         try:
-            self._manager.close()
+            if self._manager:
+                self._manager.close()
         except Exception as failure:  # Orbax raises many kinds, here for a save in the background
             if error is None:
                 raise self._unsaved(self._saving, failure) from failure
 
     def latest(self) -> int | None:
         """The newest saved step, or None."""
-        return self._manager.latest_step()
+        return max(self.steps(), default=None)
 
     def steps(self) -> list[int]:
         """All saved steps, oldest first."""
-        return sorted(self._manager.all_steps())
+        return [step for step in self._numbers() if (self._directory / str(step)).is_dir()]
+
+    def leaf_paths(self, at_most: int | None = None) -> list[str]:
+        """The paths of the arrays, such as `gen.params.output.kernel`, in the newest saved step.
+
+        Steps whose manifest is damaged are passed over; without any other, the list is empty.
+
+        Args:
+            at_most: the newest step to consider; by default, all.
+        """
+        for step in reversed(self._numbers(at_most)):
+            try:
+                return list(self._manifest(step))
+            except _DamagedError:
+                continue
+        return []
 
     def save(self, step: int, state: Any) -> None:
-        """Save a tree of arrays under a step number. Returns before it is all written.
+        """Save a tree of arrays under a step number. Returns before all of it is written.
 
         Raises:
             RunError: this one or the one before could not be written.
@@ -107,12 +118,14 @@ class Checkpoints:
                     f"{path} has NaN or infinite values after step {step}: it is not saved.\n"
                     "What was saved before stays. Try a lower learning rate, or another seed."
                 )
+        leaves = {path: _describe(array) for path, array in arrays.items()}
+        manifest = {"format": 2, "step": step, "leaves": leaves, "crc32": _crc([step, leaves])}
         items = ocp.args.Composite(
-            state=ocp.args.StandardSave(arrays),
-            manifest=ocp.args.JsonSave(_manifest(step, arrays)),
+            state=ocp.args.StandardSave(arrays), manifest=ocp.args.JsonSave(manifest)
         )
         self._saving = step
         try:
+            assert self._manager, "opened with read_only=True"
             self._manager.save(step, args=items)
         except Exception as failure:
             raise self._unsaved(step, failure) from failure
@@ -129,8 +142,8 @@ class Checkpoints:
         Args:
             like: a tree with the shapes and dtypes that are wanted, as from `jax.eval_shape`.
             at_most: the newest step to consider; by default, all.
-            only: read the arrays whose paths begin so, as `gen.params`, and leave the others alone;
-                `like` has these only.
+            only: read the arrays whose paths begin like this, such as `gen.params`, and leave the
+                others alone; `like` has only these.
 
         Returns:
             the same tree, of NumPy arrays.
@@ -138,95 +151,101 @@ class Checkpoints:
         Raises:
             RunError: no step is intact, or the newest intact one has other arrays than `like`.
         """
-        wanted = _leaves(like)
-        damaged = {
-            int(entry.name): "it is a file"
-            for entry in sorted(self._directory.iterdir(), reverse=True)
-            if entry.name.isdigit() and not entry.is_dir()
-        }
-        for step in sorted(self._manager.all_steps(), reverse=True):
-            if at_most is not None and step > at_most:
-                continue
+        damaged: dict[int, str] = {}
+        for step in reversed(self._numbers(at_most)):
             try:
-                arrays = self._read(step, wanted, only)
+                arrays = self._read(step, _leaves(like), only)
             except _DamagedError as damage:
                 damaged[step] = str(damage)
                 continue
             for bad, reason in damaged.items():
-                moved = "" if self._read_only else f"; it was moved to {self._set_aside(bad)}"
+                moved = f"; it was moved to {self._set_aside(bad)}" if self._manager else ""
                 _log.warning("The checkpoint of step %d is damaged: %s%s", bad, reason, moved)
-            leaves = [arrays[path] for path in wanted]
-            return jax.tree.unflatten(jax.tree.structure(like), leaves)
+            return jax.tree.unflatten(jax.tree.structure(like), arrays)
         if not damaged:
-            raise self._none()
+            raise self._no_checkpoints()
         newest, reason = next(iter(damaged.items()))
         raise RunError(
             f"no checkpoint in {self._directory} is intact (steps {', '.join(map(str, damaged))}): "
-            f"of step {newest}, {reason}.\nPut back a copy, or begin anew in another folder."
+            f"of step {newest}, {reason}.\nPut back a copy, or start over in another folder."
         )
 
-    def _read(
-        self, step: int, wanted: Mapping[str, Any], only: tuple[str, ...]
-    ) -> dict[str, np.ndarray]:
+    def _numbers(self, at_most: int | None = None) -> list[int]:
+        """The numbers that the folder has an entry for, in order, once all is written."""
+        if self._manager:
+            try:
+                self._manager.wait_until_finished()
+            except Exception as failure:
+                raise self._unsaved(self._saving, failure) from failure
+        numbers = (int(e.name) for e in self._directory.iterdir() if e.name.isdecimal())
+        return sorted(n for n in numbers if at_most is None or n <= at_most)
+
+    def _manifest(self, step: int) -> dict[str, Any]:
+        """Dtype, shape and CRC-32 of the arrays of a step by path. Format 1 has no step."""
         try:
-            items = self._manager.restore(
-                step, args=ocp.args.Composite(manifest=ocp.args.JsonRestore())
-            )
-            manifest = items["manifest"]
-            leaves = _checked(manifest, step)
-        except Exception as error:  # Orbax raises many kinds here
+            file = self._directory / str(step) / "manifest" / "metadata"  # named by JsonSave
+            manifest = json.loads(file.read_text(encoding="utf-8"))
+            saved_step, leaves = manifest.get("step", step), manifest["leaves"]
+            facts = [saved_step, leaves] if manifest["format"] > 1 else leaves
+            if manifest["crc32"] != _crc(facts):
+                raise ValueError("its checksum does not match")
+            if saved_step != step:
+                raise ValueError(f"it was saved as step {saved_step}")
+            return leaves
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise _DamagedError(f"its manifest cannot be read ({_first_line(error)})") from error
 
-        found = {
+    def _read(self, step: int, like: Mapping[str, Any], only: tuple[str, ...]) -> list[np.ndarray]:
+        """The arrays of a step, in the order of `like`."""
+        leaves = self._manifest(step)
+        saved = {
             path: (np.dtype(leaf["dtype"]), tuple(leaf["shape"]))
             for path, leaf in leaves.items()
             if path.startswith(only)
         }
-        expected = {
-            path: (np.dtype(leaf.dtype), tuple(leaf.shape)) for path, leaf in wanted.items()
-        }
-        for path in expected.keys() | found.keys():
-            if found.get(path) != expected.get(path):
+        expected = {path: (np.dtype(leaf.dtype), tuple(leaf.shape)) for path, leaf in like.items()}
+        for path in expected | saved:
+            if saved.get(path) != expected.get(path):
                 raise RunError(
                     f"the checkpoint of step {step} in {self._directory} does not fit: {path} is "
-                    f"{_spell(found.get(path))}, expected {_spell(expected.get(path))}\n"
+                    f"{_spell(saved.get(path))}, expected {_spell(expected.get(path))}\n"
                     "Use the configuration, or your own networks, that the run was trained with."
                 )
 
-        targets = {path: np.empty(shape, dtype) for path, (dtype, shape) in expected.items()}
-        arrays = {}
+        arrays = []
         try:
             # One after another: at the first damaged one Orbax would leave the others' reads under
             # way, and those complain on the screen.
-            handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=_alone())
-            with ocp.Checkpointer(handler, multiprocessing_options=_alone()) as reader:
-                for path, target in targets.items():
-                    one = ocp.args.PyTreeRestore(
-                        {path: target},
+            handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=_this_process())
+            with ocp.Checkpointer(handler, multiprocessing_options=_this_process()) as reader:
+                for path, (dtype, shape) in expected.items():
+                    args = ocp.args.PyTreeRestore(
+                        {path: np.empty(shape, dtype)},
                         restore_args={path: ocp.RestoreArgs(restore_type=np.ndarray)},
                         partial_restore=True,
                     )
-                    read = reader.restore(self._directory / str(step) / "state", args=one)
-                    arrays[path] = np.asarray(read[path])
-        except Exception as error:
+                    tree = reader.restore(self._directory / str(step) / "state", args=args)
+                    arrays.append(np.asarray(tree[path]))
+        except Exception as error:  # Orbax raises many kinds here
             raise _DamagedError(f"its arrays cannot be read ({_first_line(error)})") from error
-        for path, array in arrays.items():
+        for path, array in zip(expected, arrays, strict=True):
             if _describe(array) != leaves[path]:
                 raise _DamagedError(f"{path} is not what was saved")
         return arrays
 
-    def _none(self) -> RunError:
+    def _no_checkpoints(self) -> RunError:
         return RunError(
-            f"there are no checkpoints in {self._directory}\nexpected a checkpoint at least\n"
+            f"there are no checkpoints in {self._directory}\nexpected at least one checkpoint\n"
             "Name a run's folder after its first save."
         )
 
     def _unsaved(self, step: int, failure: Exception) -> RunError:
+        # What the system said, if Tensorstore quotes it; otherwise how the error begins.
+        quoted = re.search(r"([^:\[]+) \[os_error_code", str(failure))
         return RunError(
             f"the checkpoint of step {step} could not be written to {self._directory} "
-            f"({_reason(failure)}).\n"
-            "Earlier ones are intact. Free some space, or make it writable; then the same command "
-            "goes on."
+            f"({quoted[1].strip() if quoted else _first_line(failure)}).\n"
+            "Earlier ones are intact. Free some space, or make it writable; then resume the run."
         )
 
     def _set_aside(self, step: int) -> Path:
@@ -237,26 +256,12 @@ class Checkpoints:
         with write_errors(graveyard):
             graveyard.mkdir(exist_ok=True)
             (self._directory / str(step)).rename(target)
+        assert self._manager
         self._manager.reload()
         return target
 
 
-@contextlib.contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Orbax warns that what is opened to be read is opened to be read."""
-    orbax = logging.getLogger("absl")
-
-    def worse(record: logging.LogRecord) -> bool:
-        return record.levelno > logging.WARNING
-
-    orbax.addFilter(worse)
-    try:
-        yield
-    finally:
-        orbax.removeFilter(worse)
-
-
-def _alone() -> MultiprocessingOptions:
+def _this_process() -> MultiprocessingOptions:
     """Of several processes only the one that calls takes part, where Orbax would wait for all."""
     if jax.process_count() == 1:
         return MultiprocessingOptions()
@@ -272,21 +277,6 @@ def _leaves(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in paths}
 
 
-def _manifest(step: int, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    leaves = {path: _describe(array) for path, array in arrays.items()}
-    return {"format": 2, "step": step, "leaves": leaves, "crc32": _crc([step, leaves])}
-
-
-def _checked(manifest: Any, step: int) -> dict[str, Any]:
-    """The leaves' descriptions. Format 1 knows no step."""
-    saved_step, leaves = manifest.get("step", step), manifest["leaves"]
-    if manifest["crc32"] != _crc([saved_step, leaves] if manifest["format"] > 1 else leaves):
-        raise ValueError("its checksum does not match")
-    if saved_step != step:
-        raise ValueError(f"it was saved as step {saved_step}")
-    return leaves
-
-
 def _crc(facts: Any) -> int:
     return zlib.crc32(json.dumps(facts, sort_keys=True).encode())
 
@@ -298,12 +288,6 @@ def _describe(array: np.ndarray) -> dict[str, Any]:
 
 def _spell(leaf: tuple[np.dtype, tuple[int, ...]] | None) -> str:
     return "missing" if leaf is None else f"{leaf[0]} {list(leaf[1])}"
-
-
-def _reason(error: Exception) -> str:
-    """What the system said, if Tensorstore quotes it; otherwise how the error begins."""
-    quoted = re.search(r"([^:\[]+) \[os_error_code", str(error))
-    return quoted[1].strip() if quoted else _first_line(error)
 
 
 def _first_line(error: Exception) -> str:

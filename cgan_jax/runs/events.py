@@ -1,32 +1,25 @@
-"""TensorBoard event files, without TensorFlow."""
+"""TensorBoard's event files, written without TensorFlow.
+
+A file is a row of records; each has its length, that one's checksum, an `Event` in Protocol
+Buffers' encoding, and its checksum. tensorboardX writes them too, but imports PyTorch where it is
+installed, which takes seconds, and writes in a thread, which dies unheard on a full disk.
+"""
 
 import os
-import sys
+import socket
+import struct
 import time
 from pathlib import Path
 
 from PIL import Image
 
-# tensorboardX tries to import PyTorch, which takes seconds, for what is not used here.
-_hides_torch = sys.modules.setdefault("torch", None) is None  # type: ignore[arg-type]
-try:
-    from tensorboardX.event_file_writer import EventsWriter
-    from tensorboardX.proto.event_pb2 import Event, SessionLog
-    from tensorboardX.proto.summary_pb2 import Summary
-finally:
-    if _hides_torch:
-        del sys.modules["torch"]
-
 
 class EventFile:
-    """Writes each event when it is given, and raises what the system says of it.
-
-    tensorboardX's own SummaryWriter leaves that to a thread, which on a full disk dies with a
-    traceback, and the program then waits for it forever.
+    """Writes each event when it is given, and raises what the system says about it.
 
     Args:
         folder: where TensorBoard looks.
-        purge_step: events of earlier files at this step or later are no longer shown.
+        purge_step: TensorBoard hides events of earlier files from this step on.
 
     Raises:
         OSError: a file cannot be written; so do all methods.
@@ -34,31 +27,69 @@ class EventFile:
 
     def __init__(self, folder: Path, purge_step: int) -> None:
         folder.mkdir(exist_ok=True)
-        # The process's number, since two files may be begun within a second.
-        self._writer = EventsWriter(str(folder / "events"), filename_suffix=f".{os.getpid()}")
-        self._write(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
+        # With nanoseconds, since two files may be begun within a second.
+        seconds, rest = divmod(time.time_ns(), 10**9)
+        name = f"events.out.tfevents.{seconds}.{rest:09}.{socket.gethostname()}.{os.getpid()}"
+        self._file = (folder / name).open("wb")
+        self._write(_text(3, b"brain.Event:2"))  # the version of the format
+        self._write(_integer(2, purge_step) + _text(7, _integer(1, 1)))  # SessionLog.START
 
     def scalar(self, tag: str, value: float, step: int) -> None:
-        """A number after so many steps."""
-        self._summarise(Summary.Value(tag=tag, simple_value=value), step)
+        """Write a number after `step` steps."""
+        self._summary(tag, struct.pack("<Bf", 2 << 3 | 5, value), step)
 
     def picture(self, tag: str, png: Path, step: int) -> None:
-        """A PNG file after so many steps."""
+        """Write a PNG file after `step` steps."""
         with Image.open(png) as image:
             width, height = image.size
-        shown = Summary.Image(height=height, width=width, encoded_image_string=png.read_bytes())
-        self._summarise(Summary.Value(tag=tag, image=shown), step)
+        content = _integer(1, height) + _integer(2, width) + _text(4, png.read_bytes())
+        self._summary(tag, _text(4, content), step)
 
     def flush(self) -> None:
         """Let TensorBoard see what was written."""
-        self._writer.flush()
+        self._file.flush()
 
     def close(self) -> None:
-        self._writer.close()
+        self._file.close()
 
-    def _summarise(self, value: Summary.Value, step: int) -> None:
-        self._write(Event(step=step, summary=Summary(value=[value])))
+    def _summary(self, tag: str, value: bytes, step: int) -> None:
+        self._write(_integer(2, step) + _text(5, _text(1, _text(1, tag.encode()) + value)))
 
-    def _write(self, event: Event) -> None:
-        event.wall_time = time.time()
-        self._writer.write_event(event)
+    def _write(self, fields: bytes) -> None:
+        event = struct.pack("<Bd", 1 << 3 | 1, time.time()) + fields
+        length = struct.pack("<Q", len(event))
+        self._file.write(length + _checksum(length) + event + _checksum(event))
+
+
+def _varint(value: int) -> bytes:
+    head = bytearray()
+    while value > 127:
+        head.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*head, value])
+
+
+def _integer(field: int, value: int) -> bytes:
+    return _varint(field << 3) + _varint(value)
+
+
+def _text(field: int, value: bytes) -> bytes:
+    return _varint(field << 3 | 2) + _varint(len(value)) + value
+
+
+def _crc_of(byte: int) -> int:
+    for _ in range(8):
+        byte = byte >> 1 ^ (byte & 1) * 0x82F63B78
+    return byte
+
+
+_CRC32C = [_crc_of(byte) for byte in range(256)]
+
+
+def _checksum(data: bytes) -> bytes:
+    """CRC-32C, masked as in TFRecord files."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = crc >> 8 ^ _CRC32C[(crc ^ byte) & 255]
+    crc ^= 0xFFFFFFFF
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)

@@ -1,16 +1,19 @@
 """One process at a time trains in a folder."""
 
 import contextlib
-import fcntl
 import logging
 import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from cgan_jax.errors import RunError
+from filelock import FileLock, Timeout
 
-LOCK = ".lock"
+from cgan_jax.errors import RunError
+from cgan_jax.files import write_errors
+
+LOCK, HOLDER = ".lock", ".lock.holder"  # two, since Windows lets nobody else read a locked file
+LOCK_FILES = {LOCK, HOLDER}
 _log = logging.getLogger("cgan_jax")
 
 
@@ -18,32 +21,37 @@ _log = logging.getLogger("cgan_jax")
 def run_lock(folder: Path) -> Iterator[None]:
     """Keep others from training in a folder while the `with` statement lasts.
 
-    The system lets go of the lock when its process ends, however it ends; so the file that stays
-    behind blocks nobody.
+    The system releases the lock when its process ends, however it ends: the files that stay behind
+    block nobody.
 
     Args:
-        folder: made if there is none.
+        folder: created if it does not exist.
 
     Raises:
-        RunError: another process has the folder, or it cannot be written.
+        RunError: another process has locked the folder, or it cannot be written.
     """
-    try:
+    holder = folder / HOLDER
+    with write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / LOCK).open("a+", encoding="utf-8")  # not emptied: it may be another's
-    except OSError as error:
-        raise RunError(f"the run folder {folder} cannot be written: {error.strerror}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise RunError(
-                f"{folder} is in use by {file.read().strip() or 'another process'}.\n"
-                "Wait for it or stop it; or name another folder."
-            ) from None
-        except OSError as error:  # some network file systems know no locks
-            _log.warning("%s cannot be locked (%s): use it once at a time", folder, error.strerror)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
+        (folder / LOCK).touch()
+    # Not the library's own fallback: a file that marks the folder would outlive a crash.
+    lock = FileLock(folder / LOCK, fallback_to_soft=False)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        name = holder.read_text(encoding="utf-8").strip() if holder.exists() else ""
+        raise RunError(
+            f"{folder} is in use by {name or 'another process'}\nexpected a folder that no other "
+            "process trains in\nWait for it or stop it; or name another folder."
+        ) from None
+    except (OSError, NotImplementedError) as error:  # some network file systems have no locks
+        _log.warning("%s cannot be locked (%s): let one process at a time use it", folder, error)
+    try:
+        with write_errors(holder):
+            text = f"process {os.getpid()} on {socket.gethostname()}\n"
+            holder.write_text(text, encoding="utf-8")
         yield
+    finally:
+        with contextlib.suppress(OSError):
+            holder.unlink()
+        lock.release()

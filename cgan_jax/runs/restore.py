@@ -1,12 +1,17 @@
 """The arrays of a run folder's checkpoints, read without changing anything."""
 
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import flax.linen as nn
 import jax
 
 from cgan_jax.checks import one_line
 from cgan_jax.errors import RunError
 from cgan_jax.runs.checkpoint import Checkpoints
 from cgan_jax.runs.folder import RunFolder
-from cgan_jax.training.gan import GAN, GANState
+from cgan_jax.training.gan import GAN, GANState, generator_like
 
 
 def restore_run(
@@ -18,45 +23,70 @@ def restore_run(
 
     Args:
         run: the run folder.
-        step: see `read_state`.
-        best: see `read_state`.
+        step: read the checkpoint of this step instead of the newest.
+        best: read the checkpoint in `best/` instead of the newest.
+
+    Returns:
+        the GAN, and its state as NumPy arrays.
 
     Raises:
         RunError: no checkpoint can be read, or not that one.
     """
     gan = GAN.from_config(run.config)
     like = jax.eval_shape(gan.init, jax.random.key(0))
-    return gan, read_state(run, like, step=step, best=best)
+    return gan, _read(run, step, best, lambda saved: (like, ("",)))
 
 
-def read_state(
+def restore_generator(
     run: RunFolder,
-    like: GANState,
+    module: nn.Module,
     *,
     step: int | None = None,
     best: bool = False,
-    only: tuple[str, ...] = ("",),
-) -> GANState:
-    """The arrays of a run's newest intact checkpoint.
+    raw: bool = False,
+) -> tuple[Any, int]:
+    """The variables of a run's generator to sample from, whatever else it was trained with.
+
+    They are its running average where the checkpoint has one, otherwise the newest ones.
 
     Args:
         run: the run folder.
-        like: the state's shapes and dtypes, as from `jax.eval_shape`.
-        step: read the checkpoint of this step instead of the newest.
-        best: read the checkpoint in `best/` instead of the newest.
-        only: see `Checkpoints.restore`.
+        module: the generator.
+        step: as for `restore_run`.
+        best: as for `restore_run`.
+        raw: the newest variables, even where there is an average.
 
     Returns:
-        the same tree, of NumPy arrays.
+        `params` and `batch_stats` as NumPy arrays, and how many steps they were trained for.
 
     Raises:
         RunError: no checkpoint can be read, or not that one.
+        ConfigError: the module is not a generator; see `GAN`.
     """
+    like = generator_like(module)
+
+    def wanted(saved: list[str]) -> tuple[GANState, tuple[str, ...]]:
+        if raw or not any(path.startswith("average.") for path in saved):
+            return like, ("step", "gen.params.", "gen.batch_stats.")
+        no_gen: Any = None
+        return replace(like, gen=no_gen, average=like.gen.variables), ("step", "average.")
+
+    state = _read(run, step, best, wanted)
+    return state.shown, int(state.step)
+
+
+def _read(
+    run: RunFolder,
+    step: int | None,
+    best: bool,
+    wanted: Callable[[list[str]], tuple[GANState, tuple[str, ...]]],
+) -> GANState:
+    """The arrays that `wanted`, given the saved paths, asks for: see `Checkpoints.restore`."""
     folder = run.best if best else run.checkpoints
     if best and not folder.is_dir():
         raise RunError(
             f"{run.path} has no {folder.name}/\n"
-            "expected a run trained with --eval-every, which keeps its best checkpoint there\n"
+            "expected a run with the callback BestCheckpoint, as --eval-every adds it\n"
             "Omit --best (best=) for the newest checkpoint."
         )
     with Checkpoints(folder, read_only=True) as checkpoints:
@@ -66,10 +96,11 @@ def read_state(
                 f"{folder} has no checkpoint of step {step}\n"
                 f"expected one of {one_line(', '.join(map(str, steps)))}\nGive one of these."
             )
+        like, only = wanted(checkpoints.leaf_paths(at_most=step))
         state = checkpoints.restore(like, at_most=step, only=only)
     if step is not None and int(state.step) != step:
         raise RunError(
             f"the checkpoint of step {step} in {folder} is damaged\nexpected what was saved\n"
-            f"Give another step, as {int(state.step)}."
+            f"Give another step, such as {int(state.step)}."
         )
     return state

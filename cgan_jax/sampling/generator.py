@@ -25,10 +25,10 @@ from cgan_jax.checks import as_int, as_path, check_int, check_seed, one_line, sh
 from cgan_jax.config import INT32_MAX
 from cgan_jax.errors import ConfigError
 from cgan_jax.runs.folder import RunFolder
-from cgan_jax.runs.restore import read_state
+from cgan_jax.runs.restore import restore_generator
 from cgan_jax.sampling import generator_file, latent_space
 from cgan_jax.sampling.latent_space import ProgressFn
-from cgan_jax.training.gan import GAN, generator_like
+from cgan_jax.training.gan import GAN
 
 Labels = int | str | Sequence[int | str] | np.ndarray
 
@@ -319,9 +319,8 @@ def load_generator(
         return TrainedGenerator(*generator_file.read(path, generator))
     run = RunFolder.open(path)
     network = GAN.from_config(run.config).generator if generator is None else generator
-    only = ("step", "gen.params", "gen.batch_stats")
-    state = read_state(run, generator_like(network), step=step, best=best, only=only)
-    return TrainedGenerator(network, state.gen.variables, run.class_names, int(state.step))
+    variables, reached = restore_generator(run, network, step=step, best=best)
+    return TrainedGenerator(network, variables, run.class_names, reached)
 
 
 def _check_memory(n: int, what: str, n_bytes: int) -> None:

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from cgan_jax.errors import RunError
 from cgan_jax.runs.folder import RunFolder
+from cgan_jax.runs.lock import LOCK_FILES
 from cgan_jax.runs.restore import restore_run
 
 ROOT = Path(__file__).parents[2]
@@ -293,7 +294,7 @@ def census(folder: Path) -> Counter[str]:
 
     Locks and events are not counted.
     """
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name not in LOCK_FILES)
     return Counter(_digest(file.read_bytes()) for file in files if file.parent.name != "events")
 
 

@@ -10,7 +10,7 @@ import time
 from tqdm import tqdm
 
 from cgan_jax.runs.folder import RunFolder
-from cgan_jax.runs.measures_table import INDEX_COLUMNS, measures_at
+from cgan_jax.runs.tables import INDEX_COLUMNS, measures_at
 from cgan_jax.training.callbacks import Callback, EpochEnd, SpanEnd
 from cgan_jax.training.gan import GANState
 

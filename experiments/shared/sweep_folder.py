@@ -10,7 +10,7 @@ from cgan_jax.config import TrainConfig
 from cgan_jax.errors import RunError
 from cgan_jax.files import atomic_write
 from cgan_jax.runs.folder import RunFolder
-from cgan_jax.runs.lock import LOCK
+from cgan_jax.runs.lock import LOCK_FILES
 
 FORMAT = 1
 FILE = "sweep.json"
@@ -61,7 +61,7 @@ class SweepFolder:
             RunError: the folder holds something else, or a sweep of other members.
         """
         names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
-        if not names - {LOCK}:
+        if not names - LOCK_FILES:
             RunFolder.check(path, next(iter(members.values())))  # the checks of any new folder
             return cls(path, tuple(members))
         if FILE not in names:

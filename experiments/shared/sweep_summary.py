@@ -7,7 +7,8 @@ import numpy as np
 
 from cgan_jax.config import TrainConfig
 from cgan_jax.files import atomic_write
-from cgan_jax.runs.folder import RunFolder, read_losses
+from cgan_jax.runs.folder import RunFolder
+from cgan_jax.runs.tables import read_losses
 from experiments.shared.sweep_folder import SweepFolder
 
 HEADER = "setting,seed,d_loss,g_loss,diverged_in_step\n"

@@ -112,7 +112,9 @@ def test_a_run_without_pictures_or_with_a_damaged_one(run):
     with pytest.raises(RunError, match=r"epoch_0001\.png cannot be read"):
         progress_pictures(run, 4)
     Image.new("RGB", (99, 99)).save(run.sample_grid(1))
-    with pytest.raises(RunError, match=r"epoch_0001\.png is 99x99 pixels, which no sample grid"):
+    with pytest.raises(
+        RunError, match=r"epoch_0001\.png is 99x99 pixels\nexpected the size of a sample grid"
+    ):
         progress_pictures(run, 4)
 
 

@@ -418,7 +418,7 @@ ARRAYS = [
     Case("too few names", ConfigError, lambda at: grid(np.zeros((1, 2, 4, 4, 1), "u1"), ["a"]),
          "2 columns are ['a']", "as many", "Give a list"),
     Case("names of no text", ConfigError, lambda at: grid(np.zeros((1, 1, 4, 4, 1), "u1"), [3]),
-         "are [3]", "as many texts", "Give a list"),
+         "are [3]", "one text", "Give a list"),
 ]  # fmt: skip
 
 # Labels, seeds, numbers
@@ -587,15 +587,15 @@ RUN_FOLDERS = [
          "Name a run's folder"),
     Case("newer format", RunError, open_run, "format 2", "1", "version of cgan_jax",
          config_json(format=2)),
-    Case("no checkpoints", RunError, load_generator, "no checkpoints", "a checkpoint",
+    Case("no checkpoints", RunError, load_generator, "no checkpoints", "one checkpoint",
          "Name a run's folder", config_json()),
-    Case("other files", RunError, check_run, "holds other files", "no run", "Name a new",
+    Case("other files", RunError, check_run, "holds other files", "a new or", "Name another",
          {"thesis.tex": b""}),
     Case("file in the way", RunError, lambda at: RunFolder.check(at / "f" / "run", TrainConfig()),
          "a file is in the way", "a folder", "Name another", {"f": b""}),
     Case("overlong name of a run", RunError, lambda at: RunFolder.check("x" * 300, TrainConfig()),
          "too long", "a folder", "Name another"),
-    Case("another run", RunError, check_run, "seed: 1 -> 0", "the settings of that run",
+    Case("another run", RunError, check_run, "seed: 1 -> 0", "that run's settings",
          "another folder", config_json(config={"seed": 1})),
 ]  # fmt: skip
 
@@ -627,7 +627,7 @@ COMMANDS = [
     (TRAIN, "--checkpoint-every 0", "checkpoint_every", "at least 1", "default, 5", {}),
     (TRAIN, "--log-every -1", "log_every", "at least 0", "default, 0", {}),
     (TRAIN, "--workdir {at}/f", "a file is in the way", "a folder", "Name another", {"f": b""}),
-    (TRAIN, "--workdir {at}", "holds other files", "no run", "Name a new", {"thesis.tex": b""}),
+    (TRAIN, "--workdir {at}", "holds other files", "a new or", "Name another", {"thesis.tex": b""}),
     (TRAIN, f"--workdir {'x' * 300}", "too long", "a folder", "Name another", {}),
     (TRAIN, "--data-dir {at}/nowhere", "nowhere", "a directory", ANOTHER, {}),
     (TRAIN, "--data-dir {at}", "holds no Fashion-MNIST", "prepared by TFDS", ANOTHER, {}),
@@ -672,7 +672,7 @@ COMMANDS = [
     ("import_torch", "{at}/g.safetensors {at}/d.safetensors --workdir {at}/run --bn-epsilon 0",
          "bn_epsilon", "above 0", "default, 0.8", PAIR),
     ("import_torch", "{at}/g.safetensors {at}/d.safetensors --workdir {at} --class-names a b c",
-         "holds other files", "no run", "Name a new", PAIR),
+         "holds other files", "a new or", "Name another", PAIR),
     ("animate", "{at}", "is not a run folder", "config.json", "Name a run's folder", {}),
     ("animate", "{at}", "no sample grids", "epoch_0001.png", "for an epoch", config_json()),
     ("animate", "{at} --to Bag", "--to", "--from with it", "omit --to", {}),

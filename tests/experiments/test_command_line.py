@@ -20,8 +20,9 @@ from PIL import Image
 from cgan_jax.config import from_dict
 from cgan_jax.errors import DataError
 from cgan_jax.presets import PRESETS
-from cgan_jax.runs.folder import RunFolder, read_losses
+from cgan_jax.runs.folder import RunFolder
 from cgan_jax.runs.lock import run_lock
+from cgan_jax.runs.tables import read_losses
 from cgan_jax.sampling.generator import load_generator
 from experiments import fashion_cgan
 from experiments.proofs import tiny

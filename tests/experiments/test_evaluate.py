@@ -16,8 +16,8 @@ from cgan_jax.metrics.evaluation import Evaluation
 from cgan_jax.metrics.reference import SHA256
 from cgan_jax.presets import PRESETS
 from cgan_jax.runs.folder import RunFolder
-from cgan_jax.runs.measures_table import format_figure, read_measures
 from cgan_jax.runs.restore import restore_run
+from cgan_jax.runs.tables import format_figure, read_measures
 from experiments.evaluate import check_writable, compare, main, publish, run_folders
 from experiments.proofs import train_reference
 from tests.golden.make_run_folder import FOLDER as RUN_ON_OTHER_DATA

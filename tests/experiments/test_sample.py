@@ -145,7 +145,7 @@ def test_a_step_may_be_chosen(tiny_config, tiny_dataset, tmp_path):
     with pytest.raises(RunError, match=r"no checkpoint of step 7\nexpected one of 6, 12, 18"):
         load_generator(run.path, step=7)
     (run.checkpoints / "12" / "manifest" / "metadata").write_text("{}")
-    with pytest.raises(RunError, match=r"step 12 .* is damaged\n.*\nGive another step, as 6"):
+    with pytest.raises(RunError, match=r"step 12 .* is damaged\n.*\nGive another step, such as 6"):
         load_generator(run.path, step=12)
 
 

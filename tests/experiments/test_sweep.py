@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from cgan_jax.errors import ConfigError, RunError
-from cgan_jax.runs.folder import RunFolder, read_losses
+from cgan_jax.runs.folder import RunFolder
+from cgan_jax.runs.tables import read_losses
 from cgan_jax.sampling.generator import load_generator
 from experiments.shared import sweep_training
 from experiments.shared.sweep_folder import SweepFolder

@@ -1,8 +1,8 @@
-"""Makes tests/golden/run_folder, a small run as this version leaves it.
+"""Write tests/golden/run_folder, a small run of this version.
 
     python -m tests.golden.make_run_folder
 
-Versions to come must open it; so make it anew only for a new format, beside the old one.
+Later versions must open it, so write another one only for a new format, next to this one.
 """
 
 import shutil

@@ -1,12 +1,18 @@
 """Scaling and grids, by hand."""
 
+from pathlib import Path
+
 import jax.numpy as jnp
+import matplotlib
 import numpy as np
 import pytest
-from PIL import Image
+from matplotlib.ft2font import FT2Font
+from PIL import Image, ImageFont
 
 from cgan_jax.errors import ConfigError
 from cgan_jax.models.value_range import to_uint8, to_unit_range
+from cgan_jax.pictures import fonts
+from cgan_jax.pictures.fonts import drawable
 from cgan_jax.pictures.grids import (
     FONT_SIZE,
     GAP,
@@ -54,18 +60,18 @@ def test_grid_puts_each_tile_under_its_name(channels):
 def test_tiles_of_a_grid_are_its_images(height, width, channels):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (2, 3, height, width, channels), np.uint8)
-    found = tiles(grid(images, list("abc")), 3, height, width)
-    np.testing.assert_array_equal(found, np.broadcast_to(images, (2, 3, height, width, 3)))
+    result = tiles(grid(images, list("abc")), 3, height, width)
+    np.testing.assert_array_equal(result, np.broadcast_to(images, (2, 3, height, width, 3)))
 
 
 @pytest.mark.parametrize(("columns", "across", "bands"), [(20, 20, 1), (47, 16, 3), (41, 14, 3)])
-def test_many_columns_go_on_below(columns, across, bands):
+def test_many_columns_continue_below(columns, across, bands):
     images = np.random.default_rng(0).integers(0, 256, (2, columns, 28, 28, 1), np.uint8)
     picture = grid(images, [str(i) for i in range(columns)])
     assert picture.width == across * (84 + GAP) - GAP + 2 * MARGIN
     assert picture.height % bands == MARGIN % bands
-    found = tiles(picture, columns, 28, 28)
-    np.testing.assert_array_equal(found, np.broadcast_to(images, (2, columns, 28, 28, 3)))
+    result = tiles(picture, columns, 28, 28)
+    np.testing.assert_array_equal(result, np.broadcast_to(images, (2, columns, 28, 28, 3)))
     band_height = (picture.height - MARGIN) // bands - MARGIN
     for i in range(columns):  # a name above each
         x, y = MARGIN + i % across * (84 + GAP), MARGIN + i // across * (band_height + MARGIN)
@@ -77,7 +83,7 @@ def test_tiles_of_another_picture_are_refused():
     picture = Image.new("RGB", (900, 917))
     assert tiles(picture, 10, 28, 28).shape == (10, 10, 28, 28, 3)
     for columns, size in ((9, (900, 917)), (10, (900, 918)), (10, (900, 37)), (10, (64, 64))):
-        with pytest.raises(ConfigError, match=f"{size[0]}x{size[1]} pixels is no grid"):
+        with pytest.raises(ConfigError, match=f"{size[0]}x{size[1]} pixels is not a grid"):
             tiles(Image.new("RGB", size), columns, 28, 28)
 
 
@@ -91,6 +97,62 @@ def test_long_names_get_wider_tiles_and_the_longest_are_shortened():
     for picture in (wide, widest):  # between the names is a gap
         tile = (picture.shape[1] - 2 * MARGIN - GAP) // 2
         assert (picture[: MARGIN + 13, MARGIN + tile : MARGIN + tile + GAP] == 255).all()
+
+
+def band_of_names(names):
+    """The pixels above the columns of a grid, one array per name."""
+    picture = np.asarray(grid(np.full((1, len(names), 28, 28, 1), 255, np.uint8), names))
+    width = (picture.shape[1] - 2 * MARGIN + GAP) // len(names)
+    return np.split(
+        picture[: MARGIN + FONT_SIZE, MARGIN : MARGIN + width * len(names)],
+        [width * i for i in range(1, len(names))],
+        axis=1,
+    )
+
+
+def test_names_outside_ascii_are_drawn_and_not_as_boxes(caplog):
+    """A font without them draws one box for each, so that all such names of a length look alike."""
+    for one, other in (("Ä", "Ö"), ("λλ", "ππ"), ("Жы", "ык")):
+        drawn = [ImageFont.load_default(FONT_SIZE).getmask(name) for name in (one, other)]
+        assert bytes(drawn[0]) == bytes(drawn[1])  # as boxes
+        first, second = band_of_names([one, other])
+        assert not np.array_equal(first, second)
+        text, font = drawable(one, FONT_SIZE)
+        assert text == one and font.getname()[0] == "DejaVu Sans"
+    assert caplog.text == ""
+
+
+def test_ascii_names_are_drawn_in_the_default_font():
+    text, font = drawable("Bag", FONT_SIZE)
+    assert (text, font.getname()) == ("Bag", ImageFont.load_default(FONT_SIZE).getname())
+
+
+def test_names_that_no_font_has_are_drawn_as_numbers_with_one_warning(monkeypatch, caplog):
+    monkeypatch.setattr("matplotlib.font_manager.findSystemFonts", lambda: [__file__])
+    fonts.drawable.cache_clear()
+    fonts._warn_once.cache_clear()
+    for name, text in (("日本語", r"\u65e5\u672c\u8a9e"), ("Ä 語", r"\xc4 \u8a9e")):
+        assert drawable(name, FONT_SIZE)[0] == text
+        assert band_of_names([name, "Bag"])[0].min() < 128
+    assert len(caplog.records) == 1
+    assert "Install a font" in caplog.text
+    fonts.drawable.cache_clear()
+
+
+def test_names_that_a_font_of_the_system_has_are_drawn_with_it(monkeypatch):
+    """Here with a font of matplotlib's in the place of one for Chinese, Japanese and Korean."""
+    path = str(Path(matplotlib.get_data_path(), "fonts", "ttf", "STIXGeneral.ttf"))
+    monkeypatch.setattr("matplotlib.font_manager.findSystemFonts", lambda: [__file__, path])
+    fonts.drawable.cache_clear()
+    only_there = chr(min(FT2Font(path).get_charmap().keys() - dejavu().keys()))
+    text, font = drawable(only_there, FONT_SIZE)
+    assert (text, font.getname()[0]) == (only_there, "STIXGeneral")
+    fonts.drawable.cache_clear()
+
+
+def dejavu():
+    path = str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))
+    return FT2Font(path).get_charmap()
 
 
 def test_labelled_examples_are_the_first_of_each_class():

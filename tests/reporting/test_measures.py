@@ -1,4 +1,4 @@
-"""Measures in the course of a run: the table, the best checkpoint, and going on after any stop."""
+"""Measures in the course of a run: the table, the best checkpoint, and resuming after any stop."""
 
 import contextlib
 import json
@@ -14,8 +14,8 @@ from cgan_jax.reporting.callbacks import TensorBoard
 from cgan_jax.reporting.measures import BestCheckpoint, MeasuresTable
 from cgan_jax.runs.checkpoint import Checkpoints
 from cgan_jax.runs.folder import RunFolder
-from cgan_jax.runs.measures_table import measures_at, read_measures
 from cgan_jax.runs.restore import restore_run
+from cgan_jax.runs.tables import measures_at, read_measures
 from cgan_jax.sampling.generator import load_generator
 from cgan_jax.training.callbacks import Callback
 from cgan_jax.training.gan import GAN
@@ -86,7 +86,7 @@ def arrays(run):
     return jax.tree.map(np.asarray, restore_run(run, best=True)[1])
 
 
-def test_a_row_an_epoch_and_the_lowest_is_the_best(whole):
+def test_one_row_per_epoch_and_the_lowest_is_the_best(whole):
     rows = read_measures(whole.measures)
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5, 6]
     assert [row["step"] for row in rows] == [6, 12, 18, 24, 30, 36]
@@ -106,12 +106,12 @@ def test_the_best_is_what_was_measured(whole):
     labels = np.arange(30) % 3
     row = min(read_measures(whole.measures), key=lambda row: row["badness"])
     assert generator.step == row["step"]
-    found = measure(generator.generate(labels), labels)
-    assert found["badness"] == pytest.approx(row["badness"], rel=1e-6)
+    measures = measure(generator.generate(labels), labels)
+    assert measures["badness"] == pytest.approx(row["badness"], rel=1e-6)
     assert load_generator(whole.path).step == 36
 
 
-def test_measuring_changes_nothing_of_the_training(whole, config, tiny_dataset):
+def test_measuring_does_not_change_training(whole, config, tiny_dataset):
     gan = GAN.from_config(config)
     jax.tree.map(
         np.testing.assert_array_equal, restore_run(whole)[1], train(gan, config, tiny_dataset)
@@ -144,7 +144,7 @@ def test_tensorboard_has_the_measures(whole):
     assert b"measures/step" not in events.read_bytes()
 
 
-def test_the_best_before_stays_until_the_next_is_whole(
+def test_old_best_stays_until_the_next_is_complete(
     whole, config, tiny_dataset, tmp_path, monkeypatch
 ):
     """The disk is full at the second best."""
@@ -168,7 +168,7 @@ def test_the_best_before_stays_until_the_next_is_whole(
     jax.tree.map(np.testing.assert_array_equal, arrays(run), arrays(whole))
 
 
-def test_a_kill_between_the_two_renamings_loses_nothing(config, tiny_dataset, tmp_path):
+def test_a_kill_between_the_two_renames_loses_nothing(config, tiny_dataset, tmp_path):
     run, _ = run_on(replace(config, epochs=2), tiny_dataset, tmp_path / "run")
     before = arrays(run)
     run.best.rename(run.path / ".best.old")
@@ -177,7 +177,7 @@ def test_a_kill_between_the_two_renamings_loses_nothing(config, tiny_dataset, tm
 
 
 @pytest.mark.parametrize("damage", ["epoch,step,a\n1,six,2\n", "a,b\n1,2\n", "epoch,step\n1\n"])
-def test_a_damaged_table_is_said(damage, config, tiny_dataset, tmp_path):
+def test_a_damaged_table_is_an_error(damage, config, tiny_dataset, tmp_path):
     run, _ = run_on(replace(config, epochs=1), tiny_dataset, tmp_path / "run")
     run.measures.write_text(damage)
     with pytest.raises(RunError, match=r"measures.csv cannot be read: .*\nexpected rows of"):
@@ -185,7 +185,7 @@ def test_a_damaged_table_is_said(damage, config, tiny_dataset, tmp_path):
     assert run.measures.read_text() == damage
 
 
-def test_a_best_without_its_measure_is_said(config, tiny_dataset, tmp_path):
+def test_a_best_without_its_measure_is_an_error(config, tiny_dataset, tmp_path):
     run, _ = run_on(replace(config, epochs=1), tiny_dataset, tmp_path / "run")
     (run.best / "measure.json").unlink()
     with pytest.raises(RunError, match="measure.json cannot be read"):

@@ -1,11 +1,12 @@
-"""A run's web page: what it shows, that nothing in a run can get out of its place, and failures.
+"""A run's web page: what it shows, that no text of a run can become markup, and failures.
 
-How it looks and answers in a browser is test_browser.py's.
+How it looks and answers in a browser is in test_pages_in_a_browser.py.
 """
 
 import base64
 import logging
-from dataclasses import replace
+import re
+from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,13 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cgan_jax.config import differences
+from cgan_jax.config import MODEL_KINDS, OptimizerConfig, differences
 from cgan_jax.errors import RunError
 from cgan_jax.presets import PRESETS
-from cgan_jax.reporting.page import EXAMPLES, MOST_GRIDS, spread, write_report
+from cgan_jax.reporting.page import EXAMPLES, MOST_GRIDS, settings, spread, write_page
 from cgan_jax.runs.folder import RunFolder
-from experiments.proofs.tiny import CONFIG
+from experiments.proofs.tiny import CONFIG, dataset
 from experiments.report import main
+from experiments.shared import training
 from experiments.shared.page import write_or_warn
 from tests.helpers import command, finished_run
 
@@ -51,9 +53,9 @@ def run(tmp_path) -> RunFolder:
 
 
 def test_a_page_shows_what_the_folder_holds(run):
-    page = Page(write_report(run.path))
-    grids = [image for image in page.all("img") if "data-epoch" in image]
-    assert [image["data-epoch"] for image in grids] == ["1", "2", "3"]
+    page = Page(write_page(run.path))
+    grids = [image for image in page.all("img") if "data-when" in image]
+    assert [image["data-when"] for image in grids] == [f"epoch {n} of 3" for n in (1, 2, 3)]
     assert ["hidden" in image for image in grids] == [True, True, False]
     assert all(image["alt"] for image in page.all("img"))
     strips = [image for image in page.all("img") if image["alt"].startswith(("Gen", "Real: "))]
@@ -76,8 +78,8 @@ def test_a_page_shows_what_the_folder_holds(run):
         assert base64.b64encode(file.read_bytes()).decode() in held, file
 
 
-def test_nothing_in_a_run_gets_out_of_its_place(run):
-    page = Page(write_report(run.path))
+def test_text_of_a_run_cannot_become_markup(run):
+    page = Page(write_page(run.path))
     assert page.all("script") == [{}]
     assert not [name for name, attributes in page.elements if "onload" in attributes]
     assert not page.all("i")
@@ -90,13 +92,13 @@ def test_nothing_in_a_run_gets_out_of_its_place(run):
 
 def test_a_run_without_pictures_has_a_page(tmp_path):
     run = RunFolder.start(tmp_path / "run", CONFIG, ("a", "b", "c"))
-    page = Page(write_report(run.path))
+    page = Page(write_page(run.path))
     assert "There are none yet" in page.text
-    assert "None were taken. --eval-every takes some" in " ".join(page.text.split())
+    assert "None were taken. The callback MeasuresTable takes some" in " ".join(page.text.split())
     assert not page.all("img")
     config = replace(CONFIG, dataset="fashion_mnist")
     run = RunFolder.start(tmp_path / "fashion", config, ("a", "b", "c"))
-    assert "experiments.evaluate" in Page(write_report(run.path)).text
+    assert "experiments.evaluate" in Page(write_page(run.path)).text
 
 
 def test_a_folder_of_runs_has_a_page_each(tmp_path, capsys, monkeypatch):
@@ -107,6 +109,49 @@ def test_a_folder_of_runs_has_a_page_each(tmp_path, capsys, monkeypatch):
     main()
     assert capsys.readouterr().out.count("open it in a browser") == 2
     assert {page.parent.name for page in tmp_path.glob("*/report.html")} == {"one", "two"}
+
+
+def test_settings_are_compared_with_the_report_preset():
+    own = replace(OptimizerConfig(), lr=0.1)
+    config = replace(PRESETS["report"], disc_optimizer=own, epochs=3)
+    changed = {row.name: (row.value, row.preset) for row in settings(config) if row.preset}
+    assert changed == {"epochs": ("3", "200"), "disc_optimizer.lr": ("0.1", "0.0002")}
+    assert not [row for row in settings(PRESETS["report"]) if row.preset]
+
+
+def test_a_model_of_another_kind_is_not_compared_part_by_part(tmp_path, monkeypatch):
+    @dataclass(frozen=True)
+    class Convolutional:
+        n_classes: int = 3
+        latent_dim: int = 7
+        img_size: int = 4
+        channels: int = 1
+        depth: int = 2
+
+    monkeypatch.setitem(MODEL_KINDS, "convolutional", Convolutional)
+    config = replace(CONFIG, model=Convolutional())
+    rows = {row.name: row for row in settings(config)}
+    assert rows["model"] == ("model", "convolutional", "report")
+    assert rows["model.latent_dim"] == ("model.latent_dim", "7", None)
+    assert rows["model.depth"] == ("model.depth", "2", None)
+    assert rows["epochs"].preset == "200"
+    run = RunFolder.start(tmp_path / "run", config, ("a", "b", "c"))
+    assert "convolutional" in Page(write_page(run.path)).text
+
+
+def test_imported_weights_have_the_steps_of_their_checkpoint(tmp_path):
+    run = RunFolder.start(tmp_path / "run", CONFIG, ("a", "b", "c"))
+    (run.checkpoints / "1234").mkdir(parents=True)
+    assert "Trained for 1,234 steps." in " ".join(Page(write_page(run.path)).text.split())
+
+
+def test_a_large_page_has_its_size_in_mb(tmp_path, capsys, monkeypatch):
+    run = RunFolder.start(tmp_path / "run", CONFIG, ("a", "b", "c"))
+    for length, size in ((800_000, r"8\d\d kB"), (2_300_000, r"2\.3 MB")):
+        run.command.write_text("x" * length)
+        monkeypatch.setattr("sys.argv", ["report", str(tmp_path)])
+        main()
+        assert re.search(rf"\({size}\): open it in a browser", capsys.readouterr().out)
 
 
 def test_grids_are_evenly_spread(tmp_path):
@@ -121,9 +166,9 @@ def test_grids_are_evenly_spread(tmp_path):
     assert spread(dict.fromkeys(range(1, 100), file)) == [1, 99]
 
 
-def test_a_picture_by_other_hands_is_no_example(run):
+def test_a_picture_that_is_not_the_runs_is_not_an_example(run):
     Image.new("RGB", (64, 64)).save(run.path / "real.png")
-    page = Page(write_report(run.path))
+    page = Page(write_page(run.path))
     assert not [image for image in page.all("img") if image["alt"].startswith("Real: ")]
     assert [image for image in page.all("img") if image["alt"].startswith("Generated: ")]
 
@@ -137,21 +182,34 @@ def test_a_picture_by_other_hands_is_no_example(run):
         ("evaluation/evaluation.json", "{}"),
     ],
 )
-def test_what_is_damaged_is_named_and_fails_no_training(run, name, held, caplog):
-    page = write_report(run.path)
+def test_damage_is_named_and_does_not_fail_training(run, name, held, caplog):
+    page = write_or_warn(run.path)
+    assert page == run.path / "report.html"
     before = page.read_bytes()
     (run.path / name).write_text(held)
     with pytest.raises(RunError, match=name) as caught:
-        write_report(run.path)
+        write_page(run.path)
     assert len(str(caught.value).splitlines()) <= 3
     with caplog.at_level(logging.WARNING, "cgan_jax"):
-        write_or_warn(run.path)
+        assert write_or_warn(run.path) is None
     assert "has no new report.html" in caplog.text
     assert page.read_bytes() == before
 
 
-def test_the_command_makes_the_page(run):
+@pytest.mark.parametrize("written", [True, False])
+def test_training_names_the_page_only_if_it_was_written(tmp_path, capsys, monkeypatch, written):
+    if not written:
+        monkeypatch.setattr(training, "write_or_warn", lambda run_dir: None)
+    config = replace(CONFIG, epochs=1)
+    training.run(config, dataset(), tmp_path / "run", sample_every=5, checkpoint_every=5)
+    out = capsys.readouterr().out
+    assert "Finished: 6 steps in" in out
+    assert (f"To look at: {tmp_path / 'run' / 'report.html'}" in out) == written
+    assert ("To look at" in out) == written
+
+
+def test_the_command_writes_the_page(run):
     done = command("report", run.path)
     assert done.returncode == 0, done.stderr
-    assert f"{run.path / 'report.html'} (0." in done.stdout
+    assert re.search(r"report\.html \([1-9]\d* kB\): open it", done.stdout)
     assert (run.path / "report.html").exists()

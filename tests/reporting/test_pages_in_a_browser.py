@@ -1,4 +1,4 @@
-"""The report and the demo in a real browser, headless: what a user sees, does and gets.
+"""The page and the demo in a real browser, headless: what a user sees, does and gets.
 
 Needs playwright, of the extra `dev`, and a Chromium of the system's.
 """
@@ -18,7 +18,7 @@ from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
 from cgan_jax.pictures.grids import grid
-from cgan_jax.reporting.page import write_report
+from cgan_jax.reporting.page import write_page
 from cgan_jax.sampling.generator import load_generator
 from experiments.shared.choice import square
 from tests.golden.make_run_folder import FOLDER
@@ -77,29 +77,29 @@ def overflow(page):
     return page.evaluate("document.documentElement.scrollWidth - innerWidth")
 
 
-def test_the_reports_slider_goes_through_the_run(page, tmp_path):
+def test_the_slider_goes_through_the_run(page, tmp_path):
     run = finished_run(tmp_path / "run")
-    page.goto(write_report(run.path).as_uri())
+    page.goto(write_page(run.path).as_uri())
     shown = page.locator("#grids img:visible")
-    epoch = page.get_by_label("Epoch")
-    expect(shown).to_have_attribute("data-epoch", "3")
-    expect(epoch).to_have_attribute("aria-valuetext", "epoch 3 of 3")
-    epoch.press("ArrowLeft")
-    expect(shown).to_have_attribute("data-epoch", "2")
+    slider = page.get_by_label("After")
+    expect(shown).to_have_attribute("data-when", "epoch 3 of 3")
+    expect(slider).to_have_attribute("aria-valuetext", "epoch 3 of 3")
+    slider.press("ArrowLeft")
+    expect(shown).to_have_attribute("data-when", "epoch 2 of 3")
     expect(shown).to_have_count(1)
     assert shown.evaluate("image => image.naturalWidth") == 272
-    epoch.press("Home")
-    expect(shown).to_have_attribute("data-epoch", "1")
-    expect(epoch).to_have_attribute("aria-valuetext", "epoch 1 of 3")
+    slider.press("Home")
+    expect(shown).to_have_attribute("data-when", "epoch 1 of 3")
+    expect(slider).to_have_attribute("aria-valuetext", "epoch 1 of 3")
     page.get_by_role("button", name="Play").click()
-    expect(shown).to_have_attribute("data-epoch", "3")
+    expect(shown).to_have_attribute("data-when", "epoch 3 of 3")
     expect(page.get_by_role("button", name="Play")).to_be_visible()
 
 
-def test_long_and_odd_names_stay_in_the_report(page, tmp_path):
+def test_long_and_odd_names_stay_on_the_page(page, tmp_path):
     names = ("x" * 300, "<script>document.title = 'changed'</script>", "many words " * 30)
     run = finished_run(tmp_path / ("y" * 200), names)
-    page.goto(write_report(run.path).as_uri())
+    page.goto(write_page(run.path).as_uri())
     expect(page.get_by_role("heading", name=names[1], exact=True)).to_be_visible()
     assert page.title().startswith("y" * 200)
     assert overflow(page) <= 0

@@ -56,7 +56,7 @@ def test_restores_the_latest_exactly(two_steps):
     assert_same(restore(two_steps, read_only=True), later(2))
 
 
-def test_a_save_is_complete_once_the_with_statement_is_left(tmp_path):
+def test_save_is_complete_after_the_with_statement(tmp_path):
     big = {"x": jnp.arange(3_000_000, dtype=jnp.float32)}
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         checkpoints.save(5, big)
@@ -64,7 +64,7 @@ def test_a_save_is_complete_once_the_with_statement_is_left(tmp_path):
 
 
 def test_the_callers_buffers_are_copied(tmp_path):
-    """The training loop donates them to the next step while the save goes on."""
+    """The training loop donates them to the next step while saving continues."""
     state = {"x": jnp.arange(1_000_000, dtype=jnp.float32)}
     like = jax.eval_shape(lambda: state)
     bump = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
@@ -80,8 +80,8 @@ def test_only_the_latest_few_are_kept(tmp_path):
     with Checkpoints(tmp_path / "checkpoints", keep=2) as checkpoints:
         for step in range(5):
             checkpoints.save(step, STATE)
-    kept = {path.name for path in (tmp_path / "checkpoints").iterdir()}
-    assert kept == {"3", "4"}
+    names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert names == {"3", "4"}
 
 
 def test_reading_changes_nothing(two_steps):
@@ -123,21 +123,21 @@ def test_a_damaged_step_is_passed_over_and_set_aside(two_steps, damage, what, ca
     assert_same(restore(two_steps), later(3))
 
 
-def test_an_older_step_under_a_newer_number_is_not_believed(two_steps, caplog):
+def test_older_step_under_a_newer_number_is_rejected(two_steps, caplog):
     shutil.copytree(two_steps / "1", two_steps / "118")
     assert_same(restore(two_steps), later(2))
     assert "it was saved as step 1" in caplog.text
 
 
-def test_a_file_in_place_of_a_step_is_named_and_set_aside(two_steps, caplog):
+def test_a_file_instead_of_a_step_is_named_and_set_aside(two_steps, caplog):
     (two_steps / "3").touch()
     assert_same(restore(two_steps), later(2))
-    assert "step 3 is damaged: it is a file" in caplog.text
+    assert "step 3 is damaged: its manifest cannot be read" in caplog.text
     assert (two_steps.parent / "damaged" / "3-0").is_file()
 
 
-def test_saving_goes_on_after_restoring(two_steps):
-    """With one object, as a run that goes on does."""
+def test_saving_continues_after_restoring(two_steps):
+    """With one object, as a resumed run does."""
     with Checkpoints(two_steps) as checkpoints:
         checkpoints.restore(LIKE)
         checkpoints.save(3, later(3))
@@ -146,7 +146,7 @@ def test_saving_goes_on_after_restoring(two_steps):
 
 @pytest.mark.parametrize("read_only", [True, False])
 def test_no_intact_step_is_an_error_and_all_stay(two_steps, read_only):
-    """Moved aside, they would be missing at the next start, which would then begin anew."""
+    """Moved aside, they would be missing at the next start, which would then start over."""
     for step in ("1", "2"):
         flip_a_bit(largest_file(two_steps / step / "state"))
     with pytest.raises(RunError, match=r"is intact \(steps 2, 1\): of step 2, .+\nPut back"):
@@ -155,7 +155,7 @@ def test_no_intact_step_is_an_error_and_all_stay(two_steps, read_only):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_what_is_not_finite_is_never_saved(two_steps, bad):
+def test_nonfinite_arrays_are_never_saved(two_steps, bad):
     poisoned = {**STATE, "weights": STATE["weights"].at[3, 4].set(bad)}
     with Checkpoints(two_steps) as checkpoints:
         with pytest.raises(
@@ -262,3 +262,31 @@ def test_a_state_that_was_saved_with_more_is_refused(two_steps):
     less = jax.eval_shape(lambda: {k: v for k, v in STATE.items() if k != "step"})
     with pytest.raises(RunError, match="step is int32"):
         restore(two_steps, less)
+
+
+def test_the_first_array_that_does_not_fit_is_named(tmp_path):
+    """The same in every process, whatever Python's hashes of texts are."""
+    state = {f"{i:02}": np.zeros(2) for i in range(40)}
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(1, state)
+    for change, named in (({}, "00 is"), ({"00": np.zeros(2)}, "01 is"), (state, "40 is")):
+        like = {name: np.zeros(3) for name in state} | {"40": np.zeros(3)} | change
+        with pytest.raises(RunError, match=f"does not fit: {named}"):
+            restore(tmp_path / "checkpoints", like)
+
+
+def test_leaf_paths_are_those_of_the_newest_step_with_a_manifest(two_steps):
+    with Checkpoints(two_steps) as checkpoints:
+        checkpoints.save(3, {"other": jnp.zeros(2)})
+        assert checkpoints.leaf_paths() == ["other"]
+    paths = ["nested.0", "nested.1.x", "step", "weights"]
+    with Checkpoints(two_steps, read_only=True) as checkpoints:
+        assert checkpoints.leaf_paths(at_most=2) == paths
+        truncate(two_steps / "3" / "manifest" / "metadata")
+        assert checkpoints.leaf_paths() == paths
+        assert checkpoints.leaf_paths(at_most=0) == []
+
+
+def test_a_home_folder_may_be_written_as_a_tilde(two_steps, monkeypatch):
+    monkeypatch.setenv("HOME", str(two_steps.parent))
+    assert_same(restore("~/checkpoints", read_only=True), later(2))

@@ -1,15 +1,17 @@
-"""The run folder: what starts, what goes on, what is refused, and the table of losses."""
+"""The run folder: what starts, what resumes, what is refused, and the table of losses."""
 
 import json
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cgan_jax.config import TrainConfig
 from cgan_jax.errors import RunError
-from cgan_jax.runs.folder import RunFolder, append_losses, read_losses
+from cgan_jax.runs.folder import RunFolder, runs_in
+from cgan_jax.runs.tables import append_losses, read_losses, rewind_losses
 
 CONFIG, NAMES = TrainConfig(epochs=2), ("left", "right")
 
@@ -19,7 +21,7 @@ def run(tmp_path):
     return RunFolder.start(tmp_path / "run", CONFIG, NAMES)
 
 
-def test_opens_what_was_started(run):
+def test_open_returns_what_start_wrote(run):
     assert RunFolder.open(run.path) == run
     assert RunFolder.open(str(run.path)).class_names == NAMES
     saved = json.loads((run.path / "config.json").read_text())
@@ -27,7 +29,7 @@ def test_opens_what_was_started(run):
     assert int(saved["environment"]["cores"]) > 0
 
 
-def test_starting_again_goes_on_and_may_make_the_run_longer(run):
+def test_starting_again_resumes_and_may_make_the_run_longer(run):
     assert RunFolder.start(run.path, CONFIG, NAMES) == run
     longer = replace(CONFIG, epochs=5)
     RunFolder.start(run.path, longer, NAMES)
@@ -36,8 +38,8 @@ def test_starting_again_goes_on_and_may_make_the_run_longer(run):
     assert RunFolder.open(run.path).config == longer
 
 
-def test_going_on_elsewhere_is_said(run, caplog):
-    """What the run began in stays on record, and each start elsewhere says so."""
+def test_resuming_elsewhere_is_a_warning(run, caplog):
+    """The environment that the run began in stays on record; each start elsewhere warns."""
     RunFolder.start(run.path, CONFIG, NAMES)
     assert caplog.text == ""
     path = run.path / "config.json"
@@ -66,8 +68,8 @@ def test_another_configuration_is_refused_with_the_fields_named(run):
     assert (run.path / "config.json").read_bytes() == before
 
 
-def test_going_on_with_other_data_is_refused(run):
-    """But where a run does not say what it began with, as of a version before that was recorded."""
+def test_resuming_with_other_data_is_refused(run):
+    """Except for a run of a version that did not record its data."""
     images = {"name": "set", "n_images": 9, "sha256": "1"}
     others = images | {"sha256": "2"}
     assert RunFolder.start(run.path, CONFIG, NAMES, data=images).data == images
@@ -84,7 +86,33 @@ def test_going_on_with_other_data_is_refused(run):
     assert RunFolder.open(run.path).data == others
 
 
-def test_not_resuming_moves_the_old_run_aside(run):
+def test_renamed_data_with_the_same_images_are_resumed(run):
+    """Under the name that the run began with; without a checksum a new name is another data set."""
+    config = replace(CONFIG, dataset="photos")
+    data = {"name": "photos", "n_images": 9, "sha256": "1"}
+    path = run.path.with_name("other")
+    RunFolder.start(path, config, NAMES, data=data)
+    renamed = replace(config, dataset="pictures", epochs=5)
+    assert RunFolder.check(path, renamed, data=data | {"name": "pictures"})
+    resumed = RunFolder.start(path, renamed, NAMES, data=data | {"name": "pictures"})
+    assert resumed == RunFolder.open(path)
+    assert resumed.config == replace(config, epochs=5)
+    assert resumed.data == data
+    for others in (None, data | {"sha256": "2"}):
+        with pytest.raises(RunError, match="dataset: photos -> pictures"):
+            RunFolder.check(path, renamed, data=others)
+
+
+def test_a_home_folder_may_be_written_as_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert RunFolder.start("~/run", CONFIG, NAMES).path == tmp_path / "run"
+    assert RunFolder.open("~/run").path == tmp_path / "run"
+    assert RunFolder.check("~/run", CONFIG)
+    assert [run.path for run in runs_in([Path("~/run")])] == [tmp_path / "run"]
+    assert os.listdir(tmp_path) == ["run"]
+
+
+def test_not_resuming_moves_the_old_run_away(run):
     (run.path / "mine").write_text("trained for weeks")
     other = replace(CONFIG, seed=1)
     for number in (1, 2):
@@ -109,16 +137,16 @@ def test_a_file_in_the_way_is_refused(tmp_path):
             RunFolder.check(path, CONFIG)
 
 
-def test_an_empty_or_missing_folder_can_be_used_and_checking_makes_none(tmp_path):
+def test_empty_or_missing_folder_can_be_used_and_check_creates_none(tmp_path):
     assert RunFolder.check(tmp_path, CONFIG) is None
     assert RunFolder.check(tmp_path / "a" / "b", CONFIG) is None
     assert not (tmp_path / "a").exists()
     assert RunFolder.start(tmp_path / "a" / "b", CONFIG, NAMES).path.is_dir()
 
 
-def test_a_file_is_no_run_folder_and_a_folder_of_runs_names_one(tmp_path):
+def test_a_file_is_not_a_run_folder_and_a_folder_of_runs_names_one(tmp_path):
     RunFolder.start(tmp_path / "one", CONFIG, NAMES)
-    with pytest.raises(RunError, match=r"no config\.json\nName a run's folder, as .*one\."):
+    with pytest.raises(RunError, match=r"no config\.json\nName a run's folder, such as .*one\."):
         RunFolder.open(tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match=r"no config\.json\nName a run's folder\."):
@@ -140,7 +168,7 @@ def test_a_file_is_no_run_folder_and_a_folder_of_runs_names_one(tmp_path):
         (b'{"format": 1, "config": {"epochs": 0}, "class_names": ["a"]}', "epochs"),
     ],
 )
-def test_what_is_no_run_folder_is_named(tmp_path, content, named):
+def test_a_damaged_config_is_named(tmp_path, content, named):
     if content is not None:
         (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(RunError, match=named) as caught:
@@ -149,9 +177,9 @@ def test_what_is_no_run_folder_is_named(tmp_path, content, named):
 
 
 def test_losses_table(run):
-    """Rows of 5-step epochs; a run that went on after its last save is rewound."""
+    """Rows of 5-step epochs; a run that trained on after its last save is rewound."""
     losses = np.random.default_rng(0).random((8, 2), np.float32)
-    run.rewind_losses(0, 5)
+    rewind_losses(run.losses, 0, 5)
     append_losses(run.losses, 0, 0, losses[:5])
     append_losses(run.losses, 1, 0, losses[5:])
     lines = run.losses.read_text().splitlines()
@@ -163,7 +191,7 @@ def test_losses_table(run):
 
     whole = run.losses.read_text()
     run.losses.write_text(whole + "1,3,0.25")  # cut off in the middle of a row
-    run.rewind_losses(6, 5)
+    rewind_losses(run.losses, 6, 5)
     assert run.losses.read_text().splitlines() == lines[:7]
     append_losses(run.losses, 1, 1, losses[6:])
     assert run.losses.read_text() == whole
@@ -173,18 +201,18 @@ def test_losses_table(run):
     "content",
     [b"epoch,batch,d_loss,g_loss\n0;0;1;2\n", b"\xff\xfe", b"head\n0,0,one,two\n", b"a\n0,0\n"],
 )
-def test_a_losses_table_that_is_none_is_refused_and_stays(run, content):
+def test_a_file_that_is_not_a_losses_table_is_refused_and_stays(run, content):
     """Before the first step, not when the plot is drawn of it."""
     run.losses.write_bytes(content)
     with pytest.raises(RunError, match=r"losses.csv cannot be read: .+\nexpected rows .+\nMove it"):
-        run.rewind_losses(1, 5)
+        rewind_losses(run.losses, 1, 5)
     assert run.losses.read_bytes() == content
 
 
-def test_a_losses_table_that_lacks_rows_is_noticed_and_kept(run, caplog):
-    run.rewind_losses(0, 5)
+def test_a_losses_table_that_lacks_rows_is_a_warning_and_stays(run, caplog):
+    rewind_losses(run.losses, 0, 5)
     append_losses(run.losses, 0, 3, np.ones((4, 2), np.float32))
-    run.rewind_losses(6, 5)
+    rewind_losses(run.losses, 6, 5)
     assert "lacks rows: it has 3 of 6" in caplog.text
     rows = run.losses.read_text().splitlines()[1:]
     assert [row[:3] for row in rows] == ["0,3", "0,4", "0,5"]

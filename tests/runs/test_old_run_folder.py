@@ -1,4 +1,4 @@
-"""A run folder that an earlier version made still opens, samples and goes on."""
+"""A run folder of an earlier version still opens, samples and resumes."""
 
 import json
 import shutil
@@ -10,8 +10,9 @@ import pytest
 from cgan_jax.errors import RunError
 from cgan_jax.reporting.callbacks import LossesTable
 from cgan_jax.runs.checkpoint import Checkpoints
-from cgan_jax.runs.folder import RunFolder, read_losses
+from cgan_jax.runs.folder import RunFolder
 from cgan_jax.runs.restore import restore_run
+from cgan_jax.runs.tables import read_losses
 from cgan_jax.sampling.generator import load_generator
 from cgan_jax.training.loop import train
 from experiments.proofs import tiny
@@ -23,7 +24,7 @@ def folder(tmp_path):
     return shutil.copytree(FOLDER, tmp_path / "run")
 
 
-def test_it_makes_the_images_that_it_made(folder):
+def test_its_images_are_the_same(folder):
     """To what another version's or machine's arithmetic may change: one grey level of 255."""
     images = load_generator(folder).generate(tiny.CLASS_NAMES, seed=0)
     expected = np.load(folder / "expected_images.npy")
@@ -32,8 +33,8 @@ def test_it_makes_the_images_that_it_made(folder):
     assert np.ptp(expected.astype(float)) > 20
 
 
-def test_it_goes_on(folder):
-    """For another epoch, on the losses that it has."""
+def test_it_resumes(folder):
+    """For another epoch, after the losses that it has."""
     longer = replace(CONFIG, epochs=3)
     run = RunFolder.start(folder, longer, tiny.CLASS_NAMES)
     before = run.losses.read_text()

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from cgan_jax.errors import ConfigError
-from cgan_jax.runs.folder import RunFolder, read_losses
+from cgan_jax.runs.folder import RunFolder
 from cgan_jax.runs.restore import restore_run
+from cgan_jax.runs.tables import read_losses
 from cgan_jax.training.sharding import data_mesh, shard_batch
 from tests.helpers import ROOT
 
@@ -110,7 +111,7 @@ def test_failure_of_the_first_process_ends_the_others(fashion_mnist, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "notes.txt").write_text("not a run")
     (_, first), (_, second) = finish(*start_two(tmp_path / "run"), code=2)
-    assert "holds other files and no run" in first
+    assert "holds other files, and not a run" in first
     assert "error: the first process has failed" in second
 
 

@@ -13,8 +13,9 @@ from cgan_jax.config import OptimizerConfig
 from cgan_jax.errors import ConfigError, DivergenceError
 from cgan_jax.reporting.callbacks import LossesTable
 from cgan_jax.runs.checkpoint import Checkpoints
-from cgan_jax.runs.folder import RunFolder, read_losses
+from cgan_jax.runs.folder import RunFolder
 from cgan_jax.runs.restore import restore_run
+from cgan_jax.runs.tables import read_losses
 from cgan_jax.training.callbacks import Callback
 from cgan_jax.training.gan import GAN
 from cgan_jax.training.loop import train

@@ -1,0 +1,70 @@
+"""Sample grids of a run that stops in the middle of an epoch."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cgan_jax.pictures.grids import grid
+from cgan_jax.reporting.animation import progress_pictures
+from cgan_jax.reporting.callbacks import LossesTable, SampleGrids
+from cgan_jax.reporting.page import write_page
+from cgan_jax.runs.checkpoint import Checkpoints
+from cgan_jax.runs.folder import RunFolder
+from cgan_jax.sampling.generator import load_generator
+from cgan_jax.training.gan import GAN
+from cgan_jax.training.loop import train
+from tests.helpers import StopAfter
+
+
+@pytest.fixture(scope="module")
+def gan(tiny_config):
+    return GAN.from_config(tiny_config)
+
+
+def steps_of(gan, config, dataset, path, steps=10**9):
+    """Train for this many of the run's 6-step epochs' steps; the names of its sample grids."""
+    run = RunFolder.start(path, config, dataset.class_names)
+    stop = StopAfter(steps)
+    with Checkpoints(run.checkpoints) as checkpoints:
+        callbacks = [LossesTable(run), SampleGrids(gan, run, every=2, rows=2), stop]
+        train(
+            *(gan, config, dataset),
+            callbacks=callbacks,
+            checkpoints=checkpoints,
+            should_stop=stop,
+        )
+    return run, sorted(file.name for file in (run.path / "samples").iterdir())
+
+
+def test_a_stop_in_the_middle_of_an_epoch_has_a_grid(gan, tiny_config, tiny_dataset, tmp_path):
+    config = replace(tiny_config, epochs=3)
+    run, names = steps_of(gan, config, tiny_dataset, tmp_path / "run", steps=8)
+    step = load_generator(run.path).step
+    assert names == ["epoch_0001.png", "stopped.png"] and 8 <= step < 12
+    n = len(run.class_names)
+    images = load_generator(run.path).generate(np.tile(np.arange(n), 2))
+    expected = grid(images.reshape(2, n, *images.shape[1:]), run.class_names)
+    with Image.open(run.stopped_grid) as picture:
+        np.testing.assert_array_equal(np.asarray(picture), np.asarray(expected))
+
+    assert len(progress_pictures(run, 2)) == 1  # an animation is of epochs alone
+    page = write_page(run.path).read_text(encoding="utf-8")
+    assert page.index('data-when="epoch 1 of 1"') < page.index(f'data-when="step {step}"')
+    assert f"Images generated after step {step}, next to" in page
+
+    _, names = steps_of(gan, config, tiny_dataset, run.path)
+    assert names == ["epoch_0001.png", "epoch_0002.png", "epoch_0003.png"]
+    assert "stopped" not in names and 'data-when="step' not in write_page(run.path).read_text()
+
+
+def test_a_stop_after_an_epoch_without_a_grid_has_one(gan, tiny_config, tiny_dataset, tmp_path):
+    """And a stop after an epoch with a grid has no second one."""
+    config = replace(tiny_config, epochs=6)
+    path = tmp_path / "run"
+    for steps, extra in ((6, []), (6, []), (6, ["stopped.png"])):
+        run, names = steps_of(gan, config, tiny_dataset, path, steps=steps)
+        done = run.steps_saved() // 6
+        assert run.steps_saved() % 6 == 0
+        assert names == [f"epoch_000{n}.png" for n in (1, 2, 4)[: 1 + done // 2]] + extra
