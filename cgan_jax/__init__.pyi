@@ -41,3 +41,5 @@ from .training.steps import train_step as train_step
 from .training.steps import train_steps as train_steps
 from .training.sweep import Member as Member
 from .training.sweep import train_members as train_members
+
+__version__: str
