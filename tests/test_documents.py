@@ -7,6 +7,7 @@ slow tests. Weights & Biases comes with the extra `dev`.
 import importlib
 import re
 import shlex
+import sys
 import tomllib
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import tyro
 
 import cgan_jax
 from cgan_jax.data import Dataset
@@ -21,7 +23,6 @@ from cgan_jax.presets import PRESETS
 from cgan_jax.runs.checkpoint import Checkpoints
 from cgan_jax.runs.folder import RunFolder
 from cgan_jax.training.gan import GAN
-from experiments.shared.command_line import parse
 from tests.helpers import ROOT
 
 GUIDES = ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))]
@@ -279,14 +280,27 @@ def commands():
 RUN = re.compile(r"(?<=python )-m experiments\..*|python -m experiments\..*")
 
 
+class FlagsAccepted(Exception):
+    """Ends a command when its flags are parsed."""
+
+
 @pytest.mark.parametrize("command", commands())
-def test_named_commands_exist(command):
-    """The command is there, and accepts the flags that a document gives it."""
+def test_named_commands_accept_their_flags(command, tmp_path, monkeypatch):
+    parse = tyro.cli
+
+    def parse_only(*args, **kwargs):
+        parse(*args, **kwargs)
+        raise FlagsAccepted
+
     words = shlex.split(command, comments=True)
     module, *flags = words[words.index("-m") + 1 :]
     assert find_spec(module), module
     if flags and flags != ["--help"]:
-        parse(importlib.import_module(module).Flags, module, flags)
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(tyro, "cli", parse_only)
+        monkeypatch.setattr(sys, "argv", [module, *flags])
+        with pytest.raises(FlagsAccepted):
+            importlib.import_module(module).main()
 
 
 def project():
