@@ -280,7 +280,7 @@ def commands():
 RUN = re.compile(r"(?<=python )-m experiments\..*|python -m experiments\..*")
 
 
-class FlagsAccepted(Exception):
+class EndOfParsingError(Exception):
     """Ends a command when its flags are parsed."""
 
 
@@ -290,7 +290,7 @@ def test_named_commands_accept_their_flags(command, tmp_path, monkeypatch):
 
     def parse_only(*args, **kwargs):
         parse(*args, **kwargs)
-        raise FlagsAccepted
+        raise EndOfParsingError
 
     words = shlex.split(command, comments=True)
     module, *flags = words[words.index("-m") + 1 :]
@@ -299,7 +299,7 @@ def test_named_commands_accept_their_flags(command, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(tyro, "cli", parse_only)
         monkeypatch.setattr(sys, "argv", [module, *flags])
-        with pytest.raises(FlagsAccepted):
+        with pytest.raises(EndOfParsingError):
             importlib.import_module(module).main()
 
 
