@@ -6,7 +6,7 @@
 - The parts of your own loop: `train_step`, `train_steps`, `shuffle`, `run_keys`, `Batch`.
 - Several devices or runs: `data_mesh`, `train_members`.
 - In their own modules: `callbacks`, `losses`, `data`, `metrics` (measures of quality), `interop`
-  (weights and programs of other frameworks), `config`, `errors`.
+  (weights and programs of other frameworks), `config`, `presets`, `errors`.
 
 Every error that a user can correct is a `CGANError`. The repository has a tutorial,
 docs/tutorial.md. The public names are listed in `__init__.pyi`. Each is imported on first use, so

@@ -5,6 +5,7 @@ from . import errors as errors
 from . import interop as interop
 from . import losses as losses
 from . import metrics as metrics
+from . import presets as presets
 from .config import ModelConfig as ModelConfig
 from .config import OptimizerConfig as OptimizerConfig
 from .config import TrainConfig as TrainConfig
