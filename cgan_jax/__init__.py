@@ -1,18 +1,28 @@
 """Class-conditional GANs in JAX and Flax.
 
-- Pictures of a trained run: `load_generator`, `TrainedGenerator`, `generate_latent_points`, `grid`.
-- Training: `train` takes a `GAN` (networks, optimizers, a loss) through a `Dataset` as a
-  `TrainConfig` says, tells each `Callback`, and saves in `Checkpoints` of a `RunFolder`.
-- The pieces of a loop of your own: `train_step`, `train_steps`, `shuffle`, `run_keys`, `Batch`.
-- More devices, more runs: `data_mesh`, `train_members`.
-- In modules of their own: `callbacks`, `losses`, `data`, measures of quality in `metrics`, weights
-  for and from PyTorch in `interop`, `config`, `errors`.
+- Images of a trained run: `load_generator`, `TrainedGenerator`, `generate_latent_points`, `grid`.
+- Training: `train` takes a `GAN` (networks, optimizers, a loss), a `TrainConfig` and a `Dataset`,
+  calls each `Callback`, and saves `Checkpoints` in a `RunFolder`. `PRESETS` are complete settings.
+- The parts of your own loop: `train_step`, `train_steps`, `shuffle`, `run_keys`, `Batch`.
+- Several devices or runs: `data_mesh`, `train_members`.
+- In their own modules: `callbacks`, `losses`, `data`, `metrics` (measures of quality), `interop`
+  (weights and programs of other frameworks), `config`, `presets`, `errors`.
 
-Whatever a user can mend raises a `CGANError`. The repository has a tutorial, docs/tutorial.md. The
-public names are listed in `__init__.pyi`; each is imported when it is first used, so that
-`import cgan_jax` costs nothing.
+Every error that a user can correct is a `CGANError`. The repository has a tutorial,
+docs/tutorial.md. The public names are listed in `__init__.pyi`. Each is imported on first use, so
+that `import cgan_jax` is fast.
 """
+
+from typing import Any
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_import_public_name, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("cgan_jax")
+    return _import_public_name(name)

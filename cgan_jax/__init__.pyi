@@ -5,6 +5,7 @@ from . import errors as errors
 from . import interop as interop
 from . import losses as losses
 from . import metrics as metrics
+from . import presets as presets
 from .config import ModelConfig as ModelConfig
 from .config import OptimizerConfig as OptimizerConfig
 from .config import TrainConfig as TrainConfig
@@ -41,3 +42,5 @@ from .training.steps import train_step as train_step
 from .training.steps import train_steps as train_steps
 from .training.sweep import Member as Member
 from .training.sweep import train_members as train_members
+
+__version__: str

@@ -1,4 +1,7 @@
-"""The adversarial losses by name. They are defined in cgan_jax/training/losses.py."""
+"""The adversarial losses. `LOSSES` has them by the names that `TrainConfig.loss` takes.
+
+They are defined in cgan_jax/training/losses.py.
+"""
 
 from cgan_jax.training.losses import (
     LOSSES,

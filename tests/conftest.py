@@ -6,17 +6,6 @@ The real data are read through `load`, from whichever source this machine has.
 import os
 from importlib.util import find_spec
 
-# Most of a test's time goes into compiling programs that run for milliseconds, so XLA is told not
-# to optimise them. Commands that tests start inherit it. What is compared is the same: NumPy's and
-# PyTorch's numbers, or two programs that were compiled alike.
-os.environ["XLA_FLAGS"] = " ".join(
-    [
-        os.environ.get("XLA_FLAGS", ""),
-        "--xla_backend_optimization_level=0",
-        "--xla_llvm_disable_expensive_passes=true",
-    ]
-).strip()
-
 import pytest
 
 from cgan_jax.config import TrainConfig
@@ -30,6 +19,18 @@ collect_ignore_glob = [] if find_spec("torch") else ["*/test_torch_cgan.py", "*_
 collect_ignore_glob += [] if find_spec("onnxruntime") else ["*_onnx.py"]
 collect_ignore_glob += [] if find_spec("prdc") else ["*_oracles.py"]
 collect_ignore_glob += [] if find_spec("playwright") else ["*_in_a_browser.py"]
+
+
+def pytest_configure(config):
+    """Tell XLA not to optimise the programs of the fast tests, which run for milliseconds.
+
+    Most of such a test's time goes into compilation. Commands that tests start inherit the flags.
+    What is compared stays the same: numbers of NumPy and PyTorch, or two programs compiled alike.
+    Slow tests train for longer than they compile, at full size, so their programs are optimised.
+    """
+    if config.option.markexpr == "not slow":
+        flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
 
 
 @pytest.fixture(scope="session")

@@ -1,15 +1,21 @@
-"""The Python examples in README.md and docs/ run as they stand, and links lead somewhere.
+"""The documents are true: examples run, links and paths exist, commands parse, figures agree.
 
-Those of docs/tutorial.md train for some epochs each, here of 256 images: they are slow tests, but
-for the first. Weights & Biases comes with the extra `dev`.
+Most sections of docs/tutorial.md train for some epochs, here on 256 images. All but two of them are
+slow tests. Weights & Biases comes with the extra `dev`.
 """
 
+import importlib
 import re
+import shlex
+import sys
+import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+import tyro
 
 import cgan_jax
 from cgan_jax.data import Dataset
@@ -17,31 +23,37 @@ from cgan_jax.presets import PRESETS
 from cgan_jax.runs.checkpoint import Checkpoints
 from cgan_jax.runs.folder import RunFolder
 from cgan_jax.training.gan import GAN
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parents[1]
-DOCUMENTS = ["README.md", "docs/tutorial.md"]
-MOST_LINES = 15
+GUIDES = ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))]
+MAX_EXAMPLE_LINES = 15
+MAX_README_LINES = 150
 
 
-def examples(document, section=""):
-    """The Python examples of a document, or of the section with this heading."""
-    text = (ROOT / document).read_text(encoding="utf-8")
-    if section:
-        text = text.split(f"\n## {section}\n")[1].split("\n## ")[0]
-    return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+def read(document):
+    return (ROOT / document).read_text(encoding="utf-8")
+
+
+def section_of(document, heading):
+    """The text below a second-level heading."""
+    return read(document).split(f"\n## {heading}\n")[1].split("\n## ")[0]
+
+
+def blocks(text, language):
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
 def run_examples(document, section=""):
-    """Run them one after another, and give what they named."""
-    names = {"__name__": "example"}
-    for example in examples(document, section):
-        exec(compile(example, f"{document}: {section}", "exec"), names)
-    return names
+    """Run the Python examples of a document or a section in order; return their variables."""
+    variables = {"__name__": "example"}
+    for example in blocks(section_of(document, section) if section else read(document), "python"):
+        exec(compile(example, f"{document}: {section}", "exec"), variables)
+    return variables
 
 
 @pytest.fixture
 def report_run(fashion_mnist, tmp_path, monkeypatch):
-    """runs/fashion_cgan in the current directory, as the main job makes it (but untrained)."""
+    """An untrained runs/fashion_cgan in the current directory, as the main job writes it."""
     monkeypatch.chdir(tmp_path)
     config = PRESETS["report"]
     run = RunFolder.start("runs/fashion_cgan", config, fashion_mnist.class_names)
@@ -50,8 +62,8 @@ def report_run(fashion_mnist, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def little_data(fashion_mnist, tmp_path, monkeypatch):
-    """`load` gives 256 images, 4 steps an epoch; and birds.npz is in the current directory."""
+def small_data(fashion_mnist, tmp_path, monkeypatch):
+    """`load` returns 256 images (4 steps per epoch); birds.npz is in the current directory."""
     monkeypatch.chdir(tmp_path)
     images, labels = fashion_mnist.images[:256], fashion_mnist.labels[:256]
     few = Dataset.from_arrays(images, labels, fashion_mnist.class_names, name="fashion_mnist")
@@ -60,130 +72,323 @@ def little_data(fashion_mnist, tmp_path, monkeypatch):
     np.savez("birds.npz", images=colours, labels=labels[:96] % 3)
 
 
-def test_the_readmes_examples(report_run):
-    assert len(examples("README.md")) == 2
+def test_readme_examples_run(report_run):
+    assert len(blocks(read("README.md"), "python")) == 2
     names = run_examples("README.md")
     assert (names["images"].shape, names["images"].dtype) == ((3, 28, 28, 1), np.uint8)
-    assert Path("boots.png").stat().st_size > 1000
     assert int(names["state"].step) == 100
     assert float(names["losses"].d_loss) < 0.2
 
 
-def goes_on(names):
+def check_resumed_run(names):
     assert names["boots"].shape == (16, 28, 28, 1)
     assert Path("runs/mine/samples/epoch_0005.png").exists()
     rows = Path("runs/mine/losses.csv").read_text()
     assert len(rows.splitlines()) == 21
-    again = run_examples("docs/tutorial.md", "Train, stop, go on, sample")
+    again = run_examples("docs/tutorial.md", "Train, stop, resume, sample")
     assert Path("runs/mine/losses.csv").read_text() == rows
     np.testing.assert_array_equal(again["boots"], names["boots"])
 
 
-def has_the_settings(names):
+def check_images(names):
+    assert names["bags"].shape == (16, 28, 28, 1)
+    assert names["path"].shape == (10, 1, 28, 28, 1)
+    assert Path("morph.png").stat().st_size > 1000
+
+
+def check_settings(names):
     assert names["state"].gen.params["hidden_3"]["kernel"].shape == (1024, 2048)
     assert names["config"].loss == "hinge"
 
 
-def has_the_loss(names):
+def check_loss(names):
     assert names["gan"].loss.generator(np.float32(0.9)) == 0
     assert names["gan"].loss.discriminator(np.float32(0.9), np.float32(2)) == 2
 
 
-def moved_every_fifth_step(names):
+def check_paired_loss(names):
+    """At equal scores, both halves are log 2; the real images' lead lowers D's and raises G's."""
+    loss = names["gan"].loss
+    np.testing.assert_allclose(loss.discriminator(3.0, 3.0), np.log(2), rtol=1e-6)
+    assert loss.discriminator(4.0, 3.0) < np.log(2) < loss.generator(4.0, 3.0)
+    assert names["state"].step == 20
+
+
+def check_penalty(names):
+    """Of the scores `sum(x^2) / 2`, the gradient is the image."""
+    images = np.full((3, 2, 2, 1), 2, np.float32)
+    penalty = names["r1"](
+        lambda x, labels: (x**2).sum(axis=(1, 2, 3)) / 2, (images, None), None, step=0, key=None
+    )
+    assert penalty == 16 / 2
+    assert names["gan"].penalty is names["r1"]
+    assert names["state"].step == 20
+
+
+def check_augmentation(names):
+    images = names["brighten"](np.zeros((64, 2, 2, 1)), jax.random.key(0))
+    assert (images == images[:, :1, :1]).all()
+    assert -0.5 <= images.min() < -0.3 < 0.3 < images.max() <= 0.5
+    assert names["gan"].augment is names["brighten"]
+    assert names["state"].step == 20
+
+
+def check_average(names):
+    """It lags behind the parameters and the statistics, and is what is sampled."""
+    state = names["state"]
+    for average, current in zip(
+        jax.tree.leaves(state.average), jax.tree.leaves(state.gen.variables), strict=True
+    ):
+        assert average.shape == current.shape
+        assert 0 < np.abs(np.asarray(average) - current).max() < 1
+    assert names["generator"].variables is state.average
+    assert names["generator"].generate("Bag").shape == (1, 28, 28, 1)
+
+
+def check_optimizers(names):
     """Adam counts its own steps: 20 of the discriminator are 4 of the generator."""
     leaves = jax.tree.leaves(names["state"].gen.opt_state.inner_state)
     [count] = [leaf for leaf in leaves if leaf.dtype == np.int32]
     assert (count, names["state"].step) == (4, 20)
 
 
-def sampled_with_its_own_module(names):
+def check_generator(names):
     assert names["bags"].shape == (16, 28, 28, 1)
     assert names["state"].gen.params["ConvTranspose_0"]["kernel"].shape == (4, 4, 64, 64)
     before = names["state"]
-    exec(examples("docs/tutorial.md", "A generator of your own")[1], names)
+    exec(blocks(section_of("docs/tutorial.md", "Your own generator"), "python")[1], names)
     jax.tree.map(np.testing.assert_array_equal, names["state"], before)
 
 
-def normalised_the_discriminator(names):
+def check_discriminator(names):
     statistics = jax.tree.leaves(names["state"].disc.batch_stats)
     assert any(leaf.shape == () and leaf > 1 for leaf in statistics)  # singular values
 
 
-def trained_on_birds(names):
+def check_own_images(names):
     assert names["wrens"].shape == (16, 14, 14, 3)
     assert names["state"].step == 5 * 2
 
 
-def lags_behind(names):
-    state = names["state"]
-    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a.shape, b.shape), *both(state))
-    first, last = (jax.tree.leaves(tree)[0] for tree in both(state))
-    assert 0 < np.abs(np.asarray(first) - last).max() < 0.1
-    assert names["generator"].generate("Bag").shape == (1, 28, 28, 1)
-
-
-def both(state):
-    return state.gen.opt_state[1], state.gen.params
-
-
-def spent_nothing(names):
+def check_callback(names):
     assert names["state"].step == 20
     assert not names["budget"].is_spent()
 
 
-def wrote_a_run_for_later(names):
+def check_tracker(names):
     [file] = Path("runs/tracked/wandb").glob("offline-run-*/*.wandb")
-    written = file.read_bytes()
-    assert all(word in written for word in (b"d_loss", b"g_loss", b"batch_size"))
+    content = file.read_bytes()
+    assert all(word in content for word in (b"d_loss", b"g_loss", b"batch_size"))
     assert len(list(file.parent.glob("files/media/images/samples_*.png"))) == 2
 
 
-def took_a_hundred_steps(names):
+def check_loop(names):
     assert names["state"].step == 100
     assert float(names["losses"].d_loss) < 0.3
 
 
 SECTIONS = {
-    "Train, stop, go on, sample": goes_on,
-    "Other settings": has_the_settings,
-    "A loss of your own": has_the_loss,
-    "Other optimizers": moved_every_fifth_step,
-    "A generator of your own": sampled_with_its_own_module,
-    "A discriminator of your own": normalised_the_discriminator,
-    "Your own images": trained_on_birds,
-    "An average of the generator": lags_behind,
-    "A callback of your own": spent_nothing,
-    "An experiment tracker": wrote_a_run_for_later,
-    "A loop of your own": took_a_hundred_steps,
+    "Train, stop, resume, sample": check_resumed_run,
+    "Images of a trained run": check_images,
+    "Other settings": check_settings,
+    "Your own loss": check_loss,
+    "A paired loss": check_paired_loss,
+    "Your own penalty": check_penalty,
+    "Your own augmentation": check_augmentation,
+    "Your own average of the generator": check_average,
+    "Other optimizers": check_optimizers,
+    "Your own generator": check_generator,
+    "Your own discriminator": check_discriminator,
+    "Your own images": check_own_images,
+    "Your own callback": check_callback,
+    "An experiment tracker": check_tracker,
+    "Your own loop": check_loop,
 }
-FAST = ["Train, stop, go on, sample"]
+FAST = ["Train, stop, resume, sample", "Images of a trained run"]
 
 
 @pytest.mark.parametrize(
     "section", [pytest.param(s, marks=() if s in FAST else pytest.mark.slow) for s in SECTIONS]
 )
-def test_the_tutorials_examples(section, little_data, monkeypatch):
+def test_tutorial_examples_run(section, small_data, request, monkeypatch):
+    if "runs/fashion_cgan" in section_of("docs/tutorial.md", section):
+        request.getfixturevalue("report_run")
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
     SECTIONS[section](run_examples("docs/tutorial.md", section))
 
 
-def test_the_tutorial_is_short_and_all_of_it_is_tried():
-    text = (ROOT / "docs/tutorial.md").read_text(encoding="utf-8")
+def test_tutorial_is_short_and_every_section_is_tested():
+    text = read("docs/tutorial.md")
     assert re.findall(r"^## (.+)$", text, flags=re.MULTILINE) == list(SECTIONS)
-    for example in examples("docs/tutorial.md"):
-        assert sum(bool(line.strip()) for line in example.splitlines()) <= MOST_LINES, example
+    for example in blocks(text, "python"):
+        assert sum(bool(line.strip()) for line in example.splitlines()) <= MAX_EXAMPLE_LINES
         assert max(map(len, example.splitlines())) <= 100, example
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_links_lead_somewhere(document):
+def test_readme_is_short():
+    assert len(read("README.md").splitlines()) <= MAX_README_LINES
+
+
+def anchors(file):
+    """The anchors of a document's headings, as hosting sites make them."""
+    headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", [*GUIDES, "CHANGELOG.md"])
+def test_links_and_anchors_exist(document):
     file = ROOT / document
-    text = file.read_text(encoding="utf-8")
-    headings = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
-    anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
-    targets = re.findall(r"\]\((?!http)([^)]+)", text)
-    assert targets
-    for target in targets:
+    for target in re.findall(r"\]\((?!http)([^)]+)", read(document)):
         path, _, anchor = target.partition("#")
-        assert (file.parent / path).exists(), target
-        assert path or anchor in anchors, target
+        linked = file.parent / path if path else file
+        assert linked.exists(), target
+        assert not anchor or anchor in anchors(linked), target
+
+
+@pytest.mark.parametrize("document", GUIDES)
+def test_named_paths_exist(document):
+    """Each `path/in/the/repository` in code style, a wildcard allowed; and each `module.name`."""
+    for path in re.findall(
+        r"`((?:\.ci|cgan_jax|docs|experiments|tests)/[\w./*]*)`", read(document)
+    ):
+        assert list(ROOT.glob(path)), path
+    for name in re.findall(r"`((?:cgan_jax|experiments)(?:\.\w+)+)`", read(document)):
+        if not find_spec_or_none(name):
+            parent, _, attribute = name.rpartition(".")
+            assert hasattr(importlib.import_module(parent), attribute), name
+
+
+def find_spec_or_none(module):
+    try:
+        return find_spec(module)
+    except ModuleNotFoundError:
+        return None
+
+
+def commands():
+    """Every `python -m experiments...` in the documents, without comments."""
+    found = set()
+    for document in GUIDES:
+        text = read(document)
+        inline = re.findall(r"`(python -m experiments\.[^`]+)`", text.replace("\n", " "))
+        lines = "".join(blocks(text, "sh")).splitlines()
+        found |= {re.sub(r"\s+", " ", command) for command in inline}
+        found |= {m[0].split("  #")[0].strip() for m in map(RUN.search, lines) if m}
+    return sorted(found)
+
+
+RUN = re.compile(r"(?<=python )-m experiments\..*|python -m experiments\..*")
+
+
+class EndOfParsingError(Exception):
+    """Ends a command when its flags are parsed."""
+
+
+@pytest.mark.parametrize("command", commands())
+def test_named_commands_accept_their_flags(command, tmp_path, monkeypatch):
+    parse = tyro.cli
+
+    def parse_only(*args, **kwargs):
+        parse(*args, **kwargs)
+        raise EndOfParsingError
+
+    words = shlex.split(command, comments=True)
+    module, *flags = words[words.index("-m") + 1 :]
+    assert find_spec(module), module
+    if flags and flags != ["--help"]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(tyro, "cli", parse_only)
+        monkeypatch.setattr(sys, "argv", [module, *flags])
+        with pytest.raises(EndOfParsingError):
+            importlib.import_module(module).main()
+
+
+def project():
+    return tomllib.loads(read("pyproject.toml"))["project"]
+
+
+def test_python_versions_agree():
+    """README, classifiers, requires-python and the hosted workflow name the same versions."""
+    classifiers = re.findall(r"Python :: (3\.\d+)", " ".join(project()["classifiers"]))
+    first, last = classifiers[0], classifiers[-1]
+    minor = int(last.removeprefix("3."))
+    assert project()["requires-python"] == f">={first},<3.{minor + 1}"
+    assert classifiers == [f"3.{n}" for n in range(int(first.removeprefix("3.")), minor + 1)]
+    *most, end = classifiers
+    assert f"You need Python {', '.join(most)} or {end}" in read("README.md")
+    matrix = ", ".join(f'"{version}"' for version in classifiers)
+    assert f"python: [{matrix}]" in read(".github/workflows/ci.yml")
+
+
+def test_map_of_packages_is_the_import_contract():
+    """CONTRIBUTING lists all packages, from the lowest layer to the highest."""
+    contract = tomllib.loads(read("pyproject.toml"))["tool"]["importlinter"]["contracts"][0]
+    layers = [sorted(layer.split(" | ")) for layer in reversed(contract["layers"])]
+    table = section_of("CONTRIBUTING.md", "Map").split("| package or module |")[1]
+    rows = re.findall(r"^\| (`.+?`) \|", table, flags=re.MULTILINE)
+    mapped = [re.findall(r"`(\w+)`", row) for row in rows]
+    assert [name for row in mapped for name in row] == [name for layer in layers for name in layer]
+    for name in (name for row in mapped for name in row):
+        assert (ROOT / f"cgan_jax/{name}.py").exists() or (ROOT / f"cgan_jax/{name}").is_dir(), name
+
+
+def test_pre_commit_runs_the_commands_of_ci():
+    entries = re.findall(r"entry: (.+)", read(".pre-commit-config.yaml"))
+    script = read(".ci/run").splitlines()
+    assert len(entries) == 4
+    assert {f".venv/bin/{entry}" for entry in entries} <= set(script)
+
+
+def test_named_extras_exist():
+    extras = project()["optional-dependencies"]
+    for document in GUIDES:
+        for name in re.findall(r"extra `(\w+)`|'\.\[(\w+)\]'", read(document)):
+            assert "".join(name) in extras, (document, name)
+
+
+def test_constraints_pin_every_dependency():
+    pins = {normalised(line.split("==")[0]) for line in read("constraints.txt").splitlines()}
+    extras = project()["optional-dependencies"]
+    named = project()["dependencies"] + [r for e in extras for r in extras[e]]
+    names = {normalised(re.split(r"[\[>=]", requirement)[0]) for requirement in named}
+    assert names - {"cgan-jax"} <= pins
+
+
+def normalised(name):
+    return re.sub(r"[-_.]+", "-", name.strip()).lower()
+
+
+def test_readme_results_are_those_of_the_results_page():
+    """Every figure of README's table is in docs/results.md; faults are its table's sums."""
+    results = read("docs/results.md")
+    rows = section_of("README.md", "Results").splitlines()
+    rows = [row for row in rows if row.startswith("| ")][2:]
+    assert 5 <= len(rows) <= 10
+    *rows, faults = rows
+    for row in rows:
+        for figure in re.findall(r"\d[\d.,e±-]*\d", row.replace(" ± ", "±")):
+            assert figure in results.replace(" ± ", "±"), figure
+    counts = re.findall(r"^\| [^|]+ \| (\d+) \| (\d+) \| (\d+) \|", results, flags=re.MULTILINE)
+    tries, survived, wrong = (sum(map(int, column)) for column in zip(*counts, strict=True))
+    assert faults.endswith(f"| {survived} of {tries}, {wrong} |")
+
+
+def test_stated_settings_are_the_report_presets():
+    config = PRESETS["report"]
+    state = jax.eval_shape(GAN.from_config(config).init, jax.random.key(0))
+    sizes = [
+        sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(net.params))
+        for net in (state.gen, state.disc)
+    ]
+    steps = config.epochs * -(-60_000 // config.batch_size)
+    for document, text in {
+        "README.md": f"{config.epochs} epochs |",
+        "docs/results.md": f"{config.epochs} epochs, {steps:,} steps |",
+    }.items():
+        assert "{:,} and {:,}".format(*sizes) in read(document)
+        assert text in read(document)
+
+
+def test_version_is_the_projects():
+    assert cgan_jax.__version__ == project()["version"]
+    assert (ROOT / "cgan_jax/py.typed").exists()
