@@ -126,10 +126,11 @@ def check_penalty(names):
 
 
 def check_augmentation(names):
-    images = names["brighten"](np.zeros((64, 2, 2, 1)), jax.random.key(0))
-    assert (images == images[:, :1, :1]).all()
-    assert -0.5 <= images.min() < -0.3 < 0.3 < images.max() <= 0.5
-    assert names["gan"].augment is names["brighten"]
+    images = np.broadcast_to([[0.0], [1.0]], (64, 2, 2, 1))
+    mirrored = np.asarray(names["mirror"](images, jax.random.key(0)))
+    np.testing.assert_array_equal(mirrored[:, :, ::-1], 1 - mirrored)  # whole images
+    assert 20 < (mirrored[:, 0, 0, 0] == 1).sum() < 44
+    assert names["gan"].augment is names["mirror"]
     assert names["state"].step == 20
 
 
