@@ -116,9 +116,9 @@ def check_encodable(text: str, what: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
+        escaped = one_line(text.encode(errors="backslashreplace").decode(), 480)
         raise DataError(
-            f"{what} {short_repr(text)} cannot be written as UTF-8\n"
-            "expected valid Unicode\nRename it."
+            f"{what} {escaped} cannot be written as UTF-8\nexpected valid Unicode\nRename it."
         ) from error
 
 

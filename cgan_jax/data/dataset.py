@@ -13,7 +13,7 @@ from cgan_jax.checks import check_class_names, check_encodable, one_line, plural
 from cgan_jax.errors import DataError
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False)
 class Dataset:
     """Labelled images as arrays. Two objects are equal only if they are the same object.
 

@@ -100,8 +100,10 @@ def test_grey_of_16_and_32_bits_is_scaled_to_8(tmp_path):
     save(tmp_path / "a" / "4.ppm", deep)
     save(tmp_path / "a" / "5.tif", deep.astype(np.int32))
     save(tmp_path / "a" / "6.tif", (expected / 255).astype(np.float32))
-    modes = [Image.open(file).mode for file in sorted((tmp_path / "a").iterdir())]
-    assert modes == ["L", "I;16", "I;16B", "I", "I", "F"]
+    modes = ["L", "I;16", "I;16B", "I", "I", "F"]
+    for file, mode in zip(sorted((tmp_path / "a").iterdir()), modes, strict=True):
+        with Image.open(file) as image:
+            assert image.mode == mode
     images = load_folder(tmp_path).images
     assert images.shape == (6, 2, 2, 1)
     assert (images[..., 0] == expected).all()
