@@ -416,7 +416,7 @@ ARRAYS = [
     Case("a list for a grid", ConfigError, lambda at: grid([[1], [2, 3]], ["a"]), "are list",
          "uint8", "Reshape"),
     Case("too few names", ConfigError, lambda at: grid(np.zeros((1, 2, 4, 4, 1), "u1"), ["a"]),
-         "2 columns are ['a']", "as many", "Give a list"),
+         "2 columns are ['a']", "one text", "Give a list"),
     Case("names of no text", ConfigError, lambda at: grid(np.zeros((1, 1, 4, 4, 1), "u1"), [3]),
          "are [3]", "one text", "Give a list"),
 ]  # fmt: skip
