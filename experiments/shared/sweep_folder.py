@@ -47,7 +47,7 @@ class SweepFolder:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise RunError(
                 f"{file} cannot be read: {one_line(error)}\nexpected the file that a sweep wrote\n"
-                "Restore the file, or name another folder."
+                "Put back the file, or name another folder."
             ) from error
 
     @classmethod
