@@ -143,7 +143,8 @@ class GAN:
         if scores.shape != labels.shape:
             raise ConfigError(
                 f"the discriminator gives {list(scores.shape)} for {len(labels)} images\n"
-                f"expected one score each, {list(labels.shape)}\nEnd it with scores[:, 0], for example."
+                f"expected one score each, {list(labels.shape)}\n"
+                "End it with scores[:, 0], for example."
             )
         return GANState(
             step=jnp.zeros((), jnp.int32),

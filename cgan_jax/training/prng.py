@@ -81,3 +81,14 @@ THREEFRY = define_prng_impl(
     tag="fryu",
 )
 """For `jax.random.key(seed, impl=THREEFRY)`: the draws of `jax.random.key(seed)`, faster."""
+
+
+def jax_threefry(key: jax.Array) -> jax.Array:
+    """The same key for JAX's own Threefry, with the same draws; a key of another kind as it is.
+
+    XLA's CPU compiler takes minutes over some small draws from the unrolled rounds, as of
+    `uniform(key, (B, 1, 1, 1))`.
+    """
+    if random.key_impl(key) != THREEFRY:
+        return key
+    return random.wrap_key_data(random.key_data(key), impl="threefry2x32")

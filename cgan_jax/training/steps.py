@@ -16,7 +16,7 @@ from cgan_jax.checks import check_seed
 from cgan_jax.errors import ConfigError
 from cgan_jax.models.value_range import to_unit_range
 from cgan_jax.training.gan import GAN, GANState, NetState
-from cgan_jax.training.prng import THREEFRY
+from cgan_jax.training.prng import THREEFRY, jax_threefry
 from cgan_jax.training.sharding import shard_batch
 
 
@@ -101,6 +101,7 @@ def train_step(gan: GAN, state: GANState, batch: Batch, key: jax.Array) -> tuple
     """
     _check(batch, gan)
     latent_key, label_key, gen_dropout_key, disc_dropout_key, *more_keys = _split(key, gan)
+    more_keys = [jax_threefry(each) for each in more_keys]  # for functions of the user's
     n = len(batch.labels)
     latent_BxZ, fake_labels_B = generator_inputs(gan, latent_key, label_key, n)
     if gan.loss.paired:

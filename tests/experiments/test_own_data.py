@@ -75,7 +75,7 @@ def test_too_few_for_a_batch_are_refused(invoke, photos):
 def test_the_npz_of_sample_can_be_trained_on(tmp_path):
     images = np.arange(8 * 16, dtype=np.uint8).reshape(8, 4, 4, 1)
     labels, names = np.arange(8, dtype=np.int32) % 2, ("frog", "toad")
-    sample.write(images, labels, np.arange(2), names, tmp_path / "fakes.npz")
+    sample.write(images, np.arange(2), names, tmp_path / "fakes.npz")
     dataset = train.Flags(data=str(tmp_path / "fakes.npz")).load()
     np.testing.assert_array_equal(dataset.images, images)
     np.testing.assert_array_equal(dataset.labels, labels)

@@ -18,7 +18,9 @@ from experiments.sweep import parse_sweep, programs
 
 
 def test_members_are_all_combinations_named_by_what_varies():
-    _, members, _ = parse_sweep("--seeds 2 --seed 7 --lr 1e-4 0.001 --epochs 3".split())
+    _, members, _ = parse_sweep(
+        ["--seeds", "2", "--seed", "7", "--lr", "1e-4", "0.001", "--epochs", "3"]
+    )
     assert list(members) == [
         "lr_0.0001_seed_7",
         "lr_0.0001_seed_8",
@@ -28,7 +30,9 @@ def test_members_are_all_combinations_named_by_what_varies():
     config = members["lr_0.001_seed_8"]
     assert (config.optimizer.lr, config.seed, config.epochs) == (0.001, 8, 3)
     assert list(parse_sweep(["--seeds", "1"])[1]) == ["seed_0"]
-    _, with_sizes, _ = parse_sweep("--seeds 2 --latent-dim 20 100 --b1 0.5 0.9".split())
+    _, with_sizes, _ = parse_sweep(
+        ["--seeds", "2", "--latent-dim", "20", "100", "--b1", "0.5", "0.9"]
+    )
     assert [len(program) for program in programs(with_sizes)] == [4, 4]
     assert {c.model.latent_dim for c in programs(with_sizes)[0].values()} == {20}
 

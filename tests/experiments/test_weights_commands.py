@@ -15,7 +15,7 @@ from cgan_jax.interop import (
     load_state_dict,
     save_state_dict,
 )
-from cgan_jax.reporting.page import write_report
+from cgan_jax.reporting.page import write_page
 from cgan_jax.runs.folder import RunFolder
 from cgan_jax.sampling.generator import load_generator
 from cgan_jax.training.gan import GAN
@@ -114,7 +114,7 @@ def test_an_imported_run_counts_its_earlier_steps(
     names = ("--class-names", *tiny_dataset.class_names)
     run = imported(gen, disc, tmp_path / "run", monkeypatch, *names)
     assert (run.steps_logged(), run.steps_done()) == (0, 40)
-    text = " ".join(write_report(run.path).read_text(encoding="utf-8").split())
+    text = " ".join(write_page(run.path).read_text(encoding="utf-8").split())
     assert "Trained for 40 steps." in text
     capsys.readouterr()
     training.describe(replace(run.config, batch_size=4, epochs=10), tiny_dataset, run.path)

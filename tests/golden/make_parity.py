@@ -25,9 +25,9 @@ BATCH_SIZES = (8, 8, 8, 5, 8, 8)  # the fourth is an epoch's last
 def make() -> dict[str, np.ndarray]:
     """The arrays of the file.
 
-    Inputs, one per step (`images.3`): images uint8 `[B, H, W, C]`, labels, z, fake_labels, and masks
-    bool `[pass, layer, B, width]` in the twin's order of passes. Results, stacked over the steps:
-    d_loss, g_loss; `G.param.NAME` and `G.buffer.NAME`, which begin with the value before the first
+    Inputs, one per step (`images.3`): images uint8 `[B, H, W, C]`, labels, z, fake_labels, and
+    masks bool `[pass, layer, B, width]` in the twin's order of passes. Results, stacked over the
+    steps: d_loss, g_loss; `G.param.NAME` and `G.buffer.NAME`, which begin with the value before the first
     step; `G.exp_avg.NAME` and `G.exp_avg_sq.NAME`; D's likewise. The fakes are one array per step.
     """
     rng = np.random.default_rng(0)

@@ -23,6 +23,7 @@ from experiments.proofs.tiny import CONFIG, dataset
 from experiments.report import main
 from experiments.shared import training
 from experiments.shared.page import write_or_warn
+from experiments.shared.training_flags import OutputFlags
 from tests.helpers import command, finished_run
 
 NAMES = ("<script>alert(1)</script>", 'left" onload="alert(2)', "{{ name }}")
@@ -201,7 +202,7 @@ def test_training_names_the_page_only_if_it_was_written(tmp_path, capsys, monkey
     if not written:
         monkeypatch.setattr(training, "write_or_warn", lambda run_dir: None)
     config = replace(CONFIG, epochs=1)
-    training.run(config, dataset(), tmp_path / "run", sample_every=5, checkpoint_every=5)
+    training.run(config, dataset(), tmp_path / "run", OutputFlags(), command="python -m x")
     out = capsys.readouterr().out
     assert "Finished: 6 steps in" in out
     assert (f"To look at: {tmp_path / 'run' / 'report.html'}" in out) == written

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from jax import random
 
-from cgan_jax.training.prng import THREEFRY
+from cgan_jax.training.prng import THREEFRY, jax_threefry
 from cgan_jax.training.steps import run_keys
 
 DRAWS = {
@@ -45,3 +45,11 @@ def test_run_keys_use_it(seed):
     for ours, plain in zip(run_keys(seed), random.split(random.key(seed), 3), strict=True):
         assert random.key_impl(ours) == THREEFRY
         np.testing.assert_array_equal(random.key_data(ours), random.key_data(plain))
+
+
+@pytest.mark.parametrize("impl", [THREEFRY, None, "rbg"], ids=["ours", "JAX's", "rbg"])
+def test_keys_for_functions_of_the_users_have_the_same_draws(impl):
+    key = random.key(5, impl=impl)
+    other = jax_threefry(key)
+    np.testing.assert_array_equal(random.uniform(key, (3,)), random.uniform(other, (3,)))
+    assert str(random.key_impl(other)) == ("rbg" if impl == "rbg" else "threefry2x32")
