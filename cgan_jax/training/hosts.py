@@ -42,7 +42,7 @@ def initialize(coordinator: str | None, n_processes: int | None, process_id: int
         first_line = str(error).splitlines()[0]
         raise RunError(
             f"cannot connect to the other processes: {first_line}\n"
-            "Give --coordinator, --processes and --process-id, the first two alike to all."
+            "Give --coordinator, --processes and --process-id, the first two alike for all."
         ) from error
 
 

@@ -27,8 +27,9 @@ def make() -> dict[str, np.ndarray]:
 
     Inputs, one per step (`images.3`): images uint8 `[B, H, W, C]`, labels, z, fake_labels, and
     masks bool `[pass, layer, B, width]` in the twin's order of passes. Results, stacked over the
-    steps: d_loss, g_loss; `G.param.NAME` and `G.buffer.NAME`, which begin with the value before the first
-    step; `G.exp_avg.NAME` and `G.exp_avg_sq.NAME`; D's likewise. The fakes are one array per step.
+    steps: d_loss, g_loss; `G.param.NAME` and `G.buffer.NAME`, which begin with the value before the
+    first step; `G.exp_avg.NAME` and `G.exp_avg_sq.NAME`; D's likewise. The fakes are one array per
+    step.
     """
     rng = np.random.default_rng(0)
     torch.manual_seed(0)
