@@ -174,17 +174,7 @@ class RunFolder:
                 other data.
         """
         path = as_path(path, "path")
-        try:
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                path.stat()  # it says what is wrong with a name, which is_file may not
-            if any(place.is_file() for place in (path, *path.parents)):
-                raise FileExistsError(errno.EEXIST, "a file is in the way")
-            names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
-        except OSError as error:
-            raise RunError(
-                f"{path} cannot be a run folder: {error.strerror}\n"
-                "expected a folder that you may read and write, or nothing yet\nName another."
-            ) from error
+        names = _names_in(path)
         if names <= LOCK_FILES:
             return None
         if "config.json" not in names:
@@ -289,6 +279,21 @@ def runs_in(paths: Iterable[Path]) -> list[RunFolder]:
             inner = [path]
         runs += [RunFolder.open(folder) for folder in inner]
     return runs
+
+
+def _names_in(path: Path) -> set[str]:
+    """What is in a folder, which need not exist yet."""
+    try:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            path.stat()  # it says what is wrong with a name, which is_file may not
+        if any(place.is_file() for place in (path, *path.parents)):
+            raise FileExistsError(errno.EEXIST, "a file is in the way")
+        return {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+    except OSError as error:
+        raise RunError(
+            f"{path} cannot be a run folder: {error.strerror}\n"
+            "expected a folder that you may read and write, or nothing yet\nName another."
+        ) from error
 
 
 def _move_away(path: Path) -> None:

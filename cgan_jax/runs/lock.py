@@ -39,10 +39,12 @@ def run_lock(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        name = holder.read_text(encoding="utf-8").strip() if holder.exists() else ""
+        name = ""
+        with contextlib.suppress(OSError):  # it may end just now
+            name = holder.read_text(encoding="utf-8").strip()
         raise RunError(
-            f"{folder} is in use by {name or 'another process'}\nexpected a folder that no other "
-            "process trains in\nWait for it or stop it; or name another folder."
+            f"{folder} is in use by {name or 'another process'}.\n"
+            "Wait for it or stop it; or name another folder."
         ) from None
     except (OSError, NotImplementedError) as error:  # some network file systems have no locks
         _log.warning("%s cannot be locked (%s): let one process at a time use it", folder, error)

@@ -40,7 +40,7 @@ def test_second_is_refused_with_process_and_host_of_the_first(holder, tmp_path):
     with pytest.raises(RunError) as caught, run_lock(tmp_path / "run"):
         pass
     message = str(caught.value)
-    assert f"in use by process {holder.pid} on {socket.gethostname()}\n" in message
+    assert f"in use by process {holder.pid} on {socket.gethostname()}.\n" in message
     assert "name another folder" in message
     with pytest.raises(RunError, match=f"process {holder.pid}"), run_lock(tmp_path / "run"):
         pass  # to have been refused changes nothing
