@@ -94,6 +94,8 @@ def check_images(names):
     assert names["bags"].shape == (16, 28, 28, 1)
     assert names["path"].shape == (10, 1, 28, 28, 1)
     assert Path("morph.png").stat().st_size > 1000
+    assert names["middle"].shape == (2, 28, 28, 1)
+    np.testing.assert_array_equal(names["same_bags"], names["bags"])
 
 
 def check_settings(names):
