@@ -66,10 +66,7 @@ def run(
     keep_programs()
     gan, mesh, stop = GAN.from_config(config), _mesh(config, n_devices), StopSignals()
     if not is_leader():
-        with stop.listening():
-            train(gan, config, dataset, mesh=mesh)
-        if stop.caught:
-            raise SystemExit(128 + stop.caught)
+        _follow(gan, config, dataset, mesh, stop)
         return
     last_step = config.epochs * steps_per_epoch(len(dataset), config.batch_size)
     with contextlib.ExitStack() as stack:
@@ -82,10 +79,8 @@ def run(
         state = newest_state(gan, checkpoints)
         step = int(state.step) if state else 0
         if step >= last_step:
-            print(
-                f"{workdir} is finished: {step:,} steps, {plural(config.epochs, 'epoch')}. "
-                "A larger --epochs makes it longer."
-            )
+            done = f"{plural(step, 'step')}, {plural(config.epochs, 'epoch')}"
+            print(f"{workdir} is finished: {done}. A larger --epochs makes it longer.")
             return
         print(_first_line(workdir, config, step, last_step, n_used))
         with atomic_write(folder.command) as temporary:
@@ -111,7 +106,18 @@ def run(
             f"To resume: {resume_command(command, workdir)}"
         )
         raise SystemExit(128 + stop.caught)
-    print(f"Finished: {reached - step:,} steps in {duration(seconds)}." + _to_look_at(page))
+    to_look_at = f" To look at: {page}" if page else ""
+    print(f"Finished: {reached - step:,} steps in {duration(seconds)}.{to_look_at}")
+
+
+def _follow(
+    gan: GAN, config: TrainConfig, dataset: Dataset, mesh: Mesh | None, stop: StopSignals
+) -> None:
+    """Take the same steps as the first process, which has the folder."""
+    with stop.listening():
+        train(gan, config, dataset, mesh=mesh)
+    if stop.caught:
+        raise SystemExit(128 + stop.caught)
 
 
 def _mesh(config: TrainConfig, n_devices: int | None) -> Mesh | None:
@@ -171,10 +177,6 @@ def _first_line(workdir: Path, config: TrainConfig, step: int, last_step: int, n
         f"{plural(last_step - step, 'step')} to take on {device(n)}. "
         "Ctrl-C stops and saves; the same command resumes."
     )
-
-
-def _to_look_at(page: Path | None) -> str:
-    return f" To look at: {page}" if page else ""
 
 
 def resume_command(command: str, workdir: Path) -> str:
