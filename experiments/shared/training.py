@@ -115,7 +115,8 @@ def _follow(
 ) -> None:
     """Take the same steps as the first process, which has the folder."""
     with stop.listening():
-        train(gan, config, dataset, mesh=mesh)
+        state = newest_state(gan, None)  # the first process shares its own
+        train(gan, config, dataset, state=state, mesh=mesh)
     if stop.caught:
         raise SystemExit(128 + stop.caught)
 
