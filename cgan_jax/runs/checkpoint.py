@@ -177,7 +177,8 @@ class Checkpoints:
                 self._manager.wait_until_finished()
             except Exception as failure:
                 raise self._unsaved(self._saving, failure) from failure
-        numbers = (int(e.name) for e in self._directory.iterdir() if e.name.isdecimal())
+        names = (entry.name for entry in self._directory.iterdir())
+        numbers = (int(name) for name in names if name.isdecimal() and name == str(int(name)))
         return sorted(n for n in numbers if at_most is None or n <= at_most)
 
     def _manifest(self, step: int) -> dict[str, Any]:

@@ -166,6 +166,16 @@ def test_nonfinite_arrays_are_never_saved(two_steps, bad):
     assert_same(restore(two_steps), later(2))
 
 
+@pytest.mark.parametrize("name", ["notes", "0012", "12.bak", "\u0661\u0662"])
+def test_other_files_among_the_steps_are_left_alone(two_steps, name):
+    """Numbers with zeros before them, or in other digits, are not steps either."""
+    (two_steps / name).write_text("mine")
+    with Checkpoints(two_steps) as checkpoints:
+        assert checkpoints.steps() == [1, 2]
+        assert_same(checkpoints.restore(LIKE), later(2))
+    assert (two_steps / name).read_text() == "mine"
+
+
 FULL_DISK = """
 import logging, resource, sys
 from pathlib import Path
