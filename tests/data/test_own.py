@@ -101,10 +101,10 @@ def test_grey_of_16_and_32_bits_is_scaled_to_8(tmp_path):
     (tmp_path / "a" / "4.ppm").write_bytes(b"P5\n2 2\n65535\n" + pixels)
     save(tmp_path / "a" / "5.tif", deep.astype(np.int32))
     save(tmp_path / "a" / "6.tif", (expected / 255).astype(np.float32))
-    modes = ["L", "I;16", "I;16B", "I", "I", "F"]
+    modes = ["L", "I;16 I", "I;16B", "I", "I", "F"]  # older Pillows call a 16-bit PNG I
     for file, mode in zip(sorted((tmp_path / "a").iterdir()), modes, strict=True):
         with Image.open(file) as image:
-            assert image.mode == mode
+            assert image.mode in mode.split()
     images = load_folder(tmp_path).images
     assert images.shape == (6, 2, 2, 1)
     assert (images[..., 0] == expected).all()
