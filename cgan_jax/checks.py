@@ -3,11 +3,14 @@
 The range of a setting is defined beside the setting. Imports neither JAX nor NumPy.
 """
 
+import difflib
+import math
 import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from cgan_jax.errors import ConfigError, DataError
 
@@ -140,3 +143,74 @@ def as_path(value: Any, name: str) -> Path:
         ) from error
     check_encodable(str(path), f"{name}: the path")
     return path
+
+
+def normalize_int(config: Any, name: str, at_least: int, at_most: int | None = None) -> None:
+    """Make a field of a frozen dataclass a Python int; NumPy's integers have no place in JSON.
+
+    Raises:
+        ConfigError: not an integer, or out of range.
+    """
+    object.__setattr__(config, name, check_int_field(config, name, at_least, at_most))
+
+
+def normalize_number(config: Any, name: str, low: float, high: float, bounds: str) -> None:
+    """Make a field of a frozen dataclass a finite float.
+
+    Args:
+        config: the dataclass.
+        name: the field.
+        low: the smallest allowed value.
+        high: the largest allowed value.
+        bounds: the same in words.
+
+    Raises:
+        ConfigError: not a finite number from `low` to `high`.
+    """
+    given = getattr(config, name)
+    try:
+        value = float(given) if isinstance(given, Real) and not isinstance(given, bool) else None
+    except OverflowError:
+        value = math.inf
+    if value is None or not (low <= value <= high and math.isfinite(value)):
+        raise ConfigError(
+            f"{name} must be a finite number {bounds}, not {short_repr(given)}\n"
+            f"{default_hint(config, name)}"
+        )
+    object.__setattr__(config, name, value)
+
+
+def normalize_widths(config: Any, name: str) -> None:
+    """Make a field of a frozen dataclass a tuple of sizes; JSON has lists.
+
+    Raises:
+        ConfigError: not a list of at least one integer above 0.
+    """
+    given = getattr(config, name)
+    widths = tuple(as_int(w) or 0 for w in given) if isinstance(given, tuple | list) else ()
+    if not widths or min(widths) < 1:
+        raise ConfigError(
+            f"{name} must be integers above 0, not {short_repr(given)}\n"
+            f"{default_hint(config, name)}"
+        )
+    object.__setattr__(config, name, widths)
+
+
+def normalize_choice(config: Any, name: str, literal: Any) -> None:
+    """Check a field of a dataclass against a `Literal`.
+
+    Raises:
+        ConfigError: none of the literal's values.
+    """
+    choices, given = get_args(literal), getattr(config, name)
+    if not isinstance(given, str) or given not in choices:
+        raise ConfigError(
+            f"{name} must be one of {', '.join(choices)}, not {short_repr(given)}"
+            f"{did_you_mean(given, choices)}\n{default_hint(config, name)}"
+        )
+
+
+def did_you_mean(given: object, names: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest known one, if one is near."""
+    near = difflib.get_close_matches(str(given), names, n=1, cutoff=0.4)
+    return f"; did you mean {near[0]}?" if near else ""

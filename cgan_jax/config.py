@@ -8,90 +8,53 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
-from numbers import Real
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
-from cgan_jax.checks import as_int, check_int_field, default_hint, short_repr, with_article
+from cgan_jax.checks import (
+    default_hint,
+    did_you_mean,
+    normalize_choice,
+    normalize_int,
+    normalize_number,
+    short_repr,
+    with_article,
+)
 from cgan_jax.errors import ConfigError
+from cgan_jax.model_config import (
+    BELOW_ONE,
+    DEFAULT_KIND,
+    INT32_MAX,
+    MODEL_KINDS,
+    BaseModelConfig,
+    MLPConfig,
+    ModelConfig,
+    kind_of,
+)
 
 if TYPE_CHECKING:
     from cgan_jax.data import Dataset
 
-LossName = Literal["least_squares", "non_saturating", "hinge"]
-INT32_MAX = 2**31 - 1  # most steps of a run, counted in an int32, and most weights of a network
+__all__ = [
+    "DEFAULT_KIND",
+    "MODEL_KINDS",
+    "AverageConfig",
+    "BaseModelConfig",
+    "MLPConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "PenaltyConfig",
+    "TrainConfig",
+    "differences",
+    "from_dict",
+    "leaves",
+    "to_dict",
+]
 
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Sizes and constants of the report's two networks. The defaults are the report's.
-
-    Attributes:
-        n_classes: number of classes.
-        latent_dim: size of a latent point, the generator's noise.
-        label_dim: width of the label embeddings; None for the number of classes, as in the report.
-        img_size: height and width of the images in pixels.
-        channels: 1 for grey images, 3 for colour.
-        generator_widths: sizes of the generator's hidden layers; the first has no BatchNorm.
-        discriminator_widths: sizes of the discriminator's hidden layers; the first has no dropout.
-        negative_slope: slope of LeakyReLU below zero, in [0, 1].
-        dropout_rate: share of the discriminator's activations that are dropped, in [0, 1).
-        bn_epsilon: added to the variance in BatchNorm; the report's 0.8 is explained in
-            `cgan_jax.Generator`.
-        bn_momentum: decay of BatchNorm's running statistics, in [0, 1): 1 - PyTorch's momentum.
-
-    Raises:
-        ConfigError: a value is of the wrong type or out of range.
-    """
-
-    n_classes: int = 10
-    latent_dim: int = 100
-    label_dim: int | None = None
-    img_size: int = 28
-    channels: int = 1
-    generator_widths: tuple[int, ...] = (128, 256, 512, 1024)
-    discriminator_widths: tuple[int, ...] = (512, 512, 512)
-    negative_slope: float = 0.2
-    dropout_rate: float = 0.4
-    bn_epsilon: float = 0.8
-    bn_momentum: float = 0.9
-
-    def __post_init__(self) -> None:
-        for name in ("n_classes", "latent_dim", "img_size", "channels"):
-            _int_field(self, name, at_least=1)
-        if self.label_dim is not None:
-            _int_field(self, "label_dim", at_least=1)
-        for name in ("generator_widths", "discriminator_widths"):
-            given = getattr(self, name)
-            listed = isinstance(given, tuple | list)  # a list, as JSON has it
-            widths = tuple(as_int(width) or 0 for width in given) if listed else ()
-            if not widths or min(widths) < 1:
-                raise ConfigError(
-                    f"{name} must be integers above 0, not {short_repr(given)}\n"
-                    f"{default_hint(self, name)}"
-                )
-            object.__setattr__(self, name, widths)
-        _number_field(self, "negative_slope", 0, 1, "in [0, 1]")
-        _number_field(self, "dropout_rate", 0, math.nextafter(1, 0), "in [0, 1)")
-        _number_field(self, "bn_epsilon", math.nextafter(0, 1), math.inf, "above 0")
-        _number_field(self, "bn_momentum", 0, math.nextafter(1, 0), "in [0, 1)")
-        self._check_sizes()
-
-    def _check_sizes(self) -> None:
-        label_dim = self.n_classes if self.label_dim is None else self.label_dim
-        pixels = self.img_size**2 * self.channels
-        gen = self.latent_dim + label_dim, *self.generator_widths, pixels
-        disc = pixels + label_dim, *self.discriminator_widths, 1
-        n_weights = max(sum(i * o for i, o in pairwise(widths)) for widths in (gen, disc))
-        if n_weights + self.n_classes * label_dim > INT32_MAX:
-            sizes = {name: size for name, size in leaves(self) if isinstance(size, int)}
-            sizes |= {"generator_widths": max(self.generator_widths)}
-            sizes |= {"discriminator_widths": max(self.discriminator_widths)}
-            largest = max(sizes, key=lambda name: sizes[name])
-            raise ConfigError(
-                f"with {largest} {short_repr(sizes[largest])} a network has too many weights\n"
-                f"expected at most {INT32_MAX:,}\nGive smaller sizes."
-            )
+LossName = Literal["least_squares", "non_saturating", "hinge", "relativistic", "wasserstein"]
+PenaltyName = Literal["none", "r1", "r2", "r1_r2", "wgan_gp"]
+ScheduleName = Literal["linear", "cosine"]
+AUGMENTATIONS = ("color", "translation", "cutout")  # the words of an augmentation policy
+ABOVE_ZERO = math.nextafter(0, 1)
 
 
 @dataclass(frozen=True)
@@ -103,6 +66,9 @@ class OptimizerConfig:
         b1: decay of the gradient's running mean, in [0, 1).
         b2: decay of the gradient's running square, in [0, 1).
         eps: added to the root of the running square, above 0.
+        lr_end: the learning rate at the end of training, at least 0; None for a constant one.
+        b2_end: the same for b2, in [0, 1).
+        schedule: the curve from `lr` to `lr_end` and from `b2` to `b2_end`.
 
     Raises:
         ConfigError: a value is of the wrong type or out of range.
@@ -112,12 +78,82 @@ class OptimizerConfig:
     b1: float = 0.5
     b2: float = 0.999
     eps: float = 1e-8
+    lr_end: float | None = None
+    b2_end: float | None = None
+    schedule: ScheduleName = "cosine"
 
     def __post_init__(self) -> None:
-        _number_field(self, "lr", math.nextafter(0, 1), math.inf, "above 0")
-        _number_field(self, "b1", 0, math.nextafter(1, 0), "in [0, 1)")
-        _number_field(self, "b2", 0, math.nextafter(1, 0), "in [0, 1)")
-        _number_field(self, "eps", math.nextafter(0, 1), math.inf, "above 0")
+        normalize_number(self, "lr", ABOVE_ZERO, math.inf, "above 0")
+        normalize_number(self, "b1", 0, BELOW_ONE, "in [0, 1)")
+        normalize_number(self, "b2", 0, BELOW_ONE, "in [0, 1)")
+        normalize_number(self, "eps", ABOVE_ZERO, math.inf, "above 0")
+        if self.lr_end is not None:
+            normalize_number(self, "lr_end", 0, math.inf, "of at least 0")
+        if self.b2_end is not None:
+            normalize_number(self, "b2_end", 0, BELOW_ONE, "in [0, 1)")
+        normalize_choice(self, "schedule", ScheduleName)
+
+    @property
+    def changes(self) -> bool:
+        """Whether a setting changes during training."""
+        return self.lr_end is not None or self.b2_end is not None
+
+
+@dataclass(frozen=True)
+class PenaltyConfig:
+    """A penalty on the discriminator's gradient by its images; see `cgan_jax.training.penalties`.
+
+    Attributes:
+        kind: `r1` on real images, `r2` on fakes, `r1_r2` on both, `wgan_gp` on points between them.
+        gamma: its weight, at least 0: half of it multiplies the squared norm in R1 and R2; WGAN-GP
+            takes it whole and usually has 10.
+        gamma_end: the weight at the end of training, reached on a cosine; None for a constant one.
+        every: steps from one penalty to the next, at least 1; each then counts that many times.
+
+    Raises:
+        ConfigError: a value is of the wrong type or out of range.
+    """
+
+    kind: PenaltyName = "none"
+    gamma: float = 1.0
+    gamma_end: float | None = None
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        normalize_choice(self, "kind", PenaltyName)
+        normalize_number(self, "gamma", 0, math.inf, "of at least 0")
+        if self.gamma_end is not None:
+            normalize_number(self, "gamma_end", 0, math.inf, "of at least 0")
+        normalize_int(self, "every", at_least=1)
+
+
+@dataclass(frozen=True)
+class AverageConfig:
+    """The running average of the generator; see `cgan_jax.training.averaging`.
+
+    Attributes:
+        keep: keep an average of the generator, which is then sampled, measured and exported.
+        half_life: images after which the weight of a generator in the average has halved, above 0.
+        ramp: the half-life is at most this share of the images seen so far, above 0, so that the
+            first generators are forgotten soon; None for no such bound.
+
+    Raises:
+        ConfigError: a value is of the wrong type or out of range.
+    """
+
+    keep: bool = False
+    half_life: float = 40_000
+    ramp: float | None = 0.05
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.keep, bool):
+            raise ConfigError(
+                f"keep must be True or False, not {short_repr(self.keep)}\n"
+                f"{default_hint(self, 'keep')}"
+            )
+        normalize_number(self, "half_life", ABOVE_ZERO, math.inf, "above 0")
+        if self.ramp is not None:
+            normalize_number(self, "ramp", ABOVE_ZERO, math.inf, "above 0")
 
 
 @dataclass(frozen=True)
@@ -130,9 +166,17 @@ class TrainConfig:
         batch_size: images per step, at least 2.
         seed: of all randomness (weights, data order, noise), in [0, 2**32).
         loss: adversarial loss; a name in `cgan_jax.LOSSES`.
+        augment: policy of differentiable augmentation: some of `color`, `translation` and `cutout`,
+            separated by commas; empty for none.
+        background: the pixel value that augmentation fills in, in [-1, 1]; -1 is black.
+        schedule_steps: steps over which learning rate, beta2 and the penalty's weight change; None
+            for all steps of the run, as `for_data` sets it. A longer run goes on with their last
+            values.
         model: kind, sizes and constants of the networks: one of `MODEL_KINDS`.
         optimizer: Adam's settings for both networks.
         disc_optimizer: Adam's settings for the discriminator, if they differ; otherwise None.
+        penalty: the penalty on the discriminator's gradient.
+        average: the running average of the generator.
 
     Raises:
         ConfigError: a value is of the wrong type or out of range.
@@ -143,9 +187,14 @@ class TrainConfig:
     batch_size: int = 64
     seed: int = 0
     loss: LossName = "least_squares"
-    model: ModelConfig = field(default_factory=ModelConfig)
+    augment: str = ""
+    background: float = -1.0
+    schedule_steps: int | None = None
+    model: BaseModelConfig = field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     disc_optimizer: OptimizerConfig | None = None
+    penalty: PenaltyConfig = field(default_factory=PenaltyConfig)
+    average: AverageConfig = field(default_factory=AverageConfig)
 
     def __post_init__(self) -> None:
         if not isinstance(self.dataset, str):
@@ -153,23 +202,44 @@ class TrainConfig:
                 f"dataset must be a name, not {short_repr(self.dataset)}\n"
                 f"{default_hint(self, 'dataset')}"
             )
-        _int_field(self, "epochs", at_least=1)
-        _int_field(self, "batch_size", at_least=2)  # BatchNorm needs two images
-        _int_field(self, "seed", at_least=0, at_most=2**32 - 1)
-        losses = get_args(LossName)
-        if not isinstance(self.loss, str) or self.loss not in losses:
-            raise ConfigError(
-                f"loss must be one of {', '.join(losses)}, not {short_repr(self.loss)}\n"
-                f"{default_hint(self, 'loss')}"
-            )
+        normalize_int(self, "epochs", at_least=1)
+        normalize_int(self, "batch_size", at_least=2)  # BatchNorm needs two images
+        normalize_int(self, "seed", at_least=0, at_most=2**32 - 1)
+        normalize_choice(self, "loss", LossName)
+        self._check_augment()
+        normalize_number(self, "background", -1, 1, "in [-1, 1]")
+        if self.schedule_steps is not None:
+            normalize_int(self, "schedule_steps", at_least=1, at_most=INT32_MAX)
         _check_part(self, "model", tuple(MODEL_KINDS.values()))
         _check_part(self, "optimizer", (OptimizerConfig,))
         _check_part(self, "disc_optimizer", (OptimizerConfig, type(None)))
+        _check_part(self, "penalty", (PenaltyConfig,))
+        _check_part(self, "average", (AverageConfig,))
         if self.disc_optimizer == self.optimizer:
             object.__setattr__(self, "disc_optimizer", None)  # one way to say the same
 
+    def _check_augment(self) -> None:
+        given = self.augment
+        policy = given.split(",") if given and isinstance(given, str) else []
+        unknown = [word for word in policy if word not in AUGMENTATIONS]
+        if unknown or not isinstance(given, str):
+            near = did_you_mean(unknown[0], AUGMENTATIONS) if unknown else ""
+            raise ConfigError(
+                f"augment must be some of {', '.join(AUGMENTATIONS)}, separated by commas, "
+                f"not {short_repr(given)}{near}\nOmit it for the default, no augmentation."
+            )
+
+    @property
+    def has_schedules(self) -> bool:
+        """Whether a setting changes during training, so that its length matters."""
+        penalty = self.penalty.kind != "none" and self.penalty.gamma_end is not None
+        disc = self.disc_optimizer or self.optimizer
+        return self.optimizer.changes or disc.changes or penalty
+
     def for_data(self, dataset: "Dataset") -> "TrainConfig":
         """This configuration with the name, the classes and the image size of some data.
+
+        Where something changes during training, their number gives `schedule_steps` too.
 
         Raises:
             ConfigError: their images are not square, or too large for a network.
@@ -182,8 +252,12 @@ class TrainConfig:
             )
         n_classes = len(dataset.class_names)
         sizes = {"n_classes": n_classes, "img_size": height, "channels": channels}
-        model = dataclasses.replace(self.model, **sizes)
-        return dataclasses.replace(self, dataset=dataset.name, model=model)
+        model, schedule_steps = dataclasses.replace(self.model, **sizes), self.schedule_steps
+        if self.has_schedules and schedule_steps is None:
+            schedule_steps = self.epochs * -(-len(dataset) // self.batch_size)
+        return dataclasses.replace(
+            self, dataset=dataset.name, model=model, schedule_steps=schedule_steps
+        )
 
     def check_data(self, n_images: int) -> None:
         """Check the batch size and the epochs against the number of training images.
@@ -211,20 +285,19 @@ class TrainConfig:
             )
 
 
-DEFAULT_KIND = "report"
-MODEL_KINDS: dict[str, type] = {DEFAULT_KIND: ModelConfig}
-"""The kinds of model configuration, by the name that a run's `config.json` has for them.
-
-Each is a frozen dataclass with at least the fields n_classes, latent_dim, img_size and channels;
-`cgan_jax.models.networks` builds its networks. No name, as in early runs, means `report`.
-"""
+PARTS: dict[str, type] = {
+    "optimizer": OptimizerConfig,
+    "disc_optimizer": OptimizerConfig,
+    "penalty": PenaltyConfig,
+    "average": AverageConfig,
+}
+"""The parts of a TrainConfig beside its model."""
 
 
 def to_dict(config: TrainConfig) -> dict[str, Any]:
     """A configuration as JSON has it. What configurations of earlier versions lack is left out."""
     values = dataclasses.asdict(config)
-    kind = next(name for name, kind in MODEL_KINDS.items() if type(config.model) is kind)
-    if kind != DEFAULT_KIND:
+    if (kind := kind_of(config.model)) != DEFAULT_KIND:
         values["model"]["kind"] = kind
     if config.disc_optimizer is None:
         del values["disc_optimizer"]
@@ -251,17 +324,16 @@ def from_dict(values: Any) -> TrainConfig:
                 "Correct it. It may come from a newer cgan_jax."
             )
         values["model"] = MODEL_KINDS[name](**_fields(model, MODEL_KINDS[name], "model"))
-    for name in ("optimizer", "disc_optimizer"):
+    for name, part in PARTS.items():
         if values.get(name) is not None:
-            values[name] = OptimizerConfig(**_fields(values[name], OptimizerConfig, name))
+            values[name] = part(**_fields(values[name], part, name))
     return TrainConfig(**values)
 
 
 def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
     """The fields in which two configurations differ, as `optimizer.lr: 0.0002 -> 0.001`."""
     if type(old.model) is not type(new.model):
-        kinds = {kind: name for name, kind in MODEL_KINDS.items()}
-        return [f"model: {kinds[type(old.model)]} -> {kinds[type(new.model)]}"]
+        return [f"model: {kind_of(old.model)} -> {kind_of(new.model)}"]
     before, after = dict(leaves(old)), dict(leaves(new))
     if old.disc_optimizer or new.disc_optimizer:
         for settings, config in ((before, old), (after, new)):
@@ -308,22 +380,3 @@ def _check_part(config: TrainConfig, name: str, kinds: tuple[type, ...]) -> None
             f"{name} must be {with_article(names)}, not {short_repr(value)}\n"
             "Omit it for the report's settings."
         )
-
-
-def _int_field(config: Any, name: str, at_least: int, at_most: int | None = None) -> None:
-    value = check_int_field(config, name, at_least, at_most)
-    object.__setattr__(config, name, value)  # NumPy's integers have no place in JSON
-
-
-def _number_field(config: Any, name: str, low: float, high: float, text: str) -> None:
-    given = getattr(config, name)
-    try:
-        value = float(given) if isinstance(given, Real) and not isinstance(given, bool) else None
-    except OverflowError:
-        value = math.inf
-    if value is None or not (low <= value <= high and math.isfinite(value)):
-        raise ConfigError(
-            f"{name} must be a finite number {text}, not {short_repr(given)}\n"
-            f"{default_hint(config, name)}"
-        )
-    object.__setattr__(config, name, value)

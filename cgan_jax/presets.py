@@ -1,9 +1,8 @@
 """The named recipes: complete configurations, each with its source, its time and what it gives."""
 
-import difflib
 from collections.abc import Mapping
 
-from cgan_jax.checks import short_repr
+from cgan_jax.checks import did_you_mean, short_repr
 from cgan_jax.config import TrainConfig
 from cgan_jax.errors import ConfigError
 
@@ -23,10 +22,8 @@ def preset(name: str) -> TrainConfig:
         ConfigError: there is no preset of that name; the message suggests the nearest one.
     """
     if name not in PRESETS:
-        near = difflib.get_close_matches(str(name), PRESETS, n=1, cutoff=0.4)
         raise ConfigError(
-            f"there is no preset {short_repr(name)}"
-            + (f"; did you mean {near[0]}?" if near else "")
-            + f"\nexpected one of {', '.join(PRESETS)}\nChoose one of these."
+            f"there is no preset {short_repr(name)}{did_you_mean(name, PRESETS)}\n"
+            f"expected one of {', '.join(PRESETS)}\nChoose one of these."
         )
     return PRESETS[name]

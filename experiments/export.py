@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from cgan_jax.config import ModelConfig
 from cgan_jax.errors import ConfigError
 from cgan_jax.files import atomic_write
+from cgan_jax.model_config import BaseModelConfig, as_report_model
 from cgan_jax.runs.folder import RunFolder
 from cgan_jax.runs.restore import restore_run
 from experiments.shared.choice import NEWEST, CheckpointFlags
@@ -93,6 +93,8 @@ def main() -> None:
 
     from cgan_jax.interop import largest_difference
 
+    if flags.format == "torch" or flags.discriminator is not None:
+        as_report_model(folder.config.model)  # the one kind that PyTorch-GAN has
     generator = flags.checkpoint.load(folder)
     with atomic_write(flags.out) as file:
         exported = write_generator(file, flags.format, generator, folder.config.model)
@@ -107,7 +109,7 @@ def main() -> None:
 
 
 def write_generator(
-    file: Path, what: Format, generator: "TrainedGenerator", model: ModelConfig
+    file: Path, what: Format, generator: "TrainedGenerator", model: BaseModelConfig
 ) -> "ExportedGenerator":
     """Write a generator in this format, and read it back."""
     from cgan_jax import interop
@@ -125,9 +127,10 @@ def write_generator(
             return interop.as_exported(interop.load_safetensors(file))
         case "torch":
             library_module(generator, "a PyTorch state dict")
-            weights = interop.generator_to_torch(generator.variables, model, generator.step)
+            report = as_report_model(model)
+            weights = interop.generator_to_torch(generator.variables, report, generator.step)
             interop.save_state_dict(file, weights, interop.metadata(generator))
-            back = interop.generator_from_torch(interop.load_state_dict(file), model)
+            back = interop.generator_from_torch(interop.load_state_dict(file), report)
             return interop.as_exported(replace(generator, variables=back))
 
 
@@ -145,7 +148,7 @@ def write_discriminator(
     from cgan_jax import interop
 
     gan, state = restore_run(folder, step=generator.step, best=best)
-    variables, model = state.disc.variables, folder.config.model
+    variables, model = state.disc.variables, as_report_model(folder.config.model)
     table = interop.metadata(generator)
     del table["latent_dim"], table["generator"]  # the rest holds for both
     interop.save_state_dict(file, interop.discriminator_to_torch(variables, model), table)

@@ -51,7 +51,7 @@ class Flags:
     for others."""
     channels: int = 1
     """Number of channels of the images: 1 for grey, 3 for colour."""
-    bn_epsilon: float = REPORT.model.bn_epsilon
+    bn_epsilon: float = ModelConfig.bn_epsilon
     """The networks' BatchNorm epsilon; the report's is 0.8."""
 
 

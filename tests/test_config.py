@@ -8,14 +8,18 @@ import pytest
 
 from cgan_jax.config import (
     MODEL_KINDS,
+    AverageConfig,
+    MLPConfig,
     ModelConfig,
     OptimizerConfig,
+    PenaltyConfig,
     TrainConfig,
     differences,
     from_dict,
     leaves,
     to_dict,
 )
+from cgan_jax.data import Dataset
 from cgan_jax.errors import ConfigError
 from cgan_jax.presets import PRESETS
 
@@ -27,6 +31,9 @@ def test_report_preset_is_the_reports():
         "batch_size": 64,
         "seed": 0,
         "loss": "least_squares",
+        "augment": "",
+        "background": -1.0,
+        "schedule_steps": None,
         "model.n_classes": 10,
         "model.latent_dim": 100,
         "model.label_dim": None,
@@ -42,7 +49,17 @@ def test_report_preset_is_the_reports():
         "optimizer.b1": 0.5,
         "optimizer.b2": 0.999,
         "optimizer.eps": 1e-8,
+        "optimizer.lr_end": None,
+        "optimizer.b2_end": None,
+        "optimizer.schedule": "cosine",
         "disc_optimizer": None,
+        "penalty.kind": "none",
+        "penalty.gamma": 1.0,
+        "penalty.gamma_end": None,
+        "penalty.every": 1,
+        "average.keep": False,
+        "average.half_life": 40_000,
+        "average.ramp": 0.05,
     }
 
 
@@ -58,6 +75,22 @@ IMPOSSIBLE = [
     *((OptimizerConfig, "b1", bad) for bad in (-0.1, 1, 1.5, NAN)),
     *((OptimizerConfig, "b2", bad) for bad in (1.0, -INF)),
     *((OptimizerConfig, "eps", bad) for bad in (0, NAN)),
+    *((OptimizerConfig, "lr_end", bad) for bad in (-1e-9, INF, "slow")),
+    *((OptimizerConfig, "b2_end", bad) for bad in (1, -0.1)),
+    *((OptimizerConfig, "schedule", bad) for bad in ("cosin", "constant", None)),
+    *((PenaltyConfig, "kind", bad) for bad in ("r3", None, 1)),
+    *((PenaltyConfig, "gamma", bad) for bad in (-0.1, NAN, INF)),
+    *((PenaltyConfig, "gamma_end", bad) for bad in (-0.1, "none")),
+    *((PenaltyConfig, "every", bad) for bad in (0, -1, 1.5)),
+    *((AverageConfig, "keep", bad) for bad in (1, "yes", None)),
+    *((AverageConfig, "half_life", bad) for bad in (0, -1, INF, None)),
+    *((AverageConfig, "ramp", bad) for bad in (0, -0.05, NAN)),
+    *((TrainConfig, "augment", bad) for bad in ("colour", "translation, cutout", ",", 1)),
+    *((TrainConfig, "background", bad) for bad in (-1.1, 255, None)),
+    *((TrainConfig, "schedule_steps", bad) for bad in (0, 2**31, 1.5)),
+    *((TrainConfig, "penalty", bad) for bad in (None, "r1")),
+    *((TrainConfig, "average", bad) for bad in (None, True)),
+    *((MLPConfig, "discriminator_conditioning", bad) for bad in ("projektion", None)),
     *((ModelConfig, "latent_dim", bad) for bad in (0, -100, 1.0)),
     *((ModelConfig, "label_dim", bad) for bad in (0, "ten")),
     *((ModelConfig, "generator_widths", bad) for bad in ((), (128, 0), (1.5,), 128, "128")),
@@ -149,7 +182,7 @@ def test_kinds_of_model_are_told_apart_in_json(monkeypatch):
 
 @pytest.mark.parametrize("kind", ["redisual", 3, None])
 def test_an_unknown_kind_of_model_is_refused(kind):
-    with pytest.raises(ConfigError, match="unknown kind of model .*\nexpected one of report\n"):
+    with pytest.raises(ConfigError, match="unknown kind of model .*\nexpected one of report, mlp"):
         from_dict({"model": {"kind": kind}})
 
 
@@ -165,3 +198,29 @@ def test_each_network_may_have_an_optimizer_of_its_own():
     assert differences(own, own) == []
     assert "disc_optimizer" not in to_dict(TrainConfig())
     assert TrainConfig(disc_optimizer=OptimizerConfig()) == TrainConfig()
+
+
+def dataset_of(n_images):
+    images = np.zeros((n_images, 8, 8, 1), np.uint8)
+    labels = np.zeros(n_images, np.int32)
+    return Dataset(images, labels, ("one",), name="tiny", source="a test")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TrainConfig(optimizer=OptimizerConfig(lr_end=1e-5)),
+        TrainConfig(disc_optimizer=OptimizerConfig(b2_end=0.99)),
+        TrainConfig(penalty=PenaltyConfig("r1", gamma_end=0.1)),
+    ],
+)
+def test_schedules_last_as_long_as_the_first_run(config):
+    config = dataclasses.replace(config, epochs=3, batch_size=4).for_data(dataset_of(10))
+    assert config.schedule_steps == 9
+    longer = dataclasses.replace(config, epochs=30).for_data(dataset_of(10))
+    assert longer.schedule_steps == 9
+
+
+def test_without_schedules_their_length_is_not_recorded():
+    config = TrainConfig(penalty=PenaltyConfig(gamma_end=0.1))  # of no kind, so without effect
+    assert config.for_data(dataset_of(10)).schedule_steps is None

@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cgan_jax.checks import check_int, one_line
-from cgan_jax.config import INT32_MAX, ModelConfig
+from cgan_jax.config import ModelConfig
 from cgan_jax.errors import ConfigError, DataError
+from cgan_jax.model_config import INT32_MAX
 
 StateDict = dict[str, npt.NDArray[Any]]
 

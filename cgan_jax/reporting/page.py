@@ -17,10 +17,11 @@ import numpy as np
 from PIL import Image
 
 from cgan_jax.checks import one_line
-from cgan_jax.config import MODEL_KINDS, TrainConfig, leaves
+from cgan_jax.config import TrainConfig, leaves
 from cgan_jax.errors import ConfigError, RunError
 from cgan_jax.files import atomic_write
 from cgan_jax.metrics.measures import describe
+from cgan_jax.model_config import kind_of
 from cgan_jax.pictures.grids import tiles
 from cgan_jax.presets import PRESETS
 from cgan_jax.runs.folder import RunFolder
@@ -95,8 +96,7 @@ def settings(config: TrainConfig) -> list[Setting]:
     preset = dict(leaves(PRESET.optimizer, "disc_optimizer.")) | dict(leaves(PRESET))
     rows = []
     if type(config.model) is not type(PRESET.model):  # another kind, with settings of its own
-        kinds = {kind: name for name, kind in MODEL_KINDS.items()}
-        rows = [Setting("model", kinds[type(config.model)], kinds[type(PRESET.model)])]
+        rows = [Setting("model", kind_of(config.model), kind_of(PRESET.model))]
         preset = {name: x for name, x in preset.items() if not name.startswith("model.")}
     for name, value in leaves(config):
         same = value == preset.get(name, value)

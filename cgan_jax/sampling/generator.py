@@ -22,8 +22,8 @@ import numpy.typing as npt
 from jax import random
 
 from cgan_jax.checks import as_int, as_path, check_int, check_seed, one_line, short_repr
-from cgan_jax.config import INT32_MAX
 from cgan_jax.errors import ConfigError
+from cgan_jax.model_config import INT32_MAX
 from cgan_jax.runs.folder import RunFolder
 from cgan_jax.runs.restore import restore_generator
 from cgan_jax.sampling import generator_file, latent_space

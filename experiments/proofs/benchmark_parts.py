@@ -20,6 +20,7 @@ from jax import random
 
 from cgan_jax.config import TrainConfig
 from cgan_jax.data import load
+from cgan_jax.model_config import as_report_model
 from cgan_jax.presets import PRESETS
 from cgan_jax.sampling.generator import TrainedGenerator
 from cgan_jax.training.gan import GAN
@@ -136,7 +137,7 @@ def n_weights(config: TrainConfig = REPORT) -> int:
 
 def _layers(config: TrainConfig) -> list[tuple[int, int, int, bool, bool]]:
     """Rows, in, out; whether the kernel's and the input's gradient are taken."""
-    model, batch = config.model, config.batch_size
+    model, batch = as_report_model(config.model), config.batch_size
     gen = (model.latent_dim + 10, *model.generator_widths, 784)
     disc = (784 + 10, *model.discriminator_widths, 1)
     layers = [(batch, i, o, True, i != gen[0]) for i, o in itertools.pairwise(gen)]
@@ -148,9 +149,9 @@ def sizes() -> Iterator[dict[str, float]]:
     """Training beside the reference arithmetic, for batches and networks of several sizes."""
     for times, batch in itertools.product(WIDTHS, BATCHES):
         model = replace(
-            REPORT.model,
-            generator_widths=tuple(times * width for width in REPORT.model.generator_widths),
-            discriminator_widths=tuple(times * w for w in REPORT.model.discriminator_widths),
+            (report := as_report_model(REPORT.model)),
+            generator_widths=tuple(times * width for width in report.generator_widths),
+            discriminator_widths=tuple(times * width for width in report.discriminator_widths),
         )
         config = replace(REPORT, batch_size=batch, model=model)
         steps = max(1, round(1e11 / flops(config)))  # a second or two

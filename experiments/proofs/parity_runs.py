@@ -26,6 +26,7 @@ from cgan_jax.interop import (
     generator_from_torch,
     generator_to_torch,
 )
+from cgan_jax.model_config import as_report_model
 from cgan_jax.training.gan import GAN, GANState
 from cgan_jax.training.spans import Spans, steps_per_epoch
 from cgan_jax.training.steps import Batch, run_keys, shuffle, train_step
@@ -59,7 +60,7 @@ class Twin:
     """
 
     def __init__(self, config: TrainConfig, dtype: torch.dtype, seed: int) -> None:
-        model = config.model
+        model = as_report_model(config.model)
         shape = (model.channels, model.img_size, model.img_size)
         torch.manual_seed(seed)
         G = torch_cgan.Generator(model.latent_dim, model.n_classes, model.generator_widths, shape)
@@ -262,10 +263,10 @@ def compare_images_of_ours(
         state, span, _ = spans.run(state, step, end - step)
         step += span.n_steps
     gen, disc = state.gen.variables, state.disc.variables
-    twin = Twin(config, torch.float32, seed)
+    twin, model = Twin(config, torch.float32, seed), as_report_model(config.model)
     for module, arrays in (
-        (twin.G, generator_to_torch(gen, config.model, end)),
-        (twin.D, discriminator_to_torch(disc, config.model)),
+        (twin.G, generator_to_torch(gen, model, end)),
+        (twin.D, discriminator_to_torch(disc, model)),
     ):
         tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
         module.load_state_dict(tensors, strict=True)

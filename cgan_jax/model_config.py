@@ -1,0 +1,169 @@
+"""The kinds of model configuration: sizes and constants of a generator and a discriminator.
+
+`cgan_jax.models.networks` builds the networks. Imports no JAX.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+from cgan_jax.checks import (
+    normalize_choice,
+    normalize_int,
+    normalize_number,
+    normalize_widths,
+    short_repr,
+)
+from cgan_jax.errors import ConfigError
+
+INT32_MAX = 2**31 - 1  # most steps of a run, counted in an int32, and most weights of a network
+BELOW_ONE = math.nextafter(1, 0)
+
+GeneratorConditioning = Literal["concatenation", "batch_norm"]
+DiscriminatorConditioning = Literal["concatenation", "projection", "projection_only"]
+Resampling = Literal["shuffle", "filter"]
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class BaseModelConfig:
+    """What every kind of model configuration has.
+
+    Attributes:
+        n_classes: number of classes.
+        latent_dim: size of a latent point, the generator's noise.
+        label_dim: width of the label embeddings; None for the number of classes, as in the report.
+        img_size: height and width of the images in pixels.
+        channels: 1 for grey images, 3 for colour.
+
+    Raises:
+        ConfigError: a value is of the wrong type or out of range.
+    """
+
+    n_classes: int = 10
+    latent_dim: int = 100
+    label_dim: int | None = None
+    img_size: int = 28
+    channels: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("n_classes", "latent_dim", "img_size", "channels"):
+            normalize_int(self, name, at_least=1)
+        if self.label_dim is not None:
+            normalize_int(self, "label_dim", at_least=1)
+
+    @property
+    def embedding_width(self) -> int:
+        """Width of the label embeddings."""
+        return self.n_classes if self.label_dim is None else self.label_dim
+
+    def _check_weights(self, *networks: Iterable[int]) -> None:
+        """Raise a ConfigError if a network, as its layers' numbers of weights, is too large."""
+        if max(sum(layers) for layers in networks) <= INT32_MAX:
+            return
+        sizes = {
+            name: max(value) if isinstance(value, tuple) else value
+            for name, value in vars(self).items()
+            if isinstance(value, int | tuple)
+        }
+        largest = max(sizes, key=lambda name: sizes[name])
+        raise ConfigError(
+            f"with {largest} {short_repr(sizes[largest])} a network has too many weights\n"
+            f"expected at most {INT32_MAX:,}\nGive smaller sizes."
+        )
+
+    def _check_dense(self, generator: tuple[int, ...], discriminator: tuple[int, ...]) -> None:
+        """`_check_weights` of two MLPs with these hidden layers."""
+        pixels, label = self.img_size**2 * self.channels, self.embedding_width
+        gen = self.latent_dim + label, *generator, pixels
+        disc = pixels + label, *discriminator, 1
+        table = self.n_classes * label
+        self._check_weights(*([table, *(i * o for i, o in pairwise(w))] for w in (gen, disc)))
+
+
+@dataclass(frozen=True)
+class ModelConfig(BaseModelConfig):
+    """Sizes and constants of the report's two networks. The defaults are the report's.
+
+    Attributes:
+        generator_widths: sizes of the generator's hidden layers; the first has no BatchNorm.
+        discriminator_widths: sizes of the discriminator's hidden layers; the first has no dropout.
+        negative_slope: slope of LeakyReLU below zero, in [0, 1].
+        dropout_rate: share of the discriminator's activations that are dropped, in [0, 1).
+        bn_epsilon: added to the variance in BatchNorm; the report's 0.8 is explained in
+            `cgan_jax.Generator`.
+        bn_momentum: decay of BatchNorm's running statistics, in [0, 1): 1 - PyTorch's momentum.
+    """
+
+    generator_widths: tuple[int, ...] = (128, 256, 512, 1024)
+    discriminator_widths: tuple[int, ...] = (512, 512, 512)
+    negative_slope: float = 0.2
+    dropout_rate: float = 0.4
+    bn_epsilon: float = 0.8
+    bn_momentum: float = 0.9
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        normalize_widths(self, "generator_widths")
+        normalize_widths(self, "discriminator_widths")
+        normalize_number(self, "negative_slope", 0, 1, "in [0, 1]")
+        normalize_number(self, "dropout_rate", 0, BELOW_ONE, "in [0, 1)")
+        normalize_number(self, "bn_epsilon", math.nextafter(0, 1), math.inf, "above 0")
+        normalize_number(self, "bn_momentum", 0, BELOW_ONE, "in [0, 1)")
+        self._check_dense(self.generator_widths, self.discriminator_widths)
+
+
+@dataclass(frozen=True)
+class MLPConfig(BaseModelConfig):
+    """Sizes of an MLP pair without normalisation and dropout, for relativistic losses.
+
+    Attributes:
+        generator_widths: sizes of the generator's hidden layers.
+        discriminator_widths: sizes of the discriminator's hidden layers.
+        negative_slope: slope of LeakyReLU below zero, in [0, 1].
+        discriminator_conditioning: how the label enters the discriminator: its embedding beside the
+            pixels, or as a projection on the last features (Miyato and Koyama 2018) with or without
+            the unconditional term.
+    """
+
+    generator_widths: tuple[int, ...] = (128, 256, 512, 1024)
+    discriminator_widths: tuple[int, ...] = (512, 512, 512)
+    negative_slope: float = 0.2
+    discriminator_conditioning: DiscriminatorConditioning = "concatenation"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        normalize_widths(self, "generator_widths")
+        normalize_widths(self, "discriminator_widths")
+        normalize_number(self, "negative_slope", 0, 1, "in [0, 1]")
+        normalize_choice(self, "discriminator_conditioning", DiscriminatorConditioning)
+        self._check_dense(self.generator_widths, self.discriminator_widths)
+
+
+MODEL_KINDS: dict[str, type[BaseModelConfig]] = {"report": ModelConfig, "mlp": MLPConfig}
+DEFAULT_KIND = "report"
+"""The kinds of model configuration, by the name that a run's `config.json` has for them.
+
+No name, as in early runs, means `report`. `cgan_jax.models.networks` builds their networks.
+"""
+
+
+def kind_of(model: BaseModelConfig) -> str:
+    """The name of a model configuration's kind."""
+    return next(name for name, kind in MODEL_KINDS.items() if type(model) is kind)
+
+
+def as_report_model(model: BaseModelConfig) -> ModelConfig:
+    """The same configuration, for what exists for the report's networks alone.
+
+    Raises:
+        ConfigError: it is of another kind.
+    """
+    if not isinstance(model, ModelConfig):
+        raise ConfigError(
+            f"the networks are of kind {kind_of(model)}\nexpected the report's\n"
+            "Use a run of the preset report, or another format."
+        )
+    return model
