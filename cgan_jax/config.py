@@ -170,8 +170,8 @@ class TrainConfig:
             separated by commas; empty for none.
         background: the pixel value that augmentation fills in, in [-1, 1]; -1 is black.
         schedule_steps: steps over which learning rate, beta2 and the penalty's weight change; None
-            for all steps of the run, as `for_data` sets it. A longer run goes on with their last
-            values.
+            for all steps of the run, which `for_data` sets. A run that is made longer keeps their
+            last values.
         model: kind, sizes and constants of the networks: one of `MODEL_KINDS`.
         optimizer: Adam's settings for both networks.
         disc_optimizer: Adam's settings for the discriminator, if they differ; otherwise None.
@@ -252,12 +252,16 @@ class TrainConfig:
             )
         n_classes = len(dataset.class_names)
         sizes = {"n_classes": n_classes, "img_size": height, "channels": channels}
-        model, schedule_steps = dataclasses.replace(self.model, **sizes), self.schedule_steps
-        if self.has_schedules and schedule_steps is None:
-            schedule_steps = self.epochs * -(-len(dataset) // self.batch_size)
-        return dataclasses.replace(
-            self, dataset=dataset.name, model=model, schedule_steps=schedule_steps
-        )
+        model = dataclasses.replace(self.model, **sizes)
+        config = dataclasses.replace(self, dataset=dataset.name, model=model)
+        return config.with_schedule_steps(len(dataset))
+
+    def with_schedule_steps(self, n_images: int) -> "TrainConfig":
+        """This configuration with `schedule_steps`, if it lacks them and something changes."""
+        if not self.has_schedules or self.schedule_steps:
+            return self
+        steps = self.epochs * -(-n_images // self.batch_size)
+        return dataclasses.replace(self, schedule_steps=steps)
 
     def check_data(self, n_images: int) -> None:
         """Check the batch size and the epochs against the number of training images.

@@ -46,8 +46,9 @@ class Flags:
 
 def main() -> None:
     job = parse_job(Flags, MODULE)
-    config, workdir = job.config, job.own.workdir
-    config.check_data(SPECS[config.dataset].splits["train"].shape[0])
+    n_images = SPECS[job.config.dataset].splits["train"].shape[0]
+    config, workdir = job.config.with_schedule_steps(n_images), job.own.workdir
+    config.check_data(n_images)
     if job.device.alone:
         RunFolder.check(workdir, config, resume=job.start.resume)
     with job.device.joined():

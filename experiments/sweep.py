@@ -144,7 +144,9 @@ def programs(members: dict[str, TrainConfig]) -> Sequence[dict[str, TrainConfig]
 def main() -> None:
     flags, configs, command = parse_sweep()
     first = next(iter(configs.values()))
-    first.check_data(SPECS[first.dataset].splits["train"].shape[0])
+    n_images = SPECS[first.dataset].splits["train"].shape[0]
+    first.check_data(n_images)
+    configs = {name: config.with_schedule_steps(n_images) for name, config in configs.items()}
     SweepFolder.check(flags.workdir, configs)
     dataset = load(first.dataset, data_dir=flags.data_dir)
 

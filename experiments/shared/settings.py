@@ -4,16 +4,18 @@ What the data decide (their name, size, channels and classes) has no flag. Impor
 """
 
 import dataclasses
+import itertools
 from dataclasses import dataclass, make_dataclass
 from typing import Annotated, Any, get_origin, get_type_hints
 
 import docstring_parser
 import tyro
 
-from cgan_jax.config import OptimizerConfig, TrainConfig
+from cgan_jax.config import TrainConfig
 
 FROM_DATA = ("dataset", "n_classes", "img_size", "channels")
-GROUPS = ("optimizer", "model", "disc_optimizer")  # in --help, below the commonest flags
+# In --help, below the commonest flags:
+GROUPS = ("optimizer", "penalty", "average", "model", "disc_optimizer")
 Field = tuple[str, Any, Any]  # as `dataclasses.make_dataclass` takes it
 
 
@@ -38,12 +40,16 @@ class Setting:
     @property
     def flag(self) -> str:
         """The flag's name, unique among all settings, with underscores."""
-        return f"disc_{self.name}" if self.part == "disc_optimizer" else self.name
+        prefix = {"disc_optimizer": "disc", "penalty": "penalty", "average": "average"}
+        if self.part not in prefix:
+            return self.name
+        is_switch = self.name in ("kind", "keep")  # --penalty r1, --average
+        return prefix[self.part] if is_switch else f"{prefix[self.part]}_{self.name}"
 
     @property
     def can_vary(self) -> bool:
         """Whether a sweep may vary it; all of its runs have the same data order and length."""
-        fixed = ("epochs", "batch_size", "seed")
+        fixed = ("epochs", "batch_size", "seed", "schedule_steps")
         return get_origin(self.type) is not tuple and self.flag not in fixed
 
 
@@ -54,9 +60,11 @@ def settings(config: TrainConfig) -> list[Setting]:
     for setting in optimizer:
         own = getattr(config.disc_optimizer or config.optimizer, setting.name)
         value = None if own == setting.value else own
-        text = f"the discriminator's {setting.name}; by default as --{setting.name}."
+        flag = setting.name.replace("_", "-")
+        text = f"the discriminator's {setting.name}; by default as --{flag}."
         disc.append(Setting("disc_optimizer", setting.name, setting.type | None, value, text))
-    return [*_settings_of(config, ""), *optimizer, *_settings_of(config.model, "model"), *disc]
+    parts = [_settings_of(getattr(config, part), part) for part in ("penalty", "average", "model")]
+    return [*_settings_of(config, ""), *optimizer, *itertools.chain(*parts), *disc]
 
 
 def flag_fields(config: TrainConfig, *, several: bool = False) -> list[Field]:
@@ -91,27 +99,32 @@ def with_settings(config: TrainConfig, values: dict[Setting, Any]) -> TrainConfi
     Raises:
         ConfigError: a value is impossible.
     """
-    parts: dict[str, dict[str, Any]] = {"": {}, "optimizer": {}, "disc_optimizer": {}, "model": {}}
+    parts: dict[str, dict[str, Any]] = {part: {} for part in ("", *GROUPS)}
     for setting, value in values.items():
-        parts[setting.part][setting.name] = value
-    own = {name: value for name, value in parts["disc_optimizer"].items() if value is not None}
-    optimizer = OptimizerConfig(**parts["optimizer"])
-    return dataclasses.replace(
-        config,
-        **parts[""],
-        optimizer=optimizer,
-        disc_optimizer=dataclasses.replace(optimizer, **own) if own else None,
-        model=dataclasses.replace(config.model, **parts["model"]),
-    )
+        if value != setting.value:
+            parts[setting.part][setting.name] = value
+    changed = {
+        part: dataclasses.replace(getattr(config, part), **parts[part])
+        for part in GROUPS
+        if part != "disc_optimizer"
+    }
+    old, disc = config.optimizer, config.disc_optimizer or config.optimizer
+    own = {name: getattr(disc, name) for name in vars(old) if vars(disc)[name] != vars(old)[name]}
+    own |= parts["disc_optimizer"]
+    if own:
+        changed["disc_optimizer"] = dataclasses.replace(changed["optimizer"], **own)
+    return dataclasses.replace(config, **parts[""], **changed)
 
 
 def _settings_of(config: Any, part: str) -> list[Setting]:
-    hints = get_type_hints(type(config))
-    parsed = docstring_parser.parse(type(config).__doc__ or "")
-    help_of = {each.arg_name: " ".join((each.description or "").split()) for each in parsed.params}
+    hints, help_of = get_type_hints(type(config)), dict[str, str]()
+    for kind in reversed(type(config).__mro__):
+        parsed = docstring_parser.parse(kind.__doc__ or "").params
+        help_of |= {each.arg_name: " ".join((each.description or "").split()) for each in parsed}
     return [
-        Setting(part, field.name, hints[field.name], value, help_of[field.name])
+        Setting(
+            part, field.name, hints[field.name], getattr(config, field.name), help_of[field.name]
+        )
         for field in dataclasses.fields(config)
-        if field.name not in (*FROM_DATA, "disc_optimizer")
-        and not dataclasses.is_dataclass(value := getattr(config, field.name))
+        if field.name not in (*FROM_DATA, *GROUPS)
     ]

@@ -188,6 +188,8 @@ def parse_job(own: type[Own], module: str, words: Sequence[str] | None = None) -
     run = RunFolder.open(folder) if folder and holds_run(folder) else None
     name = flag_value(words, "--preset")
     base = run.config if run and not name else preset(name or "report")
+    if run and run.config.schedule_steps:  # a longer run does not stretch its schedules
+        base = replace(base, schedule_steps=run.config.schedule_steps)
     setting_fields = flag_fields(base)
     kind = flags_class((own, StartFlags), setting_fields, (OutputFlags, DeviceFlags))
     saved = saved_flags(kind, module, run.command) if run else None
@@ -292,8 +294,10 @@ def saved_flags(kind: type, module: str, file: Path) -> Any:
 
 
 def nearest_preset(config: TrainConfig) -> str:
-    """The preset with the fewest settings that differ from a configuration's."""
-    return min(PRESETS, key=lambda name: len(setting_words(config, name)))
+    """The preset with the same kind of networks and the fewest other settings that differ."""
+    kind = type(config.model)
+    names = [name for name, recipe in PRESETS.items() if type(recipe.model) is kind]
+    return min(names, key=lambda name: len(setting_words(config, name)))
 
 
 def setting_words(config: TrainConfig, name: str | None = None) -> list[str]:
