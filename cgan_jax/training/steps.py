@@ -19,6 +19,8 @@ from cgan_jax.training.gan import GAN, GANState, NetState
 from cgan_jax.training.prng import THREEFRY, jax_threefry
 from cgan_jax.training.sharding import shard_batch
 
+Labelled = tuple[jax.Array, jax.Array]  # images in [-1, 1] or latent points, and their labels
+
 
 class Batch(NamedTuple):
     """Real images and their labels: a batch, or a whole data set.
@@ -100,62 +102,75 @@ def train_step(gan: GAN, state: GANState, batch: Batch, key: jax.Array) -> tuple
         ConfigError: the batch is not what these networks take.
     """
     _check(batch, gan)
-    latent_key, label_key, gen_dropout_key, disc_dropout_key, *more_keys = _split(key, gan)
-    more_keys = [jax_threefry(each) for each in more_keys]  # for functions of the user's
-    n = len(batch.labels)
-    latent_BxZ, fake_labels_B = generator_inputs(gan, latent_key, label_key, n)
+    keys = _split(key, gan)
+    latent_BxZ, fake_labels_B = generator_inputs(gan, keys.latent, keys.labels, len(batch.labels))
     if gan.loss.paired:
         fake_labels_B = batch.labels
     batch, latent_BxZ, fake_labels_B = shard_batch((batch, latent_BxZ, fake_labels_B))
-    real = to_unit_range(batch.images)
+    real = to_unit_range(batch.images), batch.labels
 
-    def generator_loss(params: Any) -> tuple[jax.Array, Any]:
-        fake, stats = _apply(gan.generator, params, state.gen, latent_BxZ, fake_labels_B)
-        images, labels = fake, fake_labels_B
-        if gan.loss.paired:
-            images, labels = _both(real, fake), _both(batch.labels, fake_labels_B)
-        if gan.augment:
-            images = gan.augment(images, more_keys[0])
-        scores, _ = _apply(
-            gan.discriminator, state.disc.params, state.disc, images, labels, gen_dropout_key
-        )
-        halves = (scores[:n], scores[n:]) if gan.loss.paired else (scores,)
-        return gan.loss.generator(*halves).mean(), (fake, stats)
-
-    gradient = jax.value_and_grad(generator_loss, has_aux=True)
-    (g_loss, (fake, gen_stats)), gen_grads = gradient(state.gen.params)
-    gen = _update(gan.gen_optimizer, state.gen, gen_grads, gen_stats)
-
-    # To the discriminator's loss the fakes are constants: no gradient flows into the generator.
-    images, labels = _both(real, fake), _both(batch.labels, fake_labels_B)
-
-    def discriminator_loss(params: Any) -> tuple[jax.Array, Any]:
-        def score(images: jax.Array, labels: jax.Array) -> tuple[jax.Array, Any]:
-            if gan.augment:
-                images = gan.augment(images, more_keys[1])
-            return _apply(gan.discriminator, params, state.disc, images, labels, disc_dropout_key)
-
-        scores, stats = score(images, labels)
-        d_loss = gan.loss.discriminator(scores[:n], scores[n:]).mean()
-        if not gan.penalty:
-            return d_loss, (d_loss, stats)
-        penalty = gan.penalty(
-            lambda images, labels: score(images, labels)[0],
-            (real, batch.labels),
-            (fake, fake_labels_B),
-            step=state.step,
-            key=more_keys[2],
-        )
-        return d_loss + penalty, (d_loss, stats)
-
-    gradient = jax.value_and_grad(discriminator_loss, has_aux=True)
-    (_, (d_loss, disc_stats)), disc_grads = gradient(state.disc.params)
-    disc = _update(gan.disc_optimizer, state.disc, disc_grads, disc_stats)
+    gen, fake_images, g_loss = _update_generator(
+        gan, state, (latent_BxZ, fake_labels_B), real, keys
+    )
+    # The fakes from before the generator's update; constants to the discriminator's loss.
+    disc, d_loss = _update_discriminator(gan, state, real, (fake_images, fake_labels_B), keys)
 
     step, average = state.step + 1, None
     if gan.average:
         average = gan.average(state.average, gen.variables, step)
     return GANState(step, gen, disc, average), Losses(d_loss, g_loss)
+
+
+def _update_generator(
+    gan: GAN, state: GANState, inputs: Labelled, real: Labelled, keys: "StepKeys"
+) -> tuple[NetState, jax.Array, jax.Array]:
+    """The updated generator, the images from before its update, and its loss."""
+    latent_BxZ, fake_labels_B = inputs
+
+    def loss(params: Any) -> tuple[jax.Array, Any]:
+        fake, stats = _apply(gan.generator, params, state.gen, latent_BxZ, fake_labels_B)
+        images, labels = fake, fake_labels_B
+        if gan.loss.paired:
+            images, labels = _both(real, (fake, fake_labels_B))
+        if gan.augment:
+            images = gan.augment(images, keys.gen_augment)
+        scores, _ = _apply(
+            gan.discriminator, state.disc.params, state.disc, images, labels, keys.gen_dropout
+        )
+        halves = _halves(scores) if gan.loss.paired else (scores,)
+        return gan.loss.generator(*halves).mean(), (fake, stats)
+
+    (g_loss, (fake, stats)), grads = jax.value_and_grad(loss, has_aux=True)(state.gen.params)
+    return _update(gan.gen_optimizer, state.gen, grads, stats), fake, g_loss
+
+
+def _update_discriminator(
+    gan: GAN, state: GANState, real: Labelled, fake: Labelled, keys: "StepKeys"
+) -> tuple[NetState, jax.Array]:
+    """The updated discriminator, and its loss without the penalty."""
+    images, labels = _both(real, fake)
+
+    def loss(params: Any) -> tuple[jax.Array, Any]:
+        def score(images: jax.Array, labels: jax.Array) -> tuple[jax.Array, Any]:
+            if gan.augment:
+                images = gan.augment(images, keys.disc_augment)
+            return _apply(gan.discriminator, params, state.disc, images, labels, keys.disc_dropout)
+
+        scores, stats = score(images, labels)
+        d_loss = gan.loss.discriminator(*_halves(scores)).mean()
+        if not gan.penalty:
+            return d_loss, (d_loss, stats)
+        penalty = gan.penalty(
+            lambda images, labels: score(images, labels)[0],
+            real,
+            fake,
+            step=state.step,
+            key=keys.penalty,
+        )
+        return d_loss + penalty, (d_loss, stats)
+
+    (_, (d_loss, stats)), grads = jax.value_and_grad(loss, has_aux=True)(state.disc.params)
+    return _update(gan.disc_optimizer, state.disc, grads, stats), d_loss
 
 
 def shuffle(data: Batch, key: jax.Array, epoch: int | jax.Array) -> Batch:
@@ -227,13 +242,35 @@ def generator_inputs(
     return latent_BxZ, random.randint(label_key, (n,), 0, gan.generator.n_classes)
 
 
-def _split(key: jax.Array, gan: GAN) -> jax.Array:
+class StepKeys(NamedTuple):
+    """One key for each use of randomness in a step; None for a use that the recipe lacks."""
+
+    latent: jax.Array
+    labels: jax.Array
+    gen_dropout: jax.Array
+    disc_dropout: jax.Array
+    gen_augment: Any = None
+    disc_augment: Any = None
+    penalty: Any = None
+
+
+def _split(key: jax.Array, gan: GAN) -> StepKeys:
     """A step's keys; those that only some recipes need come last, so that the others stay."""
-    return random.split(key, 7 if gan.augment or gan.penalty else 4)
+    if not (gan.augment or gan.penalty):
+        return StepKeys(*random.split(key, 4))
+    own, users = jnp.split(random.split(key, 7), [4])
+    return StepKeys(*own, *(jax_threefry(key) for key in users))  # for functions of the user's
 
 
-def _both(real: jax.Array, fake: jax.Array) -> jax.Array:
-    return jnp.concatenate([real, fake])
+def _both(real: Labelled, fake: Labelled) -> Labelled:
+    """Real and fake images, and their labels, as one batch."""
+    return jnp.concatenate([real[0], fake[0]]), jnp.concatenate([real[1], fake[1]])
+
+
+def _halves(scores: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The scores of the real and of the fake images."""
+    n = len(scores) // 2  # slices: with jnp.split the gradients' last digits are others
+    return scores[:n], scores[n:]
 
 
 def _check(batch: Batch, gan: GAN) -> None:

@@ -53,18 +53,16 @@ MISTAKES = [
         "training/steps.py",
         "    step, average = state.step + 1, None",
         """    state = state.replace(disc=disc)
-    gradient = jax.value_and_grad(generator_loss, has_aux=True)
-    (g_loss, (_, gen_stats)), gen_grads = gradient(state.gen.params)
-    gen = _update(gan.gen_optimizer, state.gen, gen_grads, gen_stats)
+    gen, _, g_loss = _update_generator(gan, state, inputs, real, keys)
     step, average = state.step + 1, None""",
         "training/test_steps.py::test_generator_is_updated_against_the_discriminator_from_before",
     ),
     Mistake(
         "fakes remade after G's update",
         "training/steps.py",
-        "    # To the discriminator's loss",
-        """    fake, _ = _apply(gan.generator, gen.params, state.gen, latent_BxZ, fake_labels_B)
-    # To the discriminator's loss""",
+        "    # The fakes from before",
+        """    images, _ = _apply(gan.generator, gen.params, state.gen, *inputs)
+    # The fakes from before""",
         "training/test_steps.py::test_discriminator_sees_the_fakes_from_before_the_generators_update",
     ),
     Mistake(
@@ -112,7 +110,7 @@ MISTAKES = [
         "dropout off in G's step",
         "training/steps.py",
         """        scores, _ = _apply(
-            gan.discriminator, state.disc.params, state.disc, images, labels, gen_dropout_key
+            gan.discriminator, state.disc.params, state.disc, images, labels, keys.gen_dropout
         )""",
         """        scores = gan.discriminator.apply(
             {"params": state.disc.params}, images, labels, train=False
@@ -123,7 +121,8 @@ MISTAKES = [
         "the same dropout mask for real and fake",
         "training/steps.py",
         "        scores, stats = score(images, labels)",
-        """        halves = [score(images[h], labels[h]) for h in (slice(n), slice(n, None))]
+        """        n = len(images) // 2
+        halves = [score(images[h], labels[h]) for h in (slice(n), slice(n, None))]
         scores, stats = jnp.concatenate([half for half, _ in halves]), halves[0][1]""",
         "training/test_steps.py::test_dropout_is_active_and_fresh_in_every_pass",
     ),
