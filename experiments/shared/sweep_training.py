@@ -10,7 +10,6 @@ from pathlib import Path
 
 from cgan_jax.config import TrainConfig
 from cgan_jax.data import Dataset
-from cgan_jax.files import atomic_write
 from cgan_jax.reporting.callbacks import LossesTable, SampleGrids, TensorBoard
 from cgan_jax.runs.checkpoint import Checkpoints
 from cgan_jax.runs.folder import RunFolder
@@ -28,6 +27,7 @@ from experiments.shared.training import (
     check_not_lost,
     device,
     draw_real_images,
+    keep_command,
     resume_command,
 )
 
@@ -64,8 +64,7 @@ def run(
     with contextlib.ExitStack() as stack:
         stack.enter_context(run_lock(workdir))
         sweep = SweepFolder.start(workdir, members)
-        with atomic_write(workdir / "command.txt") as temporary:
-            temporary.write_text(command + "\n", encoding="utf-8")
+        keep_command(command, workdir / "command.txt")
         stack.enter_context(stop.listening())
         print(
             f"Training {len(members)} runs in {workdir}, {len(programs[0])} at once, {epochs} "
@@ -108,7 +107,7 @@ def _train(
             stack.enter_context(run_lock(sweep.path / name))
             folder = RunFolder.start(sweep.path / name, config, dataset.class_names, data=data)
             checkpoints = stack.enter_context(Checkpoints(folder.checkpoints))
-            if checkpoints.latest() is None and name not in sweep.diverged:
+            if name not in sweep.diverged:
                 check_not_lost(folder, checkpoint_every * per_epoch)
             draw_real_images(dataset, folder.path / "real.png")
             callbacks = [

@@ -66,25 +66,18 @@ def run(
     keep_programs()
     gan, mesh, stop = GAN.from_config(config), _mesh(config, n_devices), StopSignals()
     if not is_leader():
-        _follow(gan, config, dataset, mesh, stop)
-        return
+        return _follow(gan, config, dataset, mesh, stop)
     last_step = config.epochs * steps_per_epoch(len(dataset), config.batch_size)
     with contextlib.ExitStack() as stack:
-        n_used = mesh.size if mesh else 1
-        folder = _open(stack, config, dataset, workdir, resume=resume, n_devices=n_used)
+        folder = _open(stack, config, dataset, workdir, output, resume, mesh)
         stack.enter_context(stop.listening())
         checkpoints = stack.enter_context(Checkpoints(folder.checkpoints))
-        if checkpoints.latest() is None:
-            check_not_lost(folder, output.checkpoint_every * last_step // config.epochs)
         state = newest_state(gan, checkpoints)
         step = int(state.step) if state else 0
+        print(_first_line(workdir, config, step, last_step, mesh))
         if step >= last_step:
-            done = f"{plural(step, 'step')}, {plural(config.epochs, 'epoch')}"
-            print(f"{workdir} is finished: {done}. A larger --epochs makes it longer.")
             return
-        print(_first_line(workdir, config, step, last_step, n_used))
-        with atomic_write(folder.command) as temporary:
-            temporary.write_text(command + "\n", encoding="utf-8")
+        keep_command(command, folder.command)
         draw_real_images(dataset, folder.path / "real.png")
         began = time.perf_counter()
         state = train(
@@ -98,16 +91,11 @@ def run(
             should_stop=stop,
             mesh=mesh,
         )
-        seconds, reached = time.perf_counter() - began, int(state.step)
+        seconds = time.perf_counter() - began
         page = write_or_warn(folder.path)
-    if reached < last_step and stop.caught:
-        print(
-            f"Stopped and saved after step {reached:,} of {last_step:,}. "
-            f"To resume: {resume_command(command, workdir)}"
-        )
+    print(_last_line(command, workdir, page, step, int(state.step), last_step, seconds))
+    if int(state.step) < last_step and stop.caught:
         raise SystemExit(128 + stop.caught)
-    to_look_at = f" To look at: {page}" if page else ""
-    print(f"Finished: {reached - step:,} steps in {duration(seconds)}.{to_look_at}")
 
 
 def _follow(
@@ -137,17 +125,22 @@ def _open(
     config: TrainConfig,
     dataset: Dataset,
     workdir: Path,
-    *,
+    output: OutputFlags,
     resume: bool,
-    n_devices: int,
+    mesh: Mesh | None,
 ) -> RunFolder:
     """Check the run folder, lock it until the stack ends, and make or open it."""
     data = dataset.identity()
     RunFolder.check(workdir, config, resume=resume, data=data)  # before anything is written
     stack.enter_context(run_lock(workdir))
-    return RunFolder.start(
+    n_devices = mesh.size if mesh else 1
+    folder = RunFolder.start(
         workdir, config, dataset.class_names, resume=resume, n_devices=n_devices, data=data
     )
+    check_not_lost(
+        folder, output.checkpoint_every * steps_per_epoch(len(dataset), config.batch_size)
+    )
+    return folder
 
 
 def _callbacks(
@@ -170,14 +163,42 @@ def _callbacks(
     ]
 
 
-def _first_line(workdir: Path, config: TrainConfig, step: int, last_step: int, n: int) -> str:
-    """What is about to be trained, where and on what."""
+def _first_line(
+    workdir: Path, config: TrainConfig, step: int, last_step: int, mesh: Mesh | None
+) -> str:
+    """What is about to be trained, where and on what; or that it is finished."""
+    if step >= last_step:
+        done = f"{plural(step, 'step')}, {plural(config.epochs, 'epoch')}"
+        return f"{workdir} is finished: {done}. A larger --epochs makes it longer."
     what = f"step {step:,} of {last_step:,}" if step else plural(config.epochs, "epoch")
     return (
         f"{'Resuming' if step else 'Training'} in {workdir}: {what}, "
-        f"{plural(last_step - step, 'step')} to take on {device(n)}. "
+        f"{plural(last_step - step, 'step')} to take on {device(mesh.size if mesh else 1)}. "
         "Ctrl-C stops and saves; the same command resumes."
     )
+
+
+def _last_line(
+    command: str,
+    workdir: Path,
+    page: Path | None,
+    step: int,
+    reached: int,
+    last_step: int,
+    seconds: float,
+) -> str:
+    """How training from `step` on ended, and what to do next."""
+    if reached < last_step:
+        again = resume_command(command, workdir)
+        return f"Stopped and saved after step {reached:,} of {last_step:,}. To resume: {again}"
+    to_look_at = f" To look at: {page}" if page else ""
+    return f"Finished: {reached - step:,} steps in {duration(seconds)}.{to_look_at}"
+
+
+def keep_command(command: str, file: Path) -> None:
+    """Write the command that repeats a run or a sweep into its folder."""
+    with atomic_write(file) as temporary:
+        temporary.write_text(command + "\n", encoding="utf-8")
 
 
 def resume_command(command: str, workdir: Path) -> str:
@@ -234,7 +255,7 @@ class _Timer(Callback):
 
 def check_not_lost(folder: RunFolder, save_every: int) -> None:
     """Raises RunError where a run without checkpoints has trained long enough to have had some."""
-    if folder.steps_logged() > save_every:
+    if folder.steps_saved() == 0 and folder.steps_logged() > save_every:
         raise RunError(
             f"{folder.checkpoints} is empty, though {folder.losses} has "
             f"{folder.steps_logged():,} steps.\nRestore the checkpoints; or start over in another "
