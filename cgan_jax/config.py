@@ -28,6 +28,7 @@ from cgan_jax.model_config import (
     BaseModelConfig,
     MLPConfig,
     ModelConfig,
+    ResidualConfig,
     kind_of,
 )
 
@@ -43,6 +44,7 @@ __all__ = [
     "ModelConfig",
     "OptimizerConfig",
     "PenaltyConfig",
+    "ResidualConfig",
     "TrainConfig",
     "differences",
     "from_dict",

@@ -12,6 +12,10 @@ from cgan_jax.training.losses import (
     least_squares_generator,
     non_saturating_discriminator,
     non_saturating_generator,
+    relativistic_discriminator,
+    relativistic_generator,
+    wasserstein_discriminator,
+    wasserstein_generator,
 )
 
 __all__ = [
@@ -23,4 +27,8 @@ __all__ = [
     "least_squares_generator",
     "non_saturating_discriminator",
     "non_saturating_generator",
+    "relativistic_discriminator",
+    "relativistic_generator",
+    "wasserstein_discriminator",
+    "wasserstein_generator",
 ]

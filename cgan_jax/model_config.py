@@ -4,7 +4,7 @@
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -14,12 +14,13 @@ from cgan_jax.checks import (
     normalize_int,
     normalize_number,
     normalize_widths,
+    plural,
     short_repr,
 )
 from cgan_jax.errors import ConfigError
 
 INT32_MAX = 2**31 - 1  # most steps of a run, counted in an int32, and most weights of a network
-BELOW_ONE = math.nextafter(1, 0)
+ABOVE_ZERO, BELOW_ONE = math.nextafter(0, 1), math.nextafter(1, 0)
 
 GeneratorConditioning = Literal["concatenation", "batch_norm"]
 DiscriminatorConditioning = Literal["concatenation", "projection", "projection_only"]
@@ -58,6 +59,19 @@ class BaseModelConfig:
     def embedding_width(self) -> int:
         """Width of the label embeddings."""
         return self.n_classes if self.label_dim is None else self.label_dim
+
+    def _check_halvings(self, n_halvings: int, shorten: str) -> None:
+        """Raise a ConfigError if the image size cannot be halved so often; `shorten` says how."""
+        unit = 2**n_halvings
+        if self.img_size % unit == 0:
+            return
+        below = self.img_size // unit * unit
+        sizes = f"{below} or {below + unit}" if below else short_repr(unit)
+        raise ConfigError(
+            f"img_size {short_repr(self.img_size)} cannot be halved "
+            f"{plural(n_halvings, 'time')}\nexpected a multiple of {short_repr(unit)}, such as "
+            f"{sizes}\nResize the images, or {shorten}."
+        )
 
     def _check_weights(self, *networks: Iterable[int]) -> None:
         """Raise a ConfigError if a network, as its layers' numbers of weights, is too large."""
@@ -110,7 +124,7 @@ class ModelConfig(BaseModelConfig):
         normalize_widths(self, "discriminator_widths")
         normalize_number(self, "negative_slope", 0, 1, "in [0, 1]")
         normalize_number(self, "dropout_rate", 0, BELOW_ONE, "in [0, 1)")
-        normalize_number(self, "bn_epsilon", math.nextafter(0, 1), math.inf, "above 0")
+        normalize_number(self, "bn_epsilon", ABOVE_ZERO, math.inf, "above 0")
         normalize_number(self, "bn_momentum", 0, BELOW_ONE, "in [0, 1)")
         self._check_dense(self.generator_widths, self.discriminator_widths)
 
@@ -142,7 +156,80 @@ class MLPConfig(BaseModelConfig):
         self._check_dense(self.generator_widths, self.discriminator_widths)
 
 
-MODEL_KINDS: dict[str, type[BaseModelConfig]] = {"report": ModelConfig, "mlp": MLPConfig}
+@dataclass(frozen=True)
+class ResidualConfig(BaseModelConfig):
+    """Sizes of a residual pair without normalisation, after R3GAN's config E (Huang et al. 2024).
+
+    The defaults fit images of 28x28 and training on a CPU. A generator with n stages starts at
+    `img_size / 2**n`, a discriminator with n stages ends there.
+
+    Attributes:
+        generator_widths: channels of the generator's stages, from the smallest images up.
+        discriminator_widths: channels of the discriminator's stages, from the largest images down.
+        blocks: residual blocks per stage.
+        expansion: width of the 3x3 convolution in a block, relative to its stage, above 0 and at
+            most 16.
+        features: size of the discriminator's last hidden layer.
+        resampling: how a stage leads to the next: `shuffle` moves pixels into channels and back,
+            `filter` is R3GAN's filter [1, 3, 3, 1].
+        negative_slope: slope of LeakyReLU below zero, in [0, 1].
+        discriminator_conditioning: how the label enters the discriminator: its embedding as
+            constant planes beside the image, or as a projection on the last features (Miyato and
+            Koyama 2018) with or without the unconditional term.
+        precision: of the stages' arithmetic; `bfloat16` is for GPUs. Parameters, the first and the
+            last layer, images and scores stay float32.
+    """
+
+    latent_dim: int = 64
+    label_dim: int | None = 32
+    generator_widths: tuple[int, ...] = (128, 64)
+    discriminator_widths: tuple[int, ...] = (64, 128)
+    blocks: int = 1
+    expansion: float = 0.5
+    features: int = 256
+    resampling: Resampling = "shuffle"
+    negative_slope: float = 0.2
+    discriminator_conditioning: DiscriminatorConditioning = "projection"
+    precision: Precision = "float32"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        normalize_widths(self, "generator_widths")
+        normalize_widths(self, "discriminator_widths")
+        normalize_int(self, "blocks", at_least=1)
+        normalize_number(self, "expansion", ABOVE_ZERO, 16, "above 0 and at most 16")
+        normalize_int(self, "features", at_least=1)
+        normalize_choice(self, "resampling", Resampling)
+        normalize_number(self, "negative_slope", 0, 1, "in [0, 1]")
+        normalize_choice(self, "discriminator_conditioning", DiscriminatorConditioning)
+        normalize_choice(self, "precision", Precision)
+        stages = max(len(self.generator_widths), len(self.discriminator_widths))
+        self._check_halvings(stages, "give fewer generator_widths and discriminator_widths")
+        self._check_weights(
+            self._weights(self.generator_widths, self.latent_dim + self.embedding_width),
+            self._weights(self.discriminator_widths[::-1], self.features),
+        )
+
+    def hidden_width(self, width: int) -> int:
+        """Width of the 3x3 convolution in a block of a stage of this width."""
+        return max(1, round(self.expansion * width))
+
+    def _weights(self, widths: tuple[int, ...], dense: int) -> Iterator[int]:
+        """Weights of each layer of a network, from its smallest images up."""
+        yield self.n_classes * max(self.embedding_width, self.features)
+        yield dense * (self.img_size >> len(widths)) ** 2 * widths[0]
+        yield from (4 * width * larger for width, larger in pairwise(widths))
+        yield 9 * widths[-1] * (4 * self.channels + self.embedding_width)
+        for width in widths:
+            hidden = self.hidden_width(width)
+            yield self.blocks * (2 * width + 9 * hidden) * hidden
+
+
+MODEL_KINDS: dict[str, type[BaseModelConfig]] = {
+    "report": ModelConfig,
+    "mlp": MLPConfig,
+    "residual": ResidualConfig,
+}
 DEFAULT_KIND = "report"
 """The kinds of model configuration, by the name that a run's `config.json` has for them.
 

@@ -1,16 +1,16 @@
-"""The networks: layers.py has the layers, report.py the report's pair. Losses are in training/.
+"""The networks: layers.py and convolution.py have the layers, every other file has one pair.
 
-To add a pair: write its modules in a file of its own, its configuration in cgan_jax/config.py, and
-a case in `networks`.
+Losses are in training/. To add a pair: write its modules in a file of its own, its configuration in
+cgan_jax/model_config.py, and a case in `networks`.
 """
 
 import flax.linen as nn
 
-from cgan_jax.config import ModelConfig
-from cgan_jax.models import report
+from cgan_jax.config import BaseModelConfig, ModelConfig, ResidualConfig
+from cgan_jax.models import report, residual
 
 
-def networks(config: ModelConfig) -> tuple[nn.Module, nn.Module]:
+def networks(config: BaseModelConfig) -> tuple[nn.Module, nn.Module]:
     """The generator and the discriminator of a model's configuration.
 
     Args:
@@ -19,4 +19,6 @@ def networks(config: ModelConfig) -> tuple[nn.Module, nn.Module]:
     match config:
         case ModelConfig():
             return report.networks(config)
+        case ResidualConfig():
+            return residual.networks(config)
     raise NotImplementedError(f"no networks are known for {type(config).__name__}")

@@ -3,9 +3,15 @@
 An average is a function; `GAN(average=...)` takes any with the signature of `Average`.
 """
 
+import math
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
+
+from cgan_jax.checks import check_int, normalize_number
+from cgan_jax.config import ABOVE_ZERO, AverageConfig
 
 
 class Average(Protocol):
@@ -23,3 +29,46 @@ class Average(Protocol):
         Returns:
             the new average, a tree like `variables`.
         """
+
+
+@dataclass(frozen=True)
+class RampedAverage:
+    """An exponential moving average that forgets the first generators soon (Karras et al. 2020).
+
+    `average += (1 - decay) (variables - average)` with `decay = 0.5 ** (batch_size / h)` and
+    `h = min(half_life, ramp * images seen)`; step s has seen `s * batch_size` images, its own
+    included.
+
+    Args:
+        batch_size: images per step; an epoch's smaller last batch counts as a whole one.
+        half_life: images after which the weight of a generator in the average has halved.
+        ramp: the largest half-life, as a share of the images seen; None for no such bound.
+
+    Raises:
+        ConfigError: a value is of the wrong type or out of range.
+    """
+
+    batch_size: int
+    half_life: float = 40_000
+    ramp: float | None = 0.05
+
+    def __post_init__(self) -> None:
+        check_int("batch_size", self.batch_size, 1, hint="Pass the configuration's.")
+        normalize_number(self, "half_life", ABOVE_ZERO, math.inf, "above 0")
+        if self.ramp is not None:
+            normalize_number(self, "ramp", ABOVE_ZERO, math.inf, "above 0")
+
+    def __call__(self, average: Any, variables: Any, step: jax.Array) -> Any:
+        """See `Average`."""
+        half_life = jnp.asarray(self.half_life, float)
+        if self.ramp is not None:
+            images_seen = jnp.asarray(step, float) * self.batch_size
+            half_life = jnp.minimum(half_life, self.ramp * images_seen)
+        # 1 - decay without the cancellation: float32 would lose four of its digits.
+        take = -jnp.expm1(-math.log(2) * self.batch_size / half_life)
+        return jax.tree.map(lambda a, v: (a + take * (v - a)).astype(a.dtype), average, variables)
+
+
+def average_from_config(config: AverageConfig, batch_size: int) -> RampedAverage | None:
+    """The average of a configuration; None if it keeps none."""
+    return RampedAverage(batch_size, config.half_life, config.ramp) if config.keep else None

@@ -60,9 +60,36 @@ def hinge_generator(fake_B: jax.Array) -> jax.Array:
     return -fake_B
 
 
+def relativistic_discriminator(real_B: jax.Array, fake_B: jax.Array) -> jax.Array:
+    """`softplus(-(D(x) - D(G(z))))`. RpGAN: Jolicoeur-Martineau 2018; Huang et al. 2024, eq. 2."""
+    return softplus(fake_B - real_B)
+
+
+def relativistic_generator(real_B: jax.Array, fake_B: jax.Array) -> jax.Array:
+    """`softplus(-(D(G(z)) - D(x)))`, the mirror of the discriminator's half."""
+    return softplus(real_B - fake_B)
+
+
+def wasserstein_discriminator(real_B: jax.Array, fake_B: jax.Array) -> jax.Array:
+    """`D(G(z)) - D(x)`. Arjovsky et al. 2017, algorithm 1, as a loss.
+
+    D's slope has to be bounded, as by WGAN-GP: see penalties.py.
+    """
+    return fake_B - real_B
+
+
+def wasserstein_generator(fake_B: jax.Array) -> jax.Array:
+    """`-D(G(z))`. Arjovsky et al. 2017, algorithm 1."""
+    return -fake_B
+
+
 LOSSES: Mapping[LossName, AdversarialLoss] = {
     "least_squares": AdversarialLoss(least_squares_discriminator, least_squares_generator),
     "non_saturating": AdversarialLoss(non_saturating_discriminator, non_saturating_generator),
     "hinge": AdversarialLoss(hinge_discriminator, hinge_generator),
+    "relativistic": AdversarialLoss(
+        relativistic_discriminator, relativistic_generator, paired=True
+    ),
+    "wasserstein": AdversarialLoss(wasserstein_discriminator, wasserstein_generator),
 }
 """The losses by the names that a `TrainConfig` has for them; `least_squares` is the report's."""

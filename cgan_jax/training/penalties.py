@@ -1,28 +1,34 @@
 """Penalties on the discriminator's gradients: what the training step calls between its two losses.
 
 A penalty is a function; `GAN(penalty=...)` takes any with the signature of `Penalty`.
+`WeightedPenalty` gives any of them a weight, constant or not, in all steps or a few.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass
 from typing import Protocol
 
 import jax
+import jax.numpy as jnp
+from jax import lax, random
+
+from cgan_jax.checks import normalize_int, normalize_number
+from cgan_jax.config import PenaltyConfig, PenaltyName
+from cgan_jax.training.schedules import schedule
 
 ScoreFn = Callable[[jax.Array, jax.Array], jax.Array]
 """The discriminator in training mode: images `[B, H, W, C]` and labels `[B]` to scores `[B]`."""
+
+Half = tuple[jax.Array, jax.Array]
+"""Images in [-1, 1], `[B, H, W, C]`, and their labels, int32 `[B]`."""
 
 
 class Penalty(Protocol):
     """A term that is added to the discriminator's loss."""
 
     def __call__(
-        self,
-        score: ScoreFn,
-        real: tuple[jax.Array, jax.Array],
-        fake: tuple[jax.Array, jax.Array],
-        *,
-        step: jax.Array,
-        key: jax.Array,
+        self, score: ScoreFn, real: Half, fake: Half, *, step: jax.Array, key: jax.Array
     ) -> jax.Array:
         """The penalty of one batch.
 
@@ -36,3 +42,120 @@ class Penalty(Protocol):
         Returns:
             a float scalar.
         """
+
+
+def r1(score: ScoreFn, real: Half, fake: Half, *, step: jax.Array, key: jax.Array) -> jax.Array:
+    """`E ||grad_x D(x)||^2 / 2` on real images. Mescheder et al. 2018, equation 9."""
+    return _squared_norms(score, *real).mean() / 2
+
+
+def r2(score: ScoreFn, real: Half, fake: Half, *, step: jax.Array, key: jax.Array) -> jax.Array:
+    """`E ||grad_x D(G(z))||^2 / 2` on fakes. Mescheder et al. 2018, equation 10."""
+    return _squared_norms(score, *fake).mean() / 2
+
+
+def r1_r2(score: ScoreFn, real: Half, fake: Half, *, step: jax.Array, key: jax.Array) -> jax.Array:
+    """R1 + R2, as in Huang et al. 2024, in one pass.
+
+    The halves are in the order of the step's own pass, so that XLA computes its scores once.
+    """
+    images, labels = (jnp.concatenate(each) for each in zip(real, fake, strict=True))
+    norms_2B, n = _squared_norms(score, images, labels), len(real[1])
+    return (norms_2B[:n].mean() + norms_2B[n:].mean()) / 2
+
+
+def wgan_gp(
+    score: ScoreFn, real: Half, fake: Half, *, step: jax.Array, key: jax.Array
+) -> jax.Array:
+    """`E (||grad_x D(u x + (1 - u) G(z))|| - 1)^2`. Gulrajani et al. 2017, equation 3.
+
+    Each pair has its own u, uniform in [0, 1), and the label of its real image.
+    """
+    (images, labels), (fakes, _) = real, fake
+    share_Bx1x1x1 = random.uniform(key, (len(labels), 1, 1, 1), images.dtype)
+    mixed = share_Bx1x1x1 * images + (1 - share_Bx1x1x1) * fakes
+    squared_B = _squared_norms(score, mixed, labels)
+    # The root's slope is infinite at 0, and infinity times 0 is NaN: 0 takes its place there.
+    is_zero_B = squared_B == 0
+    norms_B = jnp.where(is_zero_B, 0, jnp.sqrt(jnp.where(is_zero_B, 1, squared_B)))
+    return jnp.square(norms_B - 1).mean()
+
+
+PENALTIES: Mapping[PenaltyName, Penalty] = {"r1": r1, "r2": r2, "r1_r2": r1_r2, "wgan_gp": wgan_gp}
+"""The penalties, of weight 1, by the names that a `PenaltyConfig` has for them."""
+
+
+@dataclass(frozen=True)
+class WeightedPenalty:
+    """A penalty times `every * gamma` in each step that `every` divides, and no other.
+
+    Args:
+        penalty: the function.
+        gamma: its weight.
+        gamma_end: the weight after `schedule_steps` steps, reached on a cosine, and from there on;
+            None for a constant one.
+        schedule_steps: only read where the weight changes.
+        every: steps from one penalty to the next. The others do not compute it.
+
+    Raises:
+        ConfigError: a value is of the wrong type or out of range; the weight changes, but
+            `schedule_steps` is None.
+    """
+
+    penalty: Penalty
+    gamma: float = 1.0
+    _: KW_ONLY
+    gamma_end: float | None = None
+    schedule_steps: int | None = None
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        normalize_number(self, "gamma", 0, math.inf, "of at least 0")
+        if self.gamma_end is not None:
+            normalize_number(self, "gamma_end", 0, math.inf, "of at least 0")
+        normalize_int(self, "every", at_least=1)
+        schedule("gamma", self.gamma, self.gamma_end, self.schedule_steps)
+
+    def __call__(
+        self, score: ScoreFn, real: Half, fake: Half, *, step: jax.Array, key: jax.Array
+    ) -> jax.Array:
+        """See `Penalty`."""
+
+        def term() -> jax.Array:
+            return self.penalty(score, real, fake, step=step, key=key)
+
+        gamma = schedule("gamma", self.gamma, self.gamma_end, self.schedule_steps)
+        weight = self.every * (gamma(step) if callable(gamma) else gamma)
+        if self.every == 1:
+            return weight * term()
+        zero = jnp.zeros((), jax.eval_shape(term).dtype)
+        return weight * lax.cond(step % self.every == 0, term, lambda: zero)
+
+
+def penalty_from_config(
+    config: PenaltyConfig, schedule_steps: int | None = None
+) -> WeightedPenalty | None:
+    """The penalty of a configuration; None if it has none.
+
+    Args:
+        config: its settings.
+        schedule_steps: steps over which its weight changes, if it does.
+
+    Raises:
+        ConfigError: the weight changes, but `schedule_steps` is None.
+    """
+    if config.kind == "none":
+        return None
+    return WeightedPenalty(
+        PENALTIES[config.kind],
+        config.gamma,
+        gamma_end=config.gamma_end,
+        schedule_steps=None if config.gamma_end is None else schedule_steps,
+        every=config.every,
+    )
+
+
+def _squared_norms(score: ScoreFn, images: jax.Array, labels: jax.Array) -> jax.Array:
+    """`||grad_x D(x)||^2`, summed over each image's pixels and channels, `[B]`."""
+    grads = jax.grad(lambda images: score(images, labels).sum())(images)
+    return jnp.square(grads).sum((1, 2, 3))

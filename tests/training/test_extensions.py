@@ -294,8 +294,8 @@ def test_a_paired_loss_compares_images_of_one_label(gan, state, batch, step):
         assert_trees_close(net.params, optax.apply_updates(before.params, moves))
 
 
-def test_the_losses_of_the_report_are_not_paired():
-    assert not any(loss.paired for loss in LOSSES.values())
+def test_only_the_relativistic_loss_is_paired():
+    assert [name for name, loss in LOSSES.items() if loss.paired] == ["relativistic"]
 
 
 # From a configuration

@@ -20,6 +20,12 @@ BY_HAND = {
         [LOG2, np.log1p(np.exp(-2)), np.log1p(np.exp(1))],
     ),
     "hinge": ([2.0, 3.0, 0.0], [0.0, -2.0, 1.0]),
+    # log(1 + e^(D(G(z)) - D(x))) with differences of 0, 1 and -4; the generator's mirror it.
+    "relativistic": (
+        [LOG2, np.log1p(np.exp(1)), np.log1p(np.exp(-4))],
+        [LOG2, 0.31326169, 4.01815],
+    ),
+    "wasserstein": ([0.0, 1.0, -4.0], [0.0, -2.0, 1.0]),
 }
 
 
@@ -28,7 +34,8 @@ def test_by_hand(name):
     discriminator, generator = BY_HAND[name]
     loss = LOSSES[name]
     np.testing.assert_allclose(loss.discriminator(REAL, FAKE), discriminator, rtol=1e-6)
-    np.testing.assert_allclose(loss.generator(FAKE), generator, rtol=1e-6)
+    scores = (REAL, FAKE) if loss.paired else (FAKE,)
+    np.testing.assert_allclose(loss.generator(*scores), generator, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", BY_HAND)
@@ -38,7 +45,8 @@ def test_finite_at_extreme_scores(name):
     value, grads = jax.value_and_grad(lambda s: loss.discriminator(s, -s).sum())(scores)
     assert jnp.isfinite(value)
     assert jnp.isfinite(grads).all()
-    value, grads = jax.value_and_grad(lambda s: loss.generator(s).sum())(scores)
+    reals = (-scores,) if loss.paired else ()
+    value, grads = jax.value_and_grad(lambda s: loss.generator(*reals, s).sum())(scores)
     assert jnp.isfinite(value)
     assert jnp.isfinite(grads).all()
 

@@ -1,0 +1,17 @@
+"""PyTorch's numbers of the parts that a GAN may have."""
+
+import numpy as np
+import pytest
+
+from tests.helpers import ROOT
+
+
+@pytest.fixture(scope="session", params=["stored", pytest.param("live", marks=pytest.mark.torch)])
+def from_torch(request):
+    """The arrays of tests/golden/make_parts.py: stored, or made now from another seed."""
+    if request.param == "live":
+        from tests.golden import make_parts  # not at the top: it needs PyTorch
+
+        return make_parts.make(seed=1)
+    with np.load(ROOT / "tests/golden/parts.npz") as arrays:
+        return dict(arrays)
