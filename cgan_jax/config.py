@@ -29,6 +29,7 @@ from cgan_jax.model_config import (
     MLPConfig,
     ModelConfig,
     ResidualConfig,
+    SNGANConfig,
     kind_of,
 )
 
@@ -45,6 +46,7 @@ __all__ = [
     "OptimizerConfig",
     "PenaltyConfig",
     "ResidualConfig",
+    "SNGANConfig",
     "TrainConfig",
     "differences",
     "from_dict",

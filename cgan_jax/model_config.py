@@ -154,6 +154,8 @@ class MLPConfig(BaseModelConfig):
         normalize_number(self, "negative_slope", 0, 1, "in [0, 1]")
         normalize_choice(self, "discriminator_conditioning", DiscriminatorConditioning)
         self._check_dense(self.generator_widths, self.discriminator_widths)
+        if self.discriminator_conditioning != "concatenation":
+            self._check_weights([self.n_classes * self.discriminator_widths[-1]])
 
 
 @dataclass(frozen=True)
@@ -225,10 +227,66 @@ class ResidualConfig(BaseModelConfig):
             yield self.blocks * (2 * width + 9 * hidden) * hidden
 
 
+@dataclass(frozen=True)
+class SNGANConfig(BaseModelConfig):
+    """Sizes of the SNGAN pair (Miyato et al. 2018) with a projection (Miyato and Koyama 2018).
+
+    The generator has conditional batch normalisation, the discriminator spectral normalisation. The
+    papers' widths for 32x32 images are 256 and 128; the defaults train on a CPU.
+
+    Attributes:
+        generator_width: channels of the generator's blocks.
+        discriminator_width: channels of the discriminator's blocks.
+        stages: how often the image size doubles in the generator and halves in the discriminator,
+            at most 16.
+        bn_epsilon: added to the variance in batch normalisation.
+        bn_momentum: decay of its running statistics, in [0, 1): 1 - PyTorch's momentum.
+        generator_conditioning: how the label enters the generator: as a scale and a bias of its own
+            in every block's batch normalisation, or with its embedding beside the latent point.
+        discriminator_conditioning: how the label enters the discriminator: its embedding as
+            constant planes beside the image, or as a projection on the last features with or
+            without the unconditional term.
+        precision: of the blocks' arithmetic; `bfloat16` is for GPUs. Parameters, statistics, the
+            first and the last layer, images and scores stay float32.
+    """
+
+    latent_dim: int = 128
+    generator_width: int = 64
+    discriminator_width: int = 64
+    stages: int = 2
+    bn_epsilon: float = 1e-5
+    bn_momentum: float = 0.9
+    generator_conditioning: GeneratorConditioning = "batch_norm"
+    discriminator_conditioning: DiscriminatorConditioning = "projection"
+    precision: Precision = "float32"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        normalize_int(self, "generator_width", at_least=1)
+        normalize_int(self, "discriminator_width", at_least=1)
+        normalize_int(self, "stages", at_least=1, at_most=16)
+        normalize_number(self, "bn_epsilon", ABOVE_ZERO, math.inf, "above 0")
+        normalize_number(self, "bn_momentum", 0, BELOW_ONE, "in [0, 1)")
+        normalize_choice(self, "generator_conditioning", GeneratorConditioning)
+        normalize_choice(self, "discriminator_conditioning", DiscriminatorConditioning)
+        normalize_choice(self, "precision", Precision)
+        self._check_halvings(self.stages, "give fewer stages")
+        label, width = self.embedding_width, self.generator_width
+        pixels = (self.img_size >> self.stages) ** 2
+        first = (self.latent_dim + label) * pixels * width
+        tables = self.n_classes * max(label, 4 * self.stages * width)
+        generator = [first, 19 * self.stages * width**2, 9 * width * self.channels, tables]
+        width, inputs = self.discriminator_width, self.channels + label
+        tables = self.n_classes * max(label, width)
+        discriminator = [10 * inputs * width, (19 * self.stages + 36) * width**2, tables]
+        self._check_weights(generator, discriminator)
+
+
 MODEL_KINDS: dict[str, type[BaseModelConfig]] = {
     "report": ModelConfig,
     "mlp": MLPConfig,
     "residual": ResidualConfig,
+    "sngan": SNGANConfig,
 }
 DEFAULT_KIND = "report"
 """The kinds of model configuration, by the name that a run's `config.json` has for them.

@@ -6,8 +6,8 @@ cgan_jax/model_config.py, and a case in `networks`.
 
 import flax.linen as nn
 
-from cgan_jax.config import BaseModelConfig, ModelConfig, ResidualConfig
-from cgan_jax.models import report, residual
+from cgan_jax.config import BaseModelConfig, MLPConfig, ModelConfig, ResidualConfig, SNGANConfig
+from cgan_jax.models import mlp, report, residual, sngan
 
 
 def networks(config: BaseModelConfig) -> tuple[nn.Module, nn.Module]:
@@ -19,6 +19,10 @@ def networks(config: BaseModelConfig) -> tuple[nn.Module, nn.Module]:
     match config:
         case ModelConfig():
             return report.networks(config)
+        case MLPConfig():
+            return mlp.networks(config)
         case ResidualConfig():
             return residual.networks(config)
+        case SNGANConfig():
+            return sngan.networks(config)
     raise NotImplementedError(f"no networks are known for {type(config).__name__}")

@@ -17,32 +17,6 @@ from cgan_jax.model_config import DiscriminatorConditioning, Precision
 Initializer = nn.initializers.Initializer
 
 
-class ConfiguredGenerator(nn.Module):
-    """A generator with its configuration as the only field. `GAN` reads the sizes.
-
-    Args:
-        config: one of the kinds in `cgan_jax.config.MODEL_KINDS`.
-    """
-
-    config: Any
-
-    @property
-    def n_classes(self) -> int:
-        return self.config.n_classes
-
-    @property
-    def latent_dim(self) -> int:
-        return self.config.latent_dim
-
-    @property
-    def img_size(self) -> int:
-        return self.config.img_size
-
-    @property
-    def channels(self) -> int:
-        return self.config.channels
-
-
 class Linear(nn.Module):
     """`x @ kernel + bias`, by default both from U(-1/sqrt(fan_in), 1/sqrt(fan_in)), as PyTorch's.
 
@@ -210,6 +184,11 @@ class SpectralNorm(nn.Module):
         return u_F.value @ (matrix_FxI @ v_I.value)
 
 
+def spectral(layer: nn.Module, x: jax.Array, *, train: bool) -> jax.Array:
+    """A layer's output for its input, with `SpectralNorm`; the layer must have a name."""
+    return SpectralNorm(layer, name=f"{layer.name}_norm")(x, train=train)
+
+
 def _unit(vector: jax.Array) -> jax.Array:
     return vector / jnp.maximum(jnp.linalg.norm(vector), 1e-12)
 
@@ -242,6 +221,4 @@ class ConditionalScore(nn.Module):
         return sum(terms[1:], start=terms[0])
 
     def _call(self, layer: nn.Module, x: jax.Array, train: bool) -> jax.Array:
-        if not self.spectral_norm:
-            return layer(x)
-        return SpectralNorm(layer, name=f"{layer.name}_norm")(x, train=train)
+        return spectral(layer, x, train=train) if self.spectral_norm else layer(x)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from cgan_jax.config import ResidualConfig
+from cgan_jax.models.base import ConfiguredGenerator
 from cgan_jax.models.convolution import (
     Conv,
     depth_to_space,
@@ -22,7 +23,6 @@ from cgan_jax.models.convolution import (
 )
 from cgan_jax.models.layers import (
     ConditionalScore,
-    ConfiguredGenerator,
     Linear,
     label_embedding,
     leaky_gain,

@@ -1,0 +1,170 @@
+"""The SNGAN pair (Miyato et al. 2018) with a projection (Miyato and Koyama 2018), for small images.
+
+Where batch normalisation follows, convolutions have no bias: it would cancel out. Convolutions of
+1x1 stand on the smaller side of a change of resolution, with which they commute. Shape suffixes: B
+batch, Z latent_dim, H height, W width, C channels, F features.
+"""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cgan_jax.config import SNGANConfig
+from cgan_jax.models.base import ConfiguredGenerator
+from cgan_jax.models.convolution import Conv, mean_downsample, nearest_upsample
+from cgan_jax.models.layers import (
+    BatchNorm,
+    ConditionalScore,
+    Initializer,
+    Linear,
+    label_embedding,
+    spectral,
+    with_label_planes,
+    with_precision,
+)
+
+
+def networks(config: SNGANConfig) -> tuple["SNGANGenerator", "SNGANDiscriminator"]:
+    """The two networks of a configuration."""
+    return SNGANGenerator(config), SNGANDiscriminator(config)
+
+
+class SNGANGenerator(ConfiguredGenerator):
+    """Linear -> a residual block for each doubling -> BatchNorm, ReLU, 3x3, tanh -> image.
+
+    The label enters every block's batch normalisation, or the first layer with the latent point.
+
+    Args:
+        config: the sizes.
+    """
+
+    config: SNGANConfig
+
+    @nn.compact
+    def __call__(self, latent_BxZ: jax.Array, labels_B: jax.Array, *, train: bool) -> jax.Array:
+        """Generate one image for each latent point.
+
+        Args:
+            latent_BxZ: floats, from N(0, 1) in training.
+            labels_B: integers in [0, n_classes).
+            train: normalise by the batch's statistics and update the running ones, or use those.
+
+        Returns:
+            floats in [-1, 1], `[B, img_size, img_size, channels]`.
+        """
+        config, dtype = self.config, latent_BxZ.dtype
+        inputs: tuple[jax.Array, ...] = (latent_BxZ,)
+        if config.generator_conditioning == "concatenation":
+            label_BxE = label_embedding(config.n_classes, config.embedding_width)(labels_B)
+            inputs = (label_BxE.astype(dtype), latent_BxZ)
+        size, width = config.img_size >> config.stages, config.generator_width
+        x_BxF = Linear(size * size * width, _glorot(), name="first")(*inputs)
+        x = with_precision(x_BxF.reshape(-1, size, size, width), config.precision)
+        for i in range(config.stages):
+            x = GeneratorBlock(config, name=f"block_{i}")(x, labels_B, train=train)
+        norm = BatchNorm(config.bn_epsilon, config.bn_momentum, name="batch_norm")
+        x = nn.relu(norm(x.astype(dtype), train=train))
+        return jnp.tanh(Conv(config.channels, kernel_init=_glorot(), name="output")(x))
+
+
+class GeneratorBlock(nn.Module):
+    """`up(shortcut(x)) + Conv3(act(norm(Conv3(up(act(norm(x)))))))`: twice the size.
+
+    Args:
+        config: width and constants.
+    """
+
+    config: SNGANConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array, labels_B: jax.Array, *, train: bool) -> jax.Array:
+        config, width = self.config, self.config.generator_width
+        n_classes = config.n_classes if config.generator_conditioning == "batch_norm" else None
+
+        def activate(x: jax.Array, name: str) -> jax.Array:
+            norm = BatchNorm(config.bn_epsilon, config.bn_momentum, n_classes, name=name)
+            return nn.relu(norm(x, labels_B, train=train))
+
+        def conv(x: jax.Array, name: str, size: int, gain: float) -> jax.Array:
+            return Conv(width, size, _glorot(gain), use_bias=False, name=name)(x)
+
+        y = nearest_upsample(activate(x, "batch_norm_0"))
+        y = conv(y, "conv_0", 3, math.sqrt(2))
+        y = conv(activate(y, "batch_norm_1"), "conv_1", 3, math.sqrt(2))
+        return nearest_upsample(conv(x, "shortcut", 1, 1)) + y
+
+
+class SNGANDiscriminator(nn.Module):
+    """Residual blocks, one for each halving and two more -> ReLU, sum over the image -> one score.
+
+    Every layer is spectrally normalised; see `cgan_jax.models.layers.SpectralNorm` and, for the
+    score, `ConditionalScore`.
+
+    Args:
+        config: the sizes.
+    """
+
+    config: SNGANConfig
+
+    @nn.compact
+    def __call__(self, images_BxHxWxC: jax.Array, labels_B: jax.Array, *, train: bool) -> jax.Array:
+        """Score images.
+
+        Args:
+            images_BxHxWxC: floats in [-1, 1].
+            labels_B: integers in [0, n_classes).
+            train: whether a step of power iteration is taken.
+
+        Returns:
+            raw scores, floats `[B]`.
+        """
+        config, x = self.config, images_BxHxWxC
+        if config.discriminator_conditioning == "concatenation":
+            embedding = label_embedding(config.n_classes, config.embedding_width)
+            x = with_label_planes(x, spectral(embedding, labels_B, train=train))
+        x = with_precision(x, config.precision)
+        for i in range(config.stages + 2):
+            block = DiscriminatorBlock(
+                config.discriminator_width, first=i == 0, down=i < config.stages, name=f"block_{i}"
+            )
+            x = block(x, train=train)
+        h_BxF = nn.relu(x).astype(images_BxHxWxC.dtype).sum((1, 2))
+        score = ConditionalScore(
+            config.n_classes, config.discriminator_conditioning, spectral_norm=True, name="score"
+        )
+        return score(h_BxF, labels_B, train=train)
+
+
+class DiscriminatorBlock(nn.Module):
+    """`shortcut(down(x)) + down(Conv3(act(Conv3(act(x)))))`; the first block does not activate x.
+
+    Without a change of resolution the shortcut is x itself.
+
+    Args:
+        width: number of output channels.
+        first: whether x is an image.
+        down: whether the size is halved.
+    """
+
+    width: int
+    first: bool
+    down: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        def conv(x: jax.Array, name: str, size: int, gain: float) -> jax.Array:
+            layer = Conv(self.width, size, _glorot(gain), name=name)
+            return spectral(layer, x, train=train)
+
+        y = conv(x if self.first else nn.relu(x), "conv_0", 3, math.sqrt(2))
+        y = conv(nn.relu(y), "conv_1", 3, math.sqrt(2))
+        if not self.down:
+            return x + y
+        return conv(mean_downsample(x), "shortcut", 1, 1) + mean_downsample(y)
+
+
+def _glorot(gain: float = 1) -> Initializer:
+    """The papers' initialisation (Glorot and Bengio 2010), times a gain."""
+    return nn.initializers.variance_scaling(gain**2, "fan_avg", "uniform")
