@@ -14,15 +14,15 @@ import optax
 from flax import struct
 
 from cgan_jax.checks import as_int, short_repr
-from cgan_jax.config import LossName, ModelConfig, OptimizerConfig, TrainConfig
+from cgan_jax.config import BaseModelConfig, LossName, OptimizerConfig, TrainConfig
 from cgan_jax.errors import ConfigError
 from cgan_jax.models import networks
 from cgan_jax.presets import PRESETS
-from cgan_jax.training.augment import Augment
-from cgan_jax.training.averaging import Average
+from cgan_jax.training.augment import Augment, augment_from_config
+from cgan_jax.training.averaging import Average, average_from_config
 from cgan_jax.training.losses import LOSSES, AdversarialLoss
-from cgan_jax.training.optimizers import adam
-from cgan_jax.training.penalties import Penalty
+from cgan_jax.training.optimizers import adam_from_config
+from cgan_jax.training.penalties import Penalty, penalty_from_config
 
 
 @struct.dataclass
@@ -122,12 +122,23 @@ class GAN:
 
     @staticmethod
     def from_config(config: TrainConfig = PRESETS["report"]) -> "GAN":
-        """The networks, optimizers and loss of a configuration.
+        """All parts that a configuration names.
 
-        Configurations that differ in none of these share one object, and so one compiled program.
+        Configurations that differ in no part share one object, and so one compiled program.
+
+        Raises:
+            ConfigError: something changes during training, but `schedule_steps` is None.
         """
+        gen, disc = config.optimizer, config.disc_optimizer or config.optimizer
         return _from_parts(
-            config.model, config.optimizer, config.disc_optimizer or config.optimizer, config.loss
+            config.model,
+            gen,
+            disc,
+            config.schedule_steps if gen.changes or disc.changes else None,
+            config.loss,
+            penalty_from_config(config.penalty, config.schedule_steps),
+            augment_from_config(config.augment, config.background),
+            average_from_config(config.average, config.batch_size),
         )
 
     def init(self, key: jax.Array) -> GANState:
@@ -156,15 +167,26 @@ class GAN:
 
 @lru_cache
 def _from_parts(
-    model: ModelConfig, gen: OptimizerConfig, disc: OptimizerConfig, loss: LossName
+    model: BaseModelConfig,
+    gen: OptimizerConfig,
+    disc: OptimizerConfig,
+    schedule_steps: int | None,
+    loss: LossName,
+    penalty: Penalty | None,
+    augment: Augment | None,
+    average: Average | None,
 ) -> GAN:
+    """Optax transformations of equal settings are not equal, so the cache is by the settings."""
     generator, discriminator = networks(model)
     return GAN(
         generator,
         discriminator,
-        gen_optimizer=adam(gen.lr, gen.b1, gen.b2, gen.eps),
-        disc_optimizer=adam(disc.lr, disc.b1, disc.b2, disc.eps),
+        gen_optimizer=adam_from_config(gen, schedule_steps),
+        disc_optimizer=adam_from_config(disc, schedule_steps),
         loss=LOSSES[loss],
+        penalty=penalty,
+        augment=augment,
+        average=average,
     )
 
 

@@ -22,7 +22,7 @@ from cgan_jax.errors import ConfigError, DivergenceError
 from cgan_jax.training.callbacks import Callback, EpochEnd, RestorableStore, SpanEnd
 from cgan_jax.training.gan import GAN, GANState
 from cgan_jax.training.loop import Loop, check_fit, is_finite
-from cgan_jax.training.optimizers import adam
+from cgan_jax.training.optimizers import adam_from_config
 from cgan_jax.training.spans import (
     JittedFns,
     Span,
@@ -138,6 +138,7 @@ def member_spans(
         _jitted(gan, fixed_trip_count() if vmap is None else vmap),
         settings=tuple(settings),
         optimizers=optimizers[0],
+        schedule_steps=first.schedule_steps,
     )
 
 
@@ -253,7 +254,7 @@ def _varied(optimizers: Sequence[OptimizerConfig]) -> list[Settings]:
 def _jitted(gan: GAN, vmap: bool) -> JittedFns:
     """The functions of a single run, with other steps."""
     function = _all_members_steps if vmap else _member_steps
-    steps = jit_steps(function, fixed_trip_count(), static=["optimizers"])
+    steps = jit_steps(function, fixed_trip_count(), static=["optimizers", "schedule_steps"])
     return single_run(gan)._replace(steps=steps if vmap else _SequentialSteps(steps))
 
 
@@ -266,12 +267,13 @@ def _member_steps(
     settings: tuple[Settings, Settings],
     *,
     optimizers: tuple[OptimizerConfig, OptimizerConfig],
+    schedule_steps: int | None,
     batch_size: int,
     last_batch: bool,
 ) -> tuple[GANState, Losses]:
     """`train_steps`, with traced values for the optimizers' settings in which members differ."""
     gen_optimizer, disc_optimizer = (
-        adam(**asdict(config) | traced) if traced else own
+        adam_from_config(config, schedule_steps, **traced) if traced else own
         for own, config, traced in zip(
             (gan.gen_optimizer, gan.disc_optimizer), optimizers, settings, strict=True
         )
