@@ -21,9 +21,3 @@ class Augment(Protocol):
         Returns:
             images of the same shape.
         """
-
-
-def augment_from_config(policy: str, background: float) -> Augment | None:
-    if policy:
-        raise NotImplementedError
-    return None
