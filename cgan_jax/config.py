@@ -51,6 +51,8 @@ __all__ = [
     "differences",
     "from_dict",
     "leaves",
+    "model_from_dict",
+    "model_to_dict",
     "to_dict",
 ]
 
@@ -304,9 +306,7 @@ PARTS: dict[str, type] = {
 
 def to_dict(config: TrainConfig) -> dict[str, Any]:
     """A configuration as JSON has it. What configurations of earlier versions lack is left out."""
-    values = dataclasses.asdict(config)
-    if (kind := kind_of(config.model)) != DEFAULT_KIND:
-        values["model"]["kind"] = kind
+    values = dataclasses.asdict(config) | {"model": model_to_dict(config.model)}
     if config.disc_optimizer is None:
         del values["disc_optimizer"]
     return values
@@ -320,22 +320,36 @@ def from_dict(values: Any) -> TrainConfig:
     """
     values = dict(_fields(values, TrainConfig, "configuration"))
     if "model" in values:
-        model = values["model"]
-        name = DEFAULT_KIND
-        if isinstance(model, Mapping) and "kind" in model:
-            name = model["kind"]
-            model = {key: value for key, value in model.items() if key != "kind"}
-        if not isinstance(name, str) or name not in MODEL_KINDS:
-            raise ConfigError(
-                f"unknown kind of model {short_repr(name)}\n"
-                f"expected one of {', '.join(MODEL_KINDS)}\n"
-                "Correct it. It may come from a newer cgan_jax."
-            )
-        values["model"] = MODEL_KINDS[name](**_fields(model, MODEL_KINDS[name], "model"))
+        values["model"] = model_from_dict(values["model"])
     for name, part in PARTS.items():
         if values.get(name) is not None:
             values[name] = part(**_fields(values[name], part, name))
     return TrainConfig(**values)
+
+
+def model_to_dict(model: BaseModelConfig) -> dict[str, Any]:
+    """A model's configuration as JSON has it, with its kind unless that is the report's."""
+    kind = kind_of(model)
+    return dataclasses.asdict(model) | ({} if kind == DEFAULT_KIND else {"kind": kind})
+
+
+def model_from_dict(values: Any) -> BaseModelConfig:
+    """The configuration that `model_to_dict` wrote. Missing fields take their defaults.
+
+    Raises:
+        ConfigError: a field or the kind is unknown, or a value is impossible.
+    """
+    name = DEFAULT_KIND
+    if isinstance(values, Mapping) and "kind" in values:
+        name = values["kind"]
+        values = {key: value for key, value in values.items() if key != "kind"}
+    if not isinstance(name, str) or name not in MODEL_KINDS:
+        raise ConfigError(
+            f"unknown kind of model {short_repr(name)}\n"
+            f"expected one of {', '.join(MODEL_KINDS)}\n"
+            "Correct it. It may come from a newer cgan_jax."
+        )
+    return MODEL_KINDS[name](**_fields(values, MODEL_KINDS[name], "model"))
 
 
 def differences(old: TrainConfig, new: TrainConfig) -> list[str]:

@@ -3,7 +3,15 @@
 from collections.abc import Mapping
 
 from cgan_jax.checks import did_you_mean, short_repr
-from cgan_jax.config import TrainConfig
+from cgan_jax.config import (
+    AverageConfig,
+    MLPConfig,
+    OptimizerConfig,
+    PenaltyConfig,
+    ResidualConfig,
+    SNGANConfig,
+    TrainConfig,
+)
 from cgan_jax.errors import ConfigError
 
 PRESETS: Mapping[str, TrainConfig] = {
@@ -11,6 +19,49 @@ PRESETS: Mapping[str, TrainConfig] = {
     # TrainConfig. 200 epochs took the report 63 minutes on a laptop's GPU, and take 36 to 48
     # minutes here on two CPU cores. It covers 29% of the real distribution (docs/results.md).
     "report": TrainConfig(),
+    # The report's MLPs without BatchNorm and dropout, trained as R3GAN is (Huang et al. 2024).
+    "relativistic_mlp": TrainConfig(
+        epochs=50,
+        loss="relativistic",
+        model=MLPConfig(),
+        optimizer=OptimizerConfig(lr=2e-4, b1=0.0, b2=0.999),
+        penalty=PenaltyConfig("r1_r2", gamma=0.3),
+        average=AverageConfig(keep=True),
+    ),
+    # R3GAN's config E (Huang et al. 2024), sized for small images and two CPU cores.
+    "residual": TrainConfig(
+        epochs=25,
+        loss="relativistic",
+        model=ResidualConfig(generator_widths=(128, 48), discriminator_widths=(48, 128)),
+        optimizer=OptimizerConfig(lr=4e-4, b1=0.0, b2=0.99, lr_end=2e-5),
+        penalty=PenaltyConfig("r1_r2", gamma=0.1, gamma_end=0.01, every=4),
+        average=AverageConfig(keep=True),
+    ),
+    # The projection discriminator (Miyato and Koyama 2018) on SNGAN's networks, with hinge losses
+    # and the two learning rates of Zhang et al. 2019.
+    "projection": TrainConfig(
+        epochs=20,
+        loss="hinge",
+        model=SNGANConfig(generator_width=32, discriminator_width=32),
+        optimizer=OptimizerConfig(lr=1e-4, b1=0.0, b2=0.9),
+        disc_optimizer=OptimizerConfig(lr=4e-4, b1=0.0, b2=0.9),
+        average=AverageConfig(keep=True),
+    ),
+    # `residual` with more channels and blocks, large batches and bfloat16 inside: for a GPU.
+    "residual_wide": TrainConfig(
+        epochs=100,
+        batch_size=256,
+        loss="relativistic",
+        model=ResidualConfig(
+            generator_widths=(512, 256),
+            discriminator_widths=(256, 512),
+            blocks=2,
+            precision="bfloat16",
+        ),
+        optimizer=OptimizerConfig(lr=2e-4, b1=0.0, b2=0.9, lr_end=5e-5, b2_end=0.99),
+        penalty=PenaltyConfig("r1_r2", gamma=0.2, gamma_end=0.02),
+        average=AverageConfig(keep=True, half_life=500_000),
+    ),
 }
 """Named configurations; `report` is the conditional GAN of the course report."""
 

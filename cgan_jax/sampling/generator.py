@@ -24,11 +24,11 @@ from jax import random
 from cgan_jax.checks import as_int, as_path, check_int, check_seed, one_line, short_repr
 from cgan_jax.errors import ConfigError
 from cgan_jax.model_config import INT32_MAX
+from cgan_jax.models import networks
 from cgan_jax.runs.folder import RunFolder
 from cgan_jax.runs.restore import restore_generator
 from cgan_jax.sampling import generator_file, latent_space
 from cgan_jax.sampling.latent_space import ProgressFn
-from cgan_jax.training.gan import GAN
 
 Labels = int | str | Sequence[int | str] | np.ndarray
 
@@ -291,6 +291,7 @@ def load_generator(
     generator: nn.Module | None = None,
     step: int | None = None,
     best: bool = False,
+    raw: bool = False,
 ) -> TrainedGenerator:
     """The generator of a run folder's newest intact checkpoint, or of a saved file, on any machine.
 
@@ -302,24 +303,24 @@ def load_generator(
         generator: the network, if it is one of your own; by default that of the configuration.
         step: take the checkpoint of this step instead of the newest.
         best: take the checkpoint in `best/`, which `--eval-every` keeps, instead of the newest.
+        raw: take the generator as it is trained, even where the run keeps an average of it.
 
     Raises:
         RunError: not a run folder, or it has no checkpoint that can be read.
         DataError: the saved file is damaged, or `run_dir` is not a path.
-        ConfigError: `generator` is not a generator, or is missing; or `step` or `best` is given for
-            a saved file.
+        ConfigError: `generator` is not a generator, or is missing; or `step`, `best` or `raw` is
+            given for a saved file.
     """
     path = as_path(run_dir, "run_dir")
     if os.path.isfile(path):  # unlike Path.is_file, no error for a name that is too long
-        if step is not None or best:
+        if step is not None or best or raw:
             raise ConfigError(
-                f"{path} is a file\nexpected a run folder, whose checkpoints step and best choose\n"
-                "Omit step and best."
+                f"{path} is a file\nexpected a run folder, for step, best and raw\nOmit them."
             )
         return TrainedGenerator(*generator_file.read(path, generator))
     run = RunFolder.open(path)
-    network = GAN.from_config(run.config).generator if generator is None else generator
-    variables, reached = restore_generator(run, network, step=step, best=best)
+    network = networks(run.config.model)[0] if generator is None else generator
+    variables, reached = restore_generator(run, network, step=step, best=best, raw=raw)
     return TrainedGenerator(network, variables, run.class_names, reached)
 
 

@@ -15,8 +15,11 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cgan_jax.checks import check_class_names, one_line, short_repr
+from cgan_jax.config import model_from_dict, model_to_dict
 from cgan_jax.errors import ConfigError, DataError
 from cgan_jax.files import atomic_write
+from cgan_jax.models import networks
+from cgan_jax.models.base import ConfiguredGenerator
 from cgan_jax.models.report import Generator
 from cgan_jax.sampling.safetensors_bytes import dump, parse
 from cgan_jax.training.gan import check_generator
@@ -33,8 +36,8 @@ def metadata(generator: "TrainedGenerator") -> dict[str, Any]:
     Returns:
         `format` (of this table), `cgan_jax` (the version that wrote it), `class_names`,
         `latent_dim`, `img_size` (height and width in pixels), `channels`, `value_range` (of the
-        images), `step` (the number of training steps); and for a `cgan_jax.Generator`, under
-        `generator`, the settings to build it with.
+        images), `step` (the number of training steps); and to build it with, the fields of a
+        `cgan_jax.Generator` under `generator`, or another network's configuration under `model`.
     """
     module: Any = generator.module
     table = {
@@ -51,6 +54,8 @@ def metadata(generator: "TrainedGenerator") -> dict[str, Any]:
         names = (field.name for field in dataclasses.fields(module))
         settings = {n: getattr(module, n) for n in names if n not in ("parent", "name")}
         table["generator"] = settings | {"widths": list(module.widths)}
+    elif isinstance(module, ConfiguredGenerator) and module == networks(module.config)[0]:
+        table["model"] = model_to_dict(module.config)
     return table
 
 
@@ -111,13 +116,15 @@ def read(
     table = check_metadata(header, path)
     if module is not None:
         check_generator(module)
-    elif "generator" not in table:
+    elif not table.keys() & {"generator", "model"}:
         raise ConfigError(
-            f"{path} holds the weights of a network that is not a cgan_jax.Generator\n"
+            f"{path} holds the weights of a network that is not one of cgan_jax\n"
             "expected that network too\nPass it: load_generator(path, generator=...)."
         )
     try:
-        if module is None:
+        if module is None and "model" in table:
+            module = networks(model_from_dict(table["model"]))[0]
+        elif module is None:
             settings = table["generator"]
             module = Generator(**settings | {"widths": tuple(settings["widths"])})
         names, step = check_class_names(table["class_names"], str(path)), int(table["step"])

@@ -27,6 +27,8 @@ class Checkpoint:
     """Take the checkpoint of this step."""
     best: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Take the best checkpoint, which --eval-every keeps."""
+    raw: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Take the generator as it is trained, even where the run keeps an average of it."""
 
     def check(self) -> None:
         """Raises ConfigError for a --step that is not a step, or goes with --best."""
@@ -41,7 +43,7 @@ class Checkpoint:
         from experiments.shared.compile_cache import keep_programs
 
         keep_programs()
-        return load_generator(run.path, step=self.step, best=self.best)
+        return load_generator(run.path, step=self.step, best=self.best, raw=self.raw)
 
 
 CheckpointFlags = tyro.conf.OmitArgPrefixes[Checkpoint]
