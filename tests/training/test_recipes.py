@@ -1,0 +1,186 @@
+"""Each preset's parts together, at a tiny size: they train, resume, share and are kept."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cgan_jax import Checkpoints, RunFolder, load_generator
+from cgan_jax.config import from_dict, leaves, to_dict
+from cgan_jax.data import Dataset
+from cgan_jax.errors import ConfigError
+from cgan_jax.presets import PRESETS
+from cgan_jax.sampling.generator import TrainedGenerator
+from cgan_jax.training.gan import GAN
+from cgan_jax.training.loop import train
+from cgan_jax.training.sharding import data_mesh
+from cgan_jax.training.sweep import Member, train_members
+from experiments.proofs import tiny
+from tests.helpers import StopAfter
+
+SMALL = {
+    "report": {"generator_widths": (4, 4), "discriminator_widths": (4, 4)},
+    "relativistic_mlp": {"generator_widths": (4, 4), "discriminator_widths": (4, 4)},
+    "residual": {"generator_widths": (8, 4), "discriminator_widths": (4, 8), "features": 4},
+    "projection": {"generator_width": 4, "discriminator_width": 4, "stages": 1},
+    "residual_wide": {"generator_widths": (8, 4), "discriminator_widths": (4, 8), "features": 4},
+}
+MODERN = ["relativistic_mlp", "residual", "projection"]
+SLOW = pytest.param("residual_wide", marks=pytest.mark.slow)
+each_recipe = pytest.mark.parametrize(
+    "name", [SLOW if name == "residual_wide" else name for name in PRESETS]
+)
+
+
+def recipe(name):
+    """A preset for the tiny data: two epochs of three batches, networks of a few channels."""
+    config = PRESETS[name]
+    model = replace(config.model, latent_dim=3, label_dim=2, **SMALL[name])
+    return replace(config, epochs=2, batch_size=4, model=model).for_data(tiny.dataset())
+
+
+def trained(config, folder=None, stop_after=10**9, **options):
+    """The state after training, in a run folder or without one."""
+    gan, stop = GAN.from_config(config), StopAfter(stop_after)
+    if folder is None:
+        return train(gan, config, tiny.dataset(), **options)
+    run = RunFolder.start(folder, config, tiny.CLASS_NAMES)
+    with Checkpoints(run.checkpoints) as checkpoints:
+        return train(
+            gan,
+            config,
+            tiny.dataset(),
+            callbacks=[stop],
+            checkpoints=checkpoints,
+            should_stop=stop,
+            **options,
+        )
+
+
+@pytest.fixture(scope="module")
+def run_of(tmp_path_factory):
+    """The folder and the last state of a recipe's run, trained once."""
+    runs = {}
+
+    def run(name):
+        if name not in runs:
+            folder = tmp_path_factory.mktemp(name) / "run"
+            runs[name] = folder, trained(recipe(name), folder)
+        return runs[name]
+
+    return run
+
+
+def assert_trees_equal(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_every_preset_is_here():
+    assert SMALL.keys() == PRESETS.keys()
+
+
+@each_recipe
+def test_presets_survive_json(name):
+    config = PRESETS[name].with_schedule_steps(60_000)
+    assert from_dict(to_dict(config)) == config
+    assert len(dict(leaves(config))) == len(list(leaves(config)))
+
+
+@each_recipe
+def test_a_run_stopped_twice_ends_with_the_same_bits(name, run_of, tmp_path):
+    _, state = run_of(name)
+    for stop_after in (2, 3):
+        trained(recipe(name), tmp_path / "run", stop_after)
+    assert_trees_equal(trained(recipe(name), tmp_path / "run"), state)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+
+
+@pytest.mark.parametrize("name", MODERN)
+def test_what_is_sampled_is_the_average(name, run_of):
+    folder, state = run_of(name)
+    average, raw = load_generator(folder), load_generator(folder, raw=True)
+    assert_trees_equal(average.variables, jax.device_get(state.average))
+    assert_trees_equal(raw.variables, jax.device_get(state.gen.variables))
+    assert (average.generate([0, 1, 2]) != raw.generate([0, 1, 2])).any()
+
+
+@each_recipe
+def test_a_generators_file_describes_its_network(name, run_of, tmp_path):
+    generator = load_generator(run_of(name)[0])
+    generator.save(tmp_path / "generator.safetensors")
+    read = load_generator(tmp_path / "generator.safetensors")
+    assert read.module == generator.module
+    np.testing.assert_array_equal(read.generate([0, 1, 2]), generator.generate([0, 1, 2]))
+
+
+def test_a_subclass_is_not_described_as_its_base(tmp_path):
+    module = GAN.from_config(recipe("residual")).generator
+
+    class Mine(type(module)):
+        pass
+
+    mine = Mine(module.config)
+    variables = mine.init(jax.random.key(0), jnp.zeros((1, 3)), jnp.zeros(1, int), train=False)
+    TrainedGenerator(mine, variables, tiny.CLASS_NAMES, 0).save(tmp_path / "file.safetensors")
+    with pytest.raises(ConfigError, match="not one of cgan_jax"):
+        load_generator(tmp_path / "file.safetensors")
+
+
+@pytest.mark.parametrize("name", MODERN)
+def test_labels_can_be_mixed(name, run_of):
+    generator = load_generator(run_of(name)[0])
+    frames = generator.morph([0], [1], frames=3)
+    assert frames.shape == (3, 1, 4, 4, 1)
+    assert (frames[0] != frames[-1]).any()
+
+
+@pytest.mark.parametrize("vmap", [False, True])
+@pytest.mark.parametrize(
+    "name", ["relativistic_mlp", pytest.param("residual", marks=pytest.mark.slow)]
+)
+def test_a_sweeps_member_trains_as_it_does_alone(name, vmap):
+    base = recipe(name)
+    faster = replace(base, optimizer=replace(base.optimizer, lr=2 * base.optimizer.lr))
+    configs = [base, replace(faster, seed=1)]
+    members = [Member(str(i), config) for i, config in enumerate(configs)]
+    states = train_members(members, tiny.dataset(), vmap=vmap)
+    for config, state in zip(configs, states, strict=True):
+        alone = trained(config)
+        jax.tree.map(
+            lambda one, other: np.testing.assert_allclose(one, other, rtol=2e-3, atol=2e-4),
+            (state.gen, state.average),
+            (alone.gen, alone.average),
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODERN)
+def test_a_step_sharded_over_one_device_equals_the_plain_step(name):
+    """Several devices: tests/training/test_devices.py."""
+    config = replace(recipe(name), epochs=1)
+    assert_trees_equal(trained(config, mesh=data_mesh(1)), trained(config))
+
+
+def test_schedules_need_their_length():
+    config = replace(PRESETS["residual"], schedule_steps=None)
+    with pytest.raises(ConfigError, match=r"Call config.for_data\(dataset\)"):
+        GAN.from_config(config)
+
+
+def test_equal_recipes_share_one_gan():
+    """Two seeds, or two lengths without schedules, compile once."""
+    mlp = recipe("relativistic_mlp")
+    assert GAN.from_config(mlp) is GAN.from_config(replace(mlp, seed=5, epochs=9))
+    assert GAN.from_config(mlp) is not GAN.from_config(replace(mlp, batch_size=6))  # the average
+    residual = recipe("residual")
+    assert GAN.from_config(residual) is not GAN.from_config(replace(residual, schedule_steps=99))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_own_data_of_a_size_that_does_not_halve_are_refused(channels):
+    images = np.zeros((6, 10, 10, channels), np.uint8)
+    data = Dataset.from_arrays(images, np.arange(6) % 2, ["a", "b"], name="odd")
+    with pytest.raises(ConfigError, match="img_size"):
+        PRESETS["residual"].for_data(data)
