@@ -28,7 +28,7 @@ from cgan_jax.training.gan import check_generator
 
 OPSET, IR_VERSION = 17, 8  # of 2022: old runtimes read them
 # Primitives that call a function: its equations take their place.
-CALLS = ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "checkpoint", "remat2")
+CALLS = ("jit", "closed_call", "custom_jvp_call", "custom_vjp_call", "checkpoint", "remat2")
 
 
 def save_onnx(path: str | os.PathLike[str], generator: TrainedGenerator) -> None:
@@ -191,6 +191,8 @@ def _translate(graph: GraphBuilder, jaxpr: Any, consts: Any, inputs: list[Value]
 
 
 def _is_constant(eqn: JaxprEqn, inputs: list[Value]) -> bool:
+    if eqn.primitive.name == "dim_as_value":
+        return False
     outputs: Any = eqn.outvars
     sizes = [n for out in outputs for n in out.aval.shape]
     return all(isinstance(n, int) for n in sizes) and not any(isinstance(x, str) for x in inputs)

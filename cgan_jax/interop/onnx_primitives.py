@@ -84,6 +84,11 @@ class GraphBuilder:
             return x
         return self.add("Transpose", x, perm=order) if isinstance(x, str) else x.transpose(order)
 
+    def unsqueeze(self, x: Value, axes: Sequence[int]) -> Value:
+        if not axes:
+            return x
+        return np.expand_dims(x, axes) if _is_array(x) else self.add("Unsqueeze", x, _ints(axes))
+
     def squeeze(self, x: Value, axes: Sequence[int]) -> Value:
         if not axes:
             return x
@@ -104,8 +109,7 @@ class GraphBuilder:
         added = [axis for axis in range(len(new)) if axis not in kept]
         sources = dict(zip(kept, old, strict=True))
         factors = [1 if sources.get(axis, 1) == n else n for axis, n in enumerate(new)]
-        if added:
-            x = np.expand_dims(x, added) if _is_array(x) else self.add("Unsqueeze", x, _ints(added))
+        x = self.unsqueeze(x, added)
         expands = any(not isinstance(n, int) or n != 1 for n in factors)
         return self.add("Expand", x, self.sizes(factors)) if expands else x
 
@@ -198,11 +202,9 @@ def _leaky_slope(g: GraphBuilder, which: Value, scaled: Value, x: Value) -> floa
     product, factors = g.made_by.get(scaled, ("", ())) if isinstance(scaled, str) else ("", ())
     if compare != "GreaterOrEqual" or product != "Mul" or compared[0] is not x:
         return None
-    slopes = [f for f in factors if f is not x]
-    numbers = [np.asarray(n) for n in (compared[1], *slopes) if _is_array(n)]
-    if len(numbers) != 2 or numbers[0].ndim or numbers[1].ndim or numbers[0] != 0:
-        return None
-    return float(numbers[1])
+    slopes = [factor for factor in factors if factor is not x]
+    numbers = [n for n in (compared[1], *slopes) if _is_array(n) and np.ndim(n) == 0]
+    return float(numbers[1]) if len(slopes) == 1 and len(numbers) == 2 and not numbers[0] else None
 
 
 def _broadcast_in_dim(g: GraphBuilder, eqn: JaxprEqn, x: Value) -> Value:
@@ -239,6 +241,16 @@ def _split(g: GraphBuilder, eqn: JaxprEqn, x: Value) -> list[Value]:
     ends = np.cumsum(eqn.params["sizes"])
     pieces = zip(ends - eqn.params["sizes"], ends, strict=True)
     return [g.slice(x, [eqn.params["axis"]], _ints([i]), _ints([j]), [1]) for i, j in pieces]
+
+
+def _stack(g: GraphBuilder, eqn: JaxprEqn, *inputs: Value) -> str:
+    axis = eqn.params["axis"]
+    return g.add("Concat", *(g.unsqueeze(x, [axis]) for x in inputs), axis=axis)
+
+
+def _unstack(g: GraphBuilder, eqn: JaxprEqn, x: Value) -> list[Value]:
+    axis = eqn.params["axis"]
+    return [g.add("Gather", x, _ints(i), axis=axis) for i in range(len(eqn.outvars))]
 
 
 def _reverse(g: GraphBuilder, x: Value, axes: Sequence[int]) -> Value:
@@ -385,7 +397,6 @@ PRIMITIVES: dict[str, Callable[..., Value | list[Value]]] = {
     "conv_general_dilated": _conv,
     "convert_element_type": lambda g, eqn, x: g.cast(x, eqn.params["new_dtype"]),
     "copy": _identity,
-    "copy_p": _identity,
     "cos": _same("Cos"),
     "dim_as_value": _dim_as_value,
     "div": _same("Div"),
@@ -435,9 +446,12 @@ PRIMITIVES: dict[str, Callable[..., Value | list[Value]]] = {
     "sqrt": _same("Sqrt"),
     "square": lambda g, eqn, x: g.add("Mul", x, x),
     "squeeze": lambda g, eqn, x: g.squeeze(x, eqn.params["dimensions"]),
+    "stack": _stack,
     "stop_gradient": _identity,
     "sub": _same("Sub"),
     "tanh": _same("Tanh"),
+    "tile": lambda g, eqn, x: g.add("Tile", x, g.sizes(eqn.params["reps"])),
     "transpose": lambda g, eqn, x: g.transpose(x, eqn.params["permutation"]),
+    "unstack": _unstack,
     "xor": _logical("Xor"),
 }

@@ -216,11 +216,11 @@ class Attention(Own):
 
 def with_variables(module: nn.Module) -> TrainedGenerator:
     """A generator with random variables; no running statistic is 0 or 1."""
-    latent, labels = np.zeros((1, module.latent_dim)), np.zeros(1, np.int32)
+    latent, labels = np.zeros((1, module.latent_dim), np.float32), np.zeros(1, np.int32)
     variables = module.init(jax.random.key(0), latent, labels, train=False)
     rng = np.random.default_rng(0)
     variables = jax.tree.map(
-        lambda leaf: leaf + rng.uniform(0, 0.3, leaf.shape).astype(np.float32), variables
+        lambda leaf: leaf + rng.uniform(-0.1, 0.1, leaf.shape).astype(np.float32), variables
     )
     return TrainedGenerator(module, variables, tuple(map(str, range(module.n_classes))), 7)
 
@@ -251,11 +251,13 @@ def test_bfloat16_inside_becomes_float32(tmp_path):
             return jnp.tanh(x.astype(jnp.float32)).reshape(-1, 8, 8, 3)
 
     generator = with_variables(Half())
+    variables = generator.variables
     interop.save_onnx(tmp_path / "half.onnx", generator)
     back = interop.load_onnx(tmp_path / "half.onnx")
-    exact = replace(generator, module=Half(dtype=jnp.float32))
+    rounded = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16).astype(np.float32), variables)
+    exact = replace(generator, module=Half(dtype=jnp.float32), variables=rounded)
     assert interop.largest_difference(exact, back) <= 1e-5
-    assert interop.largest_difference(generator, back) > 1e-4
+    assert 1e-4 < interop.largest_difference(generator, back) < 0.05
 
 
 class Sorted(Own):
