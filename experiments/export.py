@@ -124,7 +124,7 @@ def write_generator(
             interop.save_safetensors(file, generator)
             return interop.as_exported(interop.load_safetensors(file))
         case "torch":
-            library_module(generator, "a PyTorch state dict")
+            library_module(generator)
             weights = interop.generator_to_torch(generator.variables, model, generator.step)
             interop.save_state_dict(file, weights, interop.metadata(generator))
             back = interop.generator_from_torch(interop.load_state_dict(file), model)

@@ -42,7 +42,7 @@ def save_onnx(path: str | os.PathLike[str], generator: TrainedGenerator) -> None
         path: the file; an older one of that name is replaced.
         generator: any generator whose module takes batches of any size and computes with the
             primitives in `onnx_primitives.PRIMITIVES`. What it computes in float16 or bfloat16 is
-            float32 in the graph.
+            computed in float32 by the graph.
 
     Raises:
         ConfigError: the module lacks a field, fixes the batch size, or uses another primitive.

@@ -2,7 +2,7 @@
 
 A value is an array if it depends on constants alone, or else the name of the tensor that a node
 makes. Sizes are integers, or multiples of JAX's symbolic batch size. float16 and bfloat16 become
-float32: onnxruntime computes in neither on a CPU.
+float32, for want of CPU kernels; constants keep the values that they were rounded to.
 """
 
 import string
@@ -31,7 +31,7 @@ class GraphBuilder:
         self.onnx, self.batch = onnx, batch
         self.nodes: list[Any] = []
         self.weights: dict[str, Any] = {}
-        self.made_by: dict[str, tuple[str, tuple[Value, ...]]] = {}  # operator and inputs
+        self._made_by: dict[str, tuple[str, tuple[Value, ...]]] = {}
         self._weight_names = {_content(a): name for name, a in reversed(variables.items())}
 
     def add(self, operator: str, *inputs: Value, **attributes: Any) -> str:
@@ -39,7 +39,7 @@ class GraphBuilder:
         output = f"{operator}_{len(self.nodes)}"
         names = [self._name(value) for value in inputs]
         self.nodes.append(self.onnx.helper.make_node(operator, names, [output], **attributes))
-        self.made_by[output] = operator, inputs
+        self._made_by[output] = operator, inputs
         return output
 
     def _name(self, value: Value) -> str:
@@ -61,15 +61,18 @@ class GraphBuilder:
                 needed |= {*node.input}
         return nodes[::-1], [array for name, array in self.weights.items() if name in needed]
 
+    def origin(self, value: Value) -> tuple[str, tuple[Value, ...]]:
+        """The operator and the inputs of the node that made a value; ("", ()) if none did."""
+        return ("", ()) if _is_array(value) else self._made_by.get(value, ("", ()))
+
     def cast(self, x: Value, dtype: Any) -> str:
-        dtype = np.float32 if _is_half(dtype) else dtype
         return self.add("Cast", x, to=self.onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
     def sizes(self, sizes: Sequence[Any]) -> Value:
         """Sizes as an int64 vector: an array, unless they depend on the batch."""
-        if all(isinstance(n, int | np.integer) for n in sizes):
+        if all(map(_is_number, sizes)):
             return _ints(sizes)
-        parts = [_ints([n]) if isinstance(n, int) else self._batches(n) for n in sizes]
+        parts = [_ints([n]) if _is_number(n) else self._batches(n) for n in sizes]
         return self.add("Concat", *parts, axis=0)
 
     def _batches(self, size: Any) -> str:
@@ -94,7 +97,7 @@ class GraphBuilder:
             return x
         if _is_array(x):
             return np.squeeze(x, tuple(axes))
-        operator, inputs = self.made_by.get(x, ("", ()))
+        operator, inputs = self.origin(x)
         if operator == "Unsqueeze" and list(inputs[1]) == list(axes):
             return inputs[0]
         return self.add("Squeeze", x, _ints(axes))
@@ -110,21 +113,24 @@ class GraphBuilder:
         sources = dict(zip(kept, old, strict=True))
         factors = [1 if sources.get(axis, 1) == n else n for axis, n in enumerate(new)]
         x = self.unsqueeze(x, added)
-        expands = any(not isinstance(n, int) or n != 1 for n in factors)
-        return self.add("Expand", x, self.sizes(factors)) if expands else x
+        return x if factors == [1] * len(new) else self.add("Expand", x, self.sizes(factors))
 
 
 def _is_array(value: Value) -> bool:
     return not isinstance(value, str)
 
 
-def _is_half(dtype: Any) -> bool:
-    return dtype in (jnp.bfloat16, jnp.float16)
+def _is_number(size: Any) -> bool:
+    return isinstance(size, int | np.integer)
+
+
+def _without_halves(dtype: Any) -> Any:
+    return np.dtype(np.float32 if dtype in (jnp.bfloat16, jnp.float16) else dtype)
 
 
 def _as_numpy(value: Value) -> np.ndarray:
     array = np.asarray(value)
-    return array.astype(np.float32) if _is_half(array.dtype) else array
+    return array.astype(_without_halves(array.dtype))
 
 
 def _content(value: Value) -> tuple[Any, ...]:
@@ -165,6 +171,11 @@ def _constant_like(eqn: JaxprEqn, value: float) -> np.ndarray:
     return np.array(value, _aval(eqn).dtype)
 
 
+def _convert_element_type(g: GraphBuilder, eqn: JaxprEqn, x: Value) -> Value:
+    new = _without_halves(eqn.params["new_dtype"])
+    return x if new == _without_halves(_aval(eqn).dtype) else g.cast(x, new)
+
+
 def _integer_pow(g: GraphBuilder, eqn: JaxprEqn, x: Value) -> str:
     return g.add("Pow", x, _constant_like(eqn, eqn.params["y"]))
 
@@ -198,8 +209,7 @@ def _select_n(g: GraphBuilder, eqn: JaxprEqn, which: Value, *cases: Value) -> st
 
 def _leaky_slope(g: GraphBuilder, which: Value, scaled: Value, x: Value) -> float | None:
     """The slope, if a selection is `where(x >= 0, x, slope * x)`."""
-    compare, compared = g.made_by.get(which, ("", ())) if isinstance(which, str) else ("", ())
-    product, factors = g.made_by.get(scaled, ("", ())) if isinstance(scaled, str) else ("", ())
+    (compare, compared), (product, factors) = g.origin(which), g.origin(scaled)
     if compare != "GreaterOrEqual" or product != "Mul" or compared[0] is not x:
         return None
     slopes = [factor for factor in factors if factor is not x]
@@ -214,7 +224,8 @@ def _broadcast_in_dim(g: GraphBuilder, eqn: JaxprEqn, x: Value) -> Value:
 def _iota(g: GraphBuilder, eqn: JaxprEqn) -> Value:
     shape, axis = eqn.params["shape"], eqn.params["dimension"]
     length = g.squeeze(g.sizes([shape[axis]]), [0])
-    numbers = g.cast(g.add("Range", _ints(0), length, _ints(1)), eqn.params["dtype"])
+    numbers = g.add("Range", _ints(0), length, _ints(1))
+    numbers = g.cast(numbers, _without_halves(eqn.params["dtype"]))
     return g.broadcast(numbers, [shape[axis]], shape, [axis])
 
 
@@ -223,8 +234,10 @@ def _dim_as_value(g: GraphBuilder, eqn: JaxprEqn) -> Value:
 
 
 def _reshape(g: GraphBuilder, eqn: JaxprEqn, x: Value) -> str:
-    sizes = [n if isinstance(n, int) else -1 for n in eqn.params["new_sizes"]]
-    return g.add("Reshape", x, _ints(sizes))
+    sizes = [n if _is_number(n) else -1 for n in eqn.params["new_sizes"]]
+    return g.add(
+        "Reshape", x, _ints(sizes) if sizes.count(-1) < 2 else g.sizes(eqn.params["new_sizes"])
+    )
 
 
 def _slice(g: GraphBuilder, eqn: JaxprEqn, x: Value) -> Value:
@@ -284,6 +297,7 @@ def _dynamic_slice(g: GraphBuilder, eqn: JaxprEqn, x: Value, *starts: Value) -> 
 
 
 def _gather(g: GraphBuilder, eqn: JaxprEqn, x: Value, indices: Value) -> Value:
+    # An index out of range gives NaN in JAX's mode FILL_OR_DROP, and an error in onnxruntime.
     dims, sizes, shape = eqn.params["dimension_numbers"], eqn.params["slice_sizes"], _shape(eqn)
     indexed, index_rank = list(dims.start_index_map), len(_shape(eqn, 1)) - 1
     if not index_rank:  # one window, as in x[:, 1:]
@@ -346,35 +360,41 @@ def _dot_general(g: GraphBuilder, eqn: JaxprEqn, x: Value, y: Value) -> str:
 
 def _conv(g: GraphBuilder, eqn: JaxprEqn, x: Value, kernel: Value) -> Value:
     p = eqn.params
-    specs, groups = p["dimension_numbers"], p["feature_group_count"]
+    specs = p["dimension_numbers"]
     low, high = zip(*p["padding"], strict=True)
-    x = g.transpose(x, specs.lhs_spec)
-    kernel_shape = [_shape(eqn, 1)[axis] for axis in specs.rhs_spec]
-    kernel = g.transpose(kernel, specs.rhs_spec)
+    x, kernel = g.transpose(x, specs.lhs_spec), g.transpose(kernel, specs.rhs_spec)
     if p["batch_group_count"] != 1 or min(*low, *high) < 0:
         raise NotImplementedError("conv_general_dilated with batch groups or negative padding")
     if set(p["lhs_dilation"]) == {1}:
         x = g.add(
             "Conv", x, kernel, strides=p["window_strides"], pads=low + high,
-            dilations=p["rhs_dilation"], group=groups,
+            dilations=p["rhs_dilation"], group=p["feature_group_count"],
         )  # fmt: skip
     else:
-        x = _conv_transpose(g, p, x, kernel, kernel_shape)
+        x = _conv_transpose(g, p, x, kernel, [_shape(eqn, 1)[axis] for axis in specs.rhs_spec[2:]])
     return g.transpose(x, np.argsort(specs.out_spec).tolist())
 
 
 def _conv_transpose(
-    g: GraphBuilder, p: dict[str, Any], x: Value, kernel: Value, shape: list[int]
+    g: GraphBuilder, p: dict[str, Any], x: Value, kernel: Value, kernel_sizes: list[int]
 ) -> str:
-    """A convolution of an image with zeros between its pixels, from a kernel `[O, I, ...]`."""
-    if p["feature_group_count"] != 1 or set(p["window_strides"]) != {1}:
-        raise NotImplementedError("conv_general_dilated with lhs_dilation and groups or strides")
-    axes = list(range(2, len(shape)))
-    reach = [(shape[a] - 1) * n for a, n in zip(axes, p["rhs_dilation"], strict=True)]
-    low = [n - pad[0] for n, pad in zip(reach, p["padding"], strict=True)]
-    high = [n - pad[1] for n, pad in zip(reach, p["padding"], strict=True)]
-    if min(low) < 0:
-        raise NotImplementedError("conv_general_dilated with lhs_dilation and this padding")
+    """A convolution of an image with zeros between its pixels; the kernel is `[O, I, ...]`."""
+    axes = [2 + i for i in range(len(kernel_sizes))]
+    reach = [
+        (n - 1) * dilation for n, dilation in zip(kernel_sizes, p["rhs_dilation"], strict=True)
+    ]
+    low = [n - pad for n, (pad, _) in zip(reach, p["padding"], strict=True)]
+    high = [n - pad for n, (_, pad) in zip(reach, p["padding"], strict=True)]
+    too_wide = [-n >= step for n, step in zip(high, p["lhs_dilation"], strict=True)]
+    if (
+        p["feature_group_count"] > 1
+        or max(p["window_strides"]) > 1
+        or min(low) < 0
+        or any(too_wide)
+    ):
+        raise NotImplementedError(
+            "conv_general_dilated with lhs_dilation and groups, strides or wide padding"
+        )
     return g.add(
         "ConvTranspose",
         x,
@@ -395,7 +415,7 @@ PRIMITIVES: dict[str, Callable[..., Value | list[Value]]] = {
     "clamp": lambda g, eqn, low, x, high: g.add("Min", g.add("Max", x, low), high),
     "concatenate": lambda g, eqn, *xs: g.add("Concat", *xs, axis=eqn.params["dimension"]),
     "conv_general_dilated": _conv,
-    "convert_element_type": lambda g, eqn, x: g.cast(x, eqn.params["new_dtype"]),
+    "convert_element_type": _convert_element_type,
     "copy": _identity,
     "cos": _same("Cos"),
     "dim_as_value": _dim_as_value,

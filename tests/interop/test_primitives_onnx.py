@@ -32,6 +32,10 @@ def transposed(x, kernel=KERNEL, strides=(2, 3), padding="SAME", **options):
     return lax.conv_transpose(jnp.stack([x, -x, x * x], -1), kernel, strides, padding, **options)
 
 
+def window(x, label):
+    return lax.dynamic_slice(x, (label % 2, 0), (2, 4))
+
+
 # Functions of x, float32 [B, 3, 4], and y, int32 [B]; several for a primitive with variants.
 CASES = {
     "abs": [lambda x, y: abs(x), lambda x, y: abs(y - 3)],
@@ -147,7 +151,11 @@ CASES = {
     "reduce_prod": [lambda x, y: x.prod(1)],
     "reduce_sum": [lambda x, y: x.sum(1), lambda x, y: x - x.mean((0, 2), keepdims=True)],
     "rem": [lambda x, y: lax.rem(x, 0.7), lambda x, y: lax.rem(y - 2, 3)],
-    "reshape": [lambda x, y: x.reshape(-1, 2, 6), lambda x, y: x.reshape(-1).reshape(-1, 12)],
+    "reshape": [
+        lambda x, y: x.reshape(-1, 2, 6),
+        lambda x, y: x.reshape(-1).reshape(-1, 12),
+        lambda x, y: (x - x[:, None]).reshape(x.shape[0], x.shape[0], 12).max(1),
+    ],
     "rev": [lambda x, y: x[:, ::-1, ::-1]],
     "round": [lambda x, y: jnp.round(x * 2) + jnp.round(y + 0.5)[:, None, None]],
     "rsqrt": [lambda x, y: lax.rsqrt(abs(x) + 0.1)],
@@ -179,7 +187,10 @@ CASES = {
     "stop_gradient": [lambda x, y: lax.stop_gradient(x)],
     "sub": [lambda x, y: 1 - x],
     "tanh": [lambda x, y: jnp.tanh(x)],
-    "tile": [lambda x, y: jnp.tile(x, (1, 2, 3)), lambda x, y: jnp.tile(WEIGHT[0], (x.shape[0], 1, 1))],
+    "tile": [
+        lambda x, y: jnp.tile(x, (1, 2, 3)),
+        lambda x, y: jnp.tile(WEIGHT[0], (x.shape[0], 1, 1)),
+    ],
     "transpose": [lambda x, y: x.transpose(0, 2, 1)],
     "unstack": [lambda x, y: sum(jnp.unstack(x, axis=1)[1:])],
     "xor": [lambda x, y: (x > 0) ^ (x > 1)],
@@ -248,6 +259,13 @@ def test_the_nodes_of_a_primitive_compute_what_jax_does(name, function, tmp_path
             lambda x, y: x + jnp.zeros(3 * x.shape[0] + 1)[0],
             "the size .* not a multiple of the batch,",
         ),
+        (
+            lambda x, y: convolve(x, lhs_dilation=(2, 2), strides=(2, 2), padding=((1, 1), (1, 1))),
+            "conv.* and groups, strides",
+        ),
+        (lambda x, y: convolve(x, padding=((-1, 2), (1, 1))), "conv.* negative padding"),
+        (lambda x, y: jax.vmap(window)(x, y), "gather of windows"),
+        (lambda x, y: jnp.take_along_axis(x, x.astype(int) * 0, 0), "gather with these batch axes"),
         (lambda x, y: lax.fori_loop(0, 3, lambda i, x: x * 2, x), "the primitive (scan|while)"),
     ],
 )
