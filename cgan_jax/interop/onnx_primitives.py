@@ -291,8 +291,11 @@ def _dynamic_slice(g: GraphBuilder, eqn: JaxprEqn, x: Value, *starts: Value) -> 
     axes = [axis for axis, n in enumerate(sizes) if n != shape[axis]]
     if not axes:
         return x
-    parts = [g.add("Reshape", starts[axis], _ints([1])) for axis in axes]
-    start = g.add("Concat", *parts, axis=0)
+    scalars = [starts[axis] for axis in axes]
+    if all(map(_is_array, scalars)):
+        start: Value = np.stack(scalars)
+    else:
+        start = g.add("Concat", *(g.unsqueeze(scalar, [0]) for scalar in scalars), axis=0)
     return _window(g, x, shape, axes, start, [sizes[axis] for axis in axes])
 
 

@@ -88,6 +88,7 @@ CASES = {
         lambda x, y: lax.dynamic_slice(x, (0, y[0] % 3, 1), (x.shape[0], 2, 2)),
         lambda x, y: lax.dynamic_slice(x, (0, -7, 9), (x.shape[0], 2, 2)),
         lambda x, y: lax.dynamic_slice(x, (0, y[0] * 0 + 9, 0), (x.shape[0], 2, 2)),
+        lambda x, y: lax.dynamic_slice(x, (0, y[0] * 0 - 7, 1), (x.shape[0], 2, 2)),
         lambda x, y: x + lax.dynamic_slice(y, (y[0] * 0 + 9,), (1,)),
     ],
     "eq": [lambda x, y: y[:, None] == jnp.arange(4), lambda x, y: jnp.round(x) == 1],
@@ -182,6 +183,7 @@ CASES = {
     "squeeze": [
         lambda x, y: x[..., None, None].squeeze((-1, -2)),
         lambda x, y: x[:, :1].squeeze(1),
+        lambda x, y: x[:, :1, :, None].squeeze(1),
     ],
     "stack": [lambda x, y: jnp.stack([x, -x], -1), lambda x, y: jnp.stack([y, y + 1], 1)],
     "stop_gradient": [lambda x, y: lax.stop_gradient(x)],
