@@ -84,12 +84,16 @@ def test_the_graph_keeps_the_names_of_arrays_and_has_each_once(colours, tmp_path
     assert sum(w.size for w in weights.values()) <= n_values
 
 
-def test_leaky_relu_is_one_node(colours, tmp_path):
+def test_leaky_relu_is_one_node_and_nothing_is_left_over(colours, tmp_path):
     path = tmp_path / "generator.onnx"
     interop.save_onnx(path, colours)
-    operators = [node.op_type for node in onnx.load(path).graph.node]
+    graph = onnx.load(path).graph
+    operators = [node.op_type for node in graph.node]
     assert operators.count("LeakyRelu") == 3
     assert operators.count("Where") == 1  # of the labels, which may be negative
+    used = {name for node in graph.node for name in node.input}
+    outputs = {name for node in graph.node for name in node.output}
+    assert used == {"latent", "labels"} | {w.name for w in graph.initializer} | outputs - {"images"}
 
 
 def test_other_files_are_refused(colours, tmp_path):

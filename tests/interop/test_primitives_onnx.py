@@ -183,7 +183,7 @@ CASES = {
     "squeeze": [
         lambda x, y: x[..., None, None].squeeze((-1, -2)),
         lambda x, y: x[:, :1].squeeze(1),
-        lambda x, y: x[:, :1, :, None].squeeze(1),
+        lambda x, y: lax.expand_dims(x[:, :1], (3,)).squeeze(1) + WEIGHT[0, :, :1],
     ],
     "stack": [lambda x, y: jnp.stack([x, -x], -1), lambda x, y: jnp.stack([y, y + 1], 1)],
     "stop_gradient": [lambda x, y: lax.stop_gradient(x)],
@@ -210,7 +210,8 @@ class Function(nn.Module):
 
     def __call__(self, latent, labels, *, train):
         result = self.function(latent.reshape(-1, 3, 4), labels)
-        return result.astype(jnp.float32).reshape(-1, 1, 1, self.channels)
+        order = (0, *reversed(range(1, result.ndim)))  # which the wrong rank would not allow
+        return result.astype(jnp.float32).transpose(order).reshape(-1, 1, 1, self.channels)
 
 
 def generator(function) -> TrainedGenerator:
