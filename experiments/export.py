@@ -126,7 +126,7 @@ def write_generator(
             interop.save_safetensors(file, generator)
             return interop.as_exported(interop.load_safetensors(file))
         case "torch":
-            library_module(generator, "a PyTorch state dict")
+            library_module(generator)
             report = as_report_model(model)
             weights = interop.generator_to_torch(generator.variables, report, generator.step)
             interop.save_state_dict(file, weights, interop.metadata(generator))

@@ -1,6 +1,7 @@
-"""A generator as an ONNX graph, layer by layer, for onnxruntime and other runtimes.
+"""A generator as an ONNX graph, traced by JAX, for onnxruntime and other runtimes.
 
-Needs the extra `onnx`, imported where it is used.
+onnx_primitives.py has the nodes of each primitive. Needs the extra `onnx`, imported where it is
+used.
 """
 
 import json
@@ -8,17 +9,26 @@ import os
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.export
+import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
+from jax.extend.core import JaxprEqn, Literal
 
-from cgan_jax.checks import one_line
-from cgan_jax.errors import DataError
+from cgan_jax.checks import one_line, with_article
+from cgan_jax.errors import ConfigError, DataError
 from cgan_jax.files import atomic_write
-from cgan_jax.interop.exported import ExportedGenerator, library_module
+from cgan_jax.interop.exported import ExportedGenerator, images_function
+from cgan_jax.interop.onnx_primitives import PRIMITIVES, GraphBuilder, Value
 from cgan_jax.sampling.generator import TrainedGenerator
 from cgan_jax.sampling.generator_file import check_metadata, metadata
 from cgan_jax.sampling.safetensors_bytes import KEY
+from cgan_jax.training.gan import check_generator
 
-OPSET, IR_VERSION = 17, 8  # of 2022: enough for these layers, and old runtimes read them
+OPSET, IR_VERSION = 17, 8  # of 2022: old runtimes read them
+# Primitives that call a function: its equations take their place.
+CALLS = ("jit", "closed_call", "custom_jvp_call", "custom_vjp_call", "checkpoint", "remat2")
 
 
 def save_onnx(path: str | os.PathLike[str], generator: TrainedGenerator) -> None:
@@ -30,14 +40,17 @@ def save_onnx(path: str | os.PathLike[str], generator: TrainedGenerator) -> None
 
     Args:
         path: the file; an older one of that name is replaced.
-        generator: one whose module is a `cgan_jax.Generator`.
+        generator: any generator whose module takes batches of any size and computes with the
+            primitives in `onnx_primitives.PRIMITIVES`. What it computes in float16 or bfloat16 is
+            computed in float32 by the graph.
 
     Raises:
-        ConfigError: its module is not exactly a `cgan_jax.Generator`.
+        ConfigError: the module lacks a field, fixes the batch size, or uses another primitive.
         DataError: the package onnx is not installed.
         RunError: the file cannot be written.
     """
     onnx, _ = packages()
+    check_generator(generator.module)
     model = _model(onnx, generator)
     onnx.checker.check_model(model, full_check=True)
     data = model.SerializeToString()
@@ -86,39 +99,9 @@ def packages() -> tuple[Any, Any]:
 
 
 def _model(onnx: Any, generator: TrainedGenerator) -> Any:
-    module = library_module(generator, "ONNX")
-    params, stats = generator.variables["params"], generator.variables.get("batch_stats", {})
-    helper, tensor = onnx.helper, onnx.TensorProto
-    nodes, weights = [], []
-
-    def constant(name: str, value: Any) -> str:
-        weights.append(onnx.numpy_helper.from_array(np.asarray(value), name))
-        return name
-
-    def add(operator: str, name: str, *inputs: str, **attributes: Any) -> str:
-        """Add a node; its name is also that of its output."""
-        nodes.append(helper.make_node(operator, inputs, [name], name, **attributes))
-        return name
-
-    def linear(name: str, x: str) -> str:
-        kernel = constant(f"{name}.kernel", params[name]["kernel"])
-        return add("Gemm", name, x, kernel, constant(f"{name}.bias", params[name]["bias"]))
-
-    embedding = constant("label_embedding.embedding", params["label_embedding"]["embedding"])
-    label = add("Gather", "label_embedding", embedding, "labels")
-    x = add("Concat", "label_and_latent", label, "latent", axis=1)
-    for i in range(len(module.widths)):
-        x = linear(f"hidden_{i}", x)
-        if i > 0:
-            name = f"batch_norm_{i}"
-            norm = {**params[name], **stats[name]}
-            arrays = [constant(f"{name}.{k}", norm[k]) for k in ("scale", "bias", "mean", "var")]
-            x = add("BatchNormalization", name, x, *arrays, epsilon=module.bn_epsilon)
-        x = add("LeakyRelu", f"leaky_relu_{i}", x, alpha=module.negative_slope)
-    x = add("Tanh", "tanh", linear("output", x))
+    module, helper, tensor = generator.module, onnx.helper, onnx.TensorProto
     image = (module.img_size, module.img_size, module.channels)
-    add("Reshape", "images", x, constant("image_shape", np.array([-1, *image])))
-
+    nodes, weights = _nodes_and_weights(onnx, generator)
     graph = helper.make_graph(
         nodes,
         "generator",
@@ -139,3 +122,77 @@ def _model(onnx: Any, generator: TrainedGenerator) -> Any:
     )
     helper.set_model_props(model, {KEY: json.dumps(table)})
     return model
+
+
+def _nodes_and_weights(onnx: Any, generator: TrainedGenerator) -> tuple[list[Any], list[Any]]:
+    """The nodes from `latent` and `labels` to `images`, and the weights that they use."""
+    (batch,) = jax.export.symbolic_shape("batch")
+    graph = GraphBuilder(onnx, batch, flatten_dict(generator.variables, sep="."))
+    arguments = (
+        jax.ShapeDtypeStruct((batch, generator.module.latent_dim), jnp.float32),
+        jax.ShapeDtypeStruct((batch,), jnp.int32),
+    )
+    # By default, GPUs and TPUs round the factors of products to fewer bits than float32 has.
+    with jax.default_matmul_precision("highest"):
+        try:
+            program = jax.make_jaxpr(images_function(generator))(*arguments)
+        except Exception as error:  # JAX documents no common error type, and a user may raise any
+            raise ConfigError(
+                f"{_kind(generator)} cannot be written as ONNX: {one_line(error)}\n"
+                "expected a module for batches of any size\n"
+                "Use x.shape[0] or -1 for the batch size, not len(x) or int(x.shape[0])."
+            ) from error
+        try:
+            (images,) = _translate(graph, program.jaxpr, program.consts, ["latent", "labels"])
+        except NotImplementedError as error:
+            raise ConfigError(
+                f"{_kind(generator)} cannot be written as ONNX: it uses {error} of JAX\n"
+                "expected primitives that cgan_jax.interop.onnx_primitives lists\n"
+                "Export it as StableHLO, which takes any module."
+            ) from error
+    graph.nodes.append(onnx.helper.make_node("Identity", [images], ["images"]))
+    return graph.used()
+
+
+def _kind(generator: TrainedGenerator) -> str:
+    return with_article(type(generator.module).__name__)
+
+
+def _translate(graph: GraphBuilder, jaxpr: Any, consts: Any, inputs: list[Value]) -> list[Value]:
+    """Add the nodes of a jaxpr; what depends on constants alone is computed here and now.
+
+    Raises:
+        NotImplementedError: a primitive has no ONNX form here; the message names it.
+    """
+    values = dict(zip(jaxpr.constvars, consts, strict=True))
+    values |= zip(jaxpr.invars, inputs, strict=True)
+
+    def read(atom: Any) -> Value:
+        is_literal = isinstance(atom, Literal)
+        return np.asarray(atom.val, atom.aval.dtype) if is_literal else values[atom]
+
+    for eqn in jaxpr.eqns:
+        inputs, name = [read(atom) for atom in eqn.invars], eqn.primitive.name
+        if name in CALLS:
+            inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+            outputs = _translate(
+                graph, getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), inputs
+            )
+        elif _is_constant(eqn, inputs):
+            result = eqn.primitive.bind(*inputs, **eqn.params)
+            outputs = result if eqn.primitive.multiple_results else [result]
+        elif name in PRIMITIVES:
+            result = PRIMITIVES[name](graph, eqn, *inputs)
+            outputs = result if isinstance(result, list) else [result]
+        else:
+            raise NotImplementedError(f"the primitive {name}")
+        values |= zip(eqn.outvars, outputs, strict=True)
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _is_constant(eqn: JaxprEqn, inputs: list[Value]) -> bool:
+    if eqn.primitive.name == "dim_as_value":
+        return False
+    outputs: Any = eqn.outvars
+    sizes = [n for out in outputs for n in out.aval.shape]
+    return all(isinstance(n, int) for n in sizes) and not any(isinstance(x, str) for x in inputs)

@@ -97,14 +97,14 @@ class Inverted(Generator):
         return -super().__call__(latent, labels, train=train)
 
 
-def test_a_subclass_of_the_generator_is_refused(generator, tmp_path):
-    """Its layers may have other names, which an ONNX graph or a state dict would not know."""
+def test_a_subclass_of_the_generator_has_no_state_dict(generator, tmp_path):
+    """Its layers may have other names. Its own arrays can be saved and loaded."""
     settings = {name: getattr(generator.module, name) for name in ("n_classes", "latent_dim")}
     sizes = {"label_dim": 3, "img_size": 4, "widths": (8, 16)}
     inverted = replace(generator, module=Inverted(**settings, **sizes))
-    for what in ("ONNX", "a PyTorch state dict"):
-        with pytest.raises(ConfigError, match=f"an? Inverted cannot be written as {what}\n.*not a"):
-            library_module(inverted, what)
+    words = "an Inverted cannot be written as a PyTorch state dict\nexpected .*not a subclass"
+    with pytest.raises(ConfigError, match=words):
+        library_module(inverted)
     assert "generator" not in interop.metadata(inverted)
     inverted.save(tmp_path / "inverted.safetensors")
     back = load_generator(tmp_path / "inverted.safetensors", generator=inverted.module)
