@@ -138,8 +138,8 @@ class SpectralNorm(nn.Module):
     """A layer with its kernel or table divided by its largest singular value (Miyato et al. 2018).
 
     As `torch.nn.utils.parametrizations.spectral_norm`: sigma = u^T W v, with vectors u and v in
-    `batch_stats`. Each pass in training begins with one step of power iteration, v = W^T u and
-    u = W v, both normalised. Gradients pass through W in sigma, with u and v as constants.
+    `batch_stats`. Each pass in training begins with one step of power iteration, u = W v and then
+    v = W^T u, both normalised. Gradients pass through W in sigma, with u and v as constants.
 
     Args:
         layer: a layer with a `kernel` (outputs on the last axis) or an `embedding` (classes first).
@@ -169,18 +169,18 @@ class SpectralNorm(nn.Module):
         matrix_FxI = weight if rows_first else weight.reshape(-1, weight.shape[-1]).T
         constant_FxI = jax.lax.stop_gradient(matrix_FxI)
 
-        def iterate(u_F: jax.Array) -> tuple[jax.Array, jax.Array]:
-            v_I = _unit(u_F @ constant_FxI)
-            return _unit(constant_FxI @ v_I), v_I
+        def iterate(v_I: jax.Array) -> tuple[jax.Array, jax.Array]:
+            u_F = _unit(constant_FxI @ v_I)
+            return u_F, _unit(u_F @ constant_FxI)
 
-        def random_u() -> jax.Array:
-            u_F = jax.random.normal(self.make_rng("params"), matrix_FxI.shape[:1])
-            return jax.lax.fori_loop(0, 15, lambda _, u_F: iterate(u_F)[0], u_F)
+        def random_v() -> jax.Array:
+            v_I = jax.random.normal(self.make_rng("params"), matrix_FxI.shape[1:])
+            return jax.lax.fori_loop(0, 15, lambda _, v_I: iterate(v_I)[1], v_I)
 
-        u_F = self.variable("batch_stats", "u", random_u)
-        v_I = self.variable("batch_stats", "v", lambda: _unit(u_F.value @ constant_FxI))
+        v_I = self.variable("batch_stats", "v", random_v)
+        u_F = self.variable("batch_stats", "u", lambda: _unit(constant_FxI @ v_I.value))
         if train and not self.is_initializing():
-            u_F.value, v_I.value = iterate(u_F.value)
+            u_F.value, v_I.value = iterate(v_I.value)
         return u_F.value @ (matrix_FxI @ v_I.value)
 
 
