@@ -1,6 +1,7 @@
 """Convolutions and changes of resolution: values and derivatives beside JAX's own, and by hand."""
 
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -72,7 +73,7 @@ def test_value_and_derivatives_are_jaxs(arguments):
 
         return jax.jit(everything)(x, kernel)
 
-    close = lambda own, jaxs: np.testing.assert_allclose(own, jaxs, rtol=1e-12, atol=1e-11)
+    close = partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-11)
     jax.tree.map(close, derivatives(convolution), derivatives(jax_convolution))
 
 
@@ -92,10 +93,14 @@ def test_every_derivative_has_the_fast_layout():
 
     def layouts(function):
         def penalty(kernel):
-            score = lambda x: jnp.sin(function(x, kernel, ((1, 1), (1, 1)))).sum()
+            def score(x):
+                return jnp.sin(function(x, kernel, ((1, 1), (1, 1)))).sum()
+
             return (jax.grad(score)(x) ** 2).sum()
 
-        loop = lambda kernel: lax.fori_loop(0, 2, lambda _, k: k - jax.grad(penalty)(k), kernel)
+        def loop(kernel):
+            return lax.fori_loop(0, 2, lambda _, k: k - jax.grad(penalty)(k), kernel)
+
         text = jax.jit(loop).lower(kernel).as_text()
         found = re.findall(r"dim_numbers = (\S+), window = \{([^}]*)\}", text)
         assert len(found) >= 4
