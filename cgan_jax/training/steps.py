@@ -109,11 +109,10 @@ def train_step(gan: GAN, state: GANState, batch: Batch, key: jax.Array) -> tuple
     batch, latent_BxZ, fake_labels_B = shard_batch((batch, latent_BxZ, fake_labels_B))
     real = to_unit_range(batch.images), batch.labels
 
-    gen, fake_images, g_loss = _update_generator(
-        gan, state, (latent_BxZ, fake_labels_B), real, keys
-    )
+    inputs = latent_BxZ, fake_labels_B
+    gen, images, g_loss = _update_generator(gan, state, inputs, real, keys)
     # The fakes from before the generator's update; constants to the discriminator's loss.
-    disc, d_loss = _update_discriminator(gan, state, real, (fake_images, fake_labels_B), keys)
+    disc, d_loss = _update_discriminator(gan, state, real, (images, fake_labels_B), keys)
 
     step, average = state.step + 1, None
     if gan.average:

@@ -126,9 +126,9 @@ def in_turns(
     return rates
 
 
-def table(rates: Mapping[str, list[float]]) -> str:
+def table(rates: Mapping[str, list[float]], peer_name: str = PEER) -> str:
     """Median, least and most steps per second, and the ratio to the peer, round by round."""
-    peer = rates.get(PEER)
+    peer = rates.get(peer_name)
     lines = [f"{'steps per second':<38} {'median':>7} {'min':>7} {'max':>7} {'ratio':>6}"]
     for name, values in rates.items():
         figures = (statistics.median(values), min(values), max(values))

@@ -32,10 +32,9 @@ class Recipe:
         if config.augment or config.loss not in ("relativistic", "hinge"):
             raise NotImplementedError("no twin of this recipe")
         self.config, self.n_steps = config, 0
-        self.G, self.D = (
-            net.to(dtype=dtype, memory_format=torch.channels_last)
-            for net in torch_networks.networks(config.model)
-        )
+        self.G, self.D = (net.to(dtype) for net in torch_networks.networks(config.model))
+        for net in (self.G, self.D):
+            net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizers = [
             torch.optim.Adam(
                 net.parameters(),

@@ -187,6 +187,59 @@ MISTAKES = [
         "training/test_steps.py::test_an_epoch_shows_every_image_once_in_an_order_of_its_own",
     ),
     Mistake(
+        "penalty on the wrong half",
+        "training/penalties.py",
+        "_squared_norms(score, *real)",
+        "_squared_norms(score, *fake)",
+        "training/test_penalties.py::test_by_hand",
+    ),
+    Mistake(
+        "penalty's mean over pixels instead of their sum",
+        "training/penalties.py",
+        ".sum((1, 2, 3))",
+        ".mean((1, 2, 3))",
+        "training/test_penalties.py::test_by_hand",
+    ),
+    Mistake(
+        "gamma not halved",
+        "training/penalties.py",
+        "(norms_2B[:n].mean() + norms_2B[n:].mean()) / 2",
+        "norms_2B[:n].mean() + norms_2B[n:].mean()",
+        "training/test_penalties.py::test_by_hand",
+    ),
+    Mistake(
+        "penalty not taken through the augmentation",
+        "training/steps.py",
+        "            lambda images, labels: score(images, labels)[0],",
+        """            lambda images, labels: _apply(
+                gan.discriminator, params, state.disc, images, labels, keys.disc_dropout
+            )[0],""",
+        "training/test_extensions.py::test_a_penalty_goes_through_the_augmentation",
+    ),
+    Mistake(
+        "pairs with unequal labels",
+        "training/steps.py",
+        """    if gan.loss.paired:
+        fake_labels_B = batch.labels""",
+        "",
+        "training/test_extensions.py::test_a_paired_loss_compares_images_of_one_label",
+    ),
+    Mistake(
+        "parameters averaged without statistics",
+        "training/averaging.py",
+        "        return jax.tree.map(",
+        """        average = average | {"batch_stats": variables["batch_stats"]}
+        return jax.tree.map(""",
+        "training/test_averaging.py::test_every_step_matches_the_definition",
+    ),
+    Mistake(
+        "decay of the average off by one step",
+        "training/averaging.py",
+        "jnp.asarray(step, float)",
+        "jnp.asarray(step - 1, float)",
+        "training/test_averaging.py::test_every_step_matches_the_definition",
+    ),
+    Mistake(
         "covariance of the wrong set",
         "metrics/frechet.py",
         "real_cov, fake_cov = _covariance(real), _covariance(fake)",

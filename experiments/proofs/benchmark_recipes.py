@@ -1,0 +1,129 @@
+"""How fast each modern preset trains: this library beside a PyTorch twin of the same recipe.
+
+    python -m experiments.proofs.benchmark_recipes   # some ten minutes on 2 cores; extra `torch`
+
+Both train the same networks with the same losses, penalty, optimizers and average on the same
+images, in turns: read the ratios, taken round by round. The twin is eager PyTorch, channels last,
+with fused Adam: torch_recipe.py.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cgan_jax.checks import check_int_field
+from cgan_jax.errors import ConfigError
+from cgan_jax.files import atomic_write
+from cgan_jax.presets import PRESETS, preset
+from experiments.proofs.benchmark import in_turns, table
+from experiments.shared.command_line import parse, run
+
+MODULE = "experiments.proofs.benchmark_recipes"
+PEER = "PyTorch, eager, channels last"
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Time the modern presets beside PyTorch twins, in turns.
+
+    Examples:
+      python -m experiments.proofs.benchmark_recipes --presets residual --rounds 9
+    """
+
+    presets: tuple[str, ...] = ("relativistic_mlp", "residual", "projection")
+    """Which presets."""
+    rounds: int = 5
+    """How many turns each side gets."""
+    seconds: float = 8.0
+    """About how long a turn lasts."""
+    json: Path | None = None
+    """Write the figures to this file too, with versions."""
+
+    def check(self) -> None:
+        """Raises ConfigError for a number that is out of range, or a preset without a twin."""
+        check_int_field(self, "rounds", 1, 1000)
+        for name in self.presets:
+            if preset(name) is PRESETS["report"]:
+                raise ConfigError(
+                    "the report has a benchmark of its own\nexpected other presets\n"
+                    "Run python -m experiments.proofs.benchmark."
+                )
+
+
+def main() -> None:
+    flags = parse(Flags, MODULE)
+    flags.check()
+    figures = {}
+    for name in flags.presets:
+        sides = {f"cgan_jax, {name}": ours(name), PEER: twin(name)}
+        steps = max(4, round(flags.seconds * min(side(4) for side in sides.values())))
+        steps += -steps % PRESETS[name].penalty.every  # whole periods of a lazy penalty
+        rates = in_turns(sides, flags.rounds, min(steps, 400))
+        print(table(rates, PEER))
+        figures[name] = {"steps per turn": steps} | rates
+    if flags.json:
+        from cgan_jax.environment import environment
+
+        with atomic_write(flags.json) as file:
+            file.write_text(json.dumps(environment() | figures, indent=2) + "\n")
+        print(f"Written to {flags.json}.")
+
+
+def ours(name: str) -> Callable[[int], float]:
+    """Times our loop over a span of steps."""
+    from cgan_jax.data import load
+    from cgan_jax.training.gan import GAN
+    from cgan_jax.training.spans import Spans
+    from cgan_jax.training.steps import run_keys
+
+    dataset = load()
+    config = PRESETS[name].for_data(dataset)
+    spans = Spans(GAN.from_config(config), dataset, config.batch_size, run_keys(0))
+
+    def measure(steps: int) -> float:
+        state, *_ = spans.run(spans.fresh_state(), 0, config.penalty.every)
+        began = time.perf_counter()
+        spans.run(state, config.penalty.every, steps)
+        return steps / (time.perf_counter() - began)
+
+    return measure
+
+
+def twin(name: str) -> Callable[[int], float]:
+    """Times the twin's loop, its batches from memory, its losses read once."""
+    import torch
+
+    from cgan_jax.data import load
+    from experiments.proofs.torch_recipe import Recipe
+
+    dataset = load()
+    config = PRESETS[name].for_data(dataset)
+    recipe, n = Recipe(config), config.batch_size
+    images = torch.from_numpy(dataset.images.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1)
+    labels = torch.from_numpy(dataset.labels.astype(np.int64))
+    order = torch.randperm(len(labels))
+
+    def step(i: int) -> torch.Tensor:
+        rows = order[(i % (len(order) // n)) * n :][:n]
+        z = torch.randn(n, config.model.latent_dim)
+        return recipe.step(
+            images[rows], labels[rows], z, torch.randint(config.model.n_classes, (n,))
+        )
+
+    def measure(steps: int) -> float:
+        for i in range(config.penalty.every):
+            step(i)
+        began = time.perf_counter()
+        losses = [step(i) for i in range(steps)]
+        torch.stack(losses).tolist()
+        return steps / (time.perf_counter() - began)
+
+    return measure
+
+
+if __name__ == "__main__":
+    run(main)
