@@ -6,8 +6,13 @@ from . import interop as interop
 from . import losses as losses
 from . import metrics as metrics
 from . import presets as presets
+from .config import AverageConfig as AverageConfig
+from .config import MLPConfig as MLPConfig
 from .config import ModelConfig as ModelConfig
 from .config import OptimizerConfig as OptimizerConfig
+from .config import PenaltyConfig as PenaltyConfig
+from .config import ResidualConfig as ResidualConfig
+from .config import SNGANConfig as SNGANConfig
 from .config import TrainConfig as TrainConfig
 from .data import Dataset as Dataset
 from .data import load as load
@@ -19,6 +24,7 @@ from .models.report import Discriminator as Discriminator
 from .models.report import Generator as Generator
 from .pictures.grids import grid as grid
 from .presets import PRESETS as PRESETS
+from .presets import preset as preset
 from .runs.checkpoint import Checkpoints as Checkpoints
 from .runs.folder import RunFolder as RunFolder
 from .sampling.generator import TrainedGenerator as TrainedGenerator

@@ -103,6 +103,27 @@ def check_settings(names):
     assert names["config"].loss == "hinge"
 
 
+def check_recipe(names):
+    assert "stage_0_block_0" in names["state"].gen.params
+    assert names["config"].schedule_steps == names["state"].step == 20
+    assert names["state"].average is not None
+
+
+def check_parts(names):
+    gan = GAN.from_config(names["config"])
+    assert gan.loss.paired
+    assert (gan.penalty.every, gan.penalty.schedule_steps) == (4, 20)
+    assert (gan.augment.translation, gan.augment.cutout, gan.augment.color) == (True, True, False)
+    assert gan.average.half_life == 20_000
+    assert names["state"].step == 20
+
+
+def check_own_parts(names):
+    assert names["gan"].penalty.every == 2
+    assert names["state"].average is not None
+    assert names["state"].step == 20
+
+
 def check_loss(names):
     assert names["gan"].loss.generator(np.float32(0.9)) == 0
     assert names["gan"].loss.discriminator(np.float32(0.9), np.float32(2)) == 2
@@ -194,6 +215,9 @@ SECTIONS = {
     "Train, stop, resume, sample": check_resumed_run,
     "Images of a trained run": check_images,
     "Other settings": check_settings,
+    "A modern recipe": check_recipe,
+    "The parts of a recipe": check_parts,
+    "Parts in a GAN of your own": check_own_parts,
     "Your own loss": check_loss,
     "A paired loss": check_paired_loss,
     "Your own penalty": check_penalty,
