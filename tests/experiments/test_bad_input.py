@@ -161,11 +161,11 @@ def from_arrays(images=PIXELS, labels=(0, 1, 1, 0), class_names=("a", "b")) -> C
 
 NO_INFO = {IMAGES: b"-", LABELS: b"-"}
 DATA = [
-    data("image magic", f"{IMAGES} is not an idx file", "00 00 08 03", **{IMAGES: b"\1" + RAW[1:]}),
+    data("image magic", f"{IMAGES} is not such an idx", "00 00 08 03", **{IMAGES: b"\1" + RAW[1:]}),
     data("a web page", "starts with 3c 68 74 6d", "00 00 08 03", **{IMAGES: b"<html>"}),
-    data("empty file", f"{IMAGES} is not an idx file", "00 00 08 03", **{IMAGES: b""}),
-    data("idx type", "idx type 0x0d", "[4, 2, 2]", **{IMAGES: RAW[:2] + b"\x0d" + RAW[3:]}),
-    data("dimensions", "has 1 dimension", "[4, 2, 2]", **{IMAGES: RAW[:3] + b"\1" + RAW[4:]}),
+    data("empty file", f"{IMAGES} is not such an idx file", "00 00 08 03", **{IMAGES: b""}),
+    data("idx type", "with 00 00 0d 03", "00 00 08 03", **{IMAGES: RAW[:2] + b"\x0d" + RAW[3:]}),
+    data("dimensions", "with 00 00 08 01", "[4, 2, 2]", **{IMAGES: RAW[:3] + b"\1" + RAW[4:]}),
     data("cut header", "within its header", "[4, 2, 2]", **{IMAGES: RAW[:9]}),
     data("other size", "holds an array of shape [2, 2, 4]", "[4, 2, 2]",
          **{IMAGES: idx.header((2, 2, 4)) + RAW[16:]}),
