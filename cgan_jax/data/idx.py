@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cgan_jax.checks import plural
+from cgan_jax.checks import errors_as, plural
 from cgan_jax.data.spec import Spec
 from cgan_jax.errors import DataError
 
@@ -105,20 +105,16 @@ def read_file(path: Path, shape: tuple[int, ...]) -> np.ndarray:
         DataError: the file cannot be opened, or is not a complete idx file of that shape.
     """
     array, n_bytes = np.empty(shape, np.uint8), math.prod(shape)
-    try:
-        with open(path, "rb") as file:
-            is_gzip = file.peek(2)[:2] == b"\x1f\x8b"
-            stream = gzip.GzipFile(fileobj=file) if is_gzip else file
-            _check_header(path, stream.read(len(header(shape))), shape)
-            n_read, has_more = stream.readinto(array.data), bool(stream.read(1))
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(
-            f"{path} is damaged or cut short: {error}\nexpected a complete gzip file"
-        ) from error
-    except OSError as error:
-        raise DataError(
-            f"cannot read {path}: {error.strerror or error}\nexpected a file that you may read"
-        ) from error
+    damage, broken = "expected a complete gzip file", (EOFError, zlib.error, gzip.BadGzipFile)
+    with (
+        errors_as(DataError, f"cannot read {path}", "expected a file that you may read"),
+        errors_as(DataError, f"{path} is damaged or cut short", damage, of=broken),
+        open(path, "rb") as file,
+    ):
+        is_gzip = file.peek(2)[:2] == b"\x1f\x8b"
+        stream = gzip.GzipFile(fileobj=file) if is_gzip else file
+        _check_header(path, stream.read(len(header(shape))), shape)
+        n_read, has_more = stream.readinto(array.data), bool(stream.read(1))
     if n_read < n_bytes:
         raise DataError(
             f"{path} is cut short: {plural(n_read, 'byte')} of data\nexpected {n_bytes:,}"

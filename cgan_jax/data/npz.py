@@ -1,8 +1,6 @@
 """An .npz file of arrays as a source, such as `python -m experiments.sample` writes."""
 
-import contextlib
 import zipfile
-from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -10,10 +8,10 @@ from typing import IO, NamedTuple
 import numpy as np
 from numpy.lib import format as npy
 
-from cgan_jax.checks import as_path, one_line
+from cgan_jax.checks import as_path, errors_as, one_line
 from cgan_jax.data import square_images
 from cgan_jax.data.dataset import Dataset
-from cgan_jax.data.square_images import Crop, center_crop, to_pillow
+from cgan_jax.data.square_images import to_pillow
 from cgan_jax.errors import DataError
 
 
@@ -46,31 +44,35 @@ def load_npz(
     """
     square_images.check_options(img_size, channels)
     file = as_path(path, "the data file")
-    with _read_errors(file), zipfile.ZipFile(file) as archive:
-        headers = {
-            name.removesuffix(".npy"): _read_header(archive.open(name))
-            for name in archive.namelist()
-            if name.endswith(".npy")
-        }
-    _check_headers(file, headers)
-    square_images.check_memory(str(file), headers["images"].shape)
-    n, height, width, *depth = headers["images"].shape
-    side = img_size or square_images.native_size(min(height, width), str(file))
-    channels = channels or min([*depth, 1][0], 3)
-    with square_images.strict_decoding():
-        crops = _load_all(file, side, channels)
-        images = square_images.stack(crops, n, side, channels, file.stem)
-    labels = _read(file, "labels")
+    then = "expected an .npz file, as np.savez writes it\nRepair it, or name another."
+    with errors_as(DataError, f"{file} cannot be read", then):  # of many kinds
+        with zipfile.ZipFile(file) as archive:
+            headers = {
+                name.removesuffix(".npy"): _read_header(archive.open(name))
+                for name in archive.namelist()
+                if name.endswith(".npy")
+            }
+        _check_headers(file, headers)
+        n, height, width, *depth = headers["images"].shape
+        square_images.check_memory(str(file), headers["images"].shape)
+        side = img_size or square_images.native_size(min(height, width), str(file))
+        channels = channels or min([*depth, 1][0], 3)
+        square_images.check_memory(file.stem, (n, side, side, channels))
+        with np.load(file, allow_pickle=False) as arrays:
+            images, labels = arrays["images"], arrays["labels"]
+            names = arrays["class_names"].tolist() if "class_names" in headers else None
     if labels.size and labels.min() < 0:
         raise DataError(
             f"{file}: labels run from {labels.min()}\nexpected 0 or more\n"
             "Count the classes from 0, and remove unlabelled images."
         )
-    if "class_names" in headers:
-        names = _read(file, "class_names").tolist()
-    else:
+    if names is None:
         values, labels = np.unique(labels, return_inverse=True)
         names = [str(value) for value in values]
+    images = images.reshape(n, height, width, -1)
+    crops = (square_images.center_crop(to_pillow(image), side, channels) for image in images)
+    with square_images.strict_decoding():
+        images = square_images.stack(crops, n, side, channels, file.stem)
     return square_images.to_dataset(images, labels, names, file.stem, f"the file {file}")
 
 
@@ -116,28 +118,3 @@ def _check_headers(file: Path, headers: dict[str, _Header]) -> None:
             f"labels in {file} are {dtype} {list(shape)}\n"
             f"expected integers [{headers['images'].shape[0]}]\nGive one label per image."
         )
-
-
-def _load_all(file: Path, img_size: int, channels: int) -> Iterator[Crop]:
-    images = _read(file, "images")
-    images = images[..., np.newaxis] if images.ndim == 3 else images
-    if images.shape[1:] == (img_size, img_size, channels):
-        yield from ((image, False) for image in images)
-    else:
-        yield from (center_crop(to_pillow(image), img_size, channels) for image in images)
-
-
-def _read(file: Path, name: str) -> np.ndarray:
-    with _read_errors(file), np.load(file, allow_pickle=False) as arrays:
-        return np.asarray(arrays[name])
-
-
-@contextlib.contextmanager
-def _read_errors(file: Path) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # the parts of a broken archive raise many kinds
-        raise DataError(
-            f"{file} cannot be read: {one_line(error)}\n"
-            "expected an .npz file, as np.savez writes it\nRepair it, or name another."
-        ) from error

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cgan_jax.checks import as_path, one_line, plural, short_repr
+from cgan_jax.checks import as_path, errors_as, plural, short_repr
 from cgan_jax.data import cache, debian, idx, tfds_download, tfds_files
 from cgan_jax.data.dataset import Dataset
 from cgan_jax.data.idx import Arrays
@@ -97,16 +97,12 @@ def _from_directory(
     """A split, now in the cache, and where it is from: `source`, by default the directory."""
     if not os.path.isdir(directory):  # which, unlike Path's, accepts any name
         raise DataError(f"the directory {directory} does not exist\nexpected a directory")
-    try:
+    then = "expected a directory that you may read"
+    with errors_as(DataError, f"cannot read the directory {directory}", then):
         pair = idx.find(spec, split, directory)
         prepared = None if pair else tfds_files.find(spec.name, directory)
         files = pair or (prepared.iterdir() if prepared else ())
         mark = "" if source else cache.fingerprint(files)
-    except (OSError, RuntimeError) as error:  # the latter for circular links
-        raise DataError(
-            f"cannot read the directory {directory}: {one_line(error)}\n"
-            "expected a directory that you may read"
-        ) from error
     if not pair and not prepared:
         raise DataError(
             f"the directory {directory} holds no {spec.title} {split} split\n"

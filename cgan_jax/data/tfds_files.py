@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cgan_jax.checks import as_path, one_line, plural
+from cgan_jax.checks import as_path, errors_as, one_line, plural
 from cgan_jax.data import idx, square_images
 from cgan_jax.data.idx import Arrays
 from cgan_jax.data.spec import Spec
 from cgan_jax.data.square_images import Crop
-from cgan_jax.errors import CGANError, DataError
+from cgan_jax.errors import DataError
 
 _INFO = "dataset_info.json"
 _READABLE = "array_record"
@@ -113,7 +113,10 @@ def read_squares(
     Raises:
         DataError: as `load_tfds`; `hint` ends the message for broken files.
     """
-    with read_errors(directory, hint), square_images.strict_decoding():
+    what = f"cannot read the TFDS files in {directory}"
+    then = f"expected intact files, as TFDS writes them with file_format={_READABLE!r}{hint}"
+    # array_record, protobuf and Pillow each raise errors of their own for broken files.
+    with errors_as(DataError, what, then), quiet(), square_images.strict_decoding():
         import tensorflow_datasets as tfds
 
         builder = tfds.builder_from_directory(directory)
@@ -155,26 +158,6 @@ def read_squares(
 
 
 @contextlib.contextmanager
-def read_errors(directory: Path, hint: str = "") -> Iterator[None]:
-    """Turn the errors of reading a prepared directory into ours, and keep TFDS quiet.
-
-    Raises:
-        DataError: instead of any error but the library's own; `hint` ends the message.
-    """
-    try:
-        with quiet():
-            yield
-    except CGANError:
-        raise
-    # array_record, protobuf and Pillow each raise errors of their own for broken files.
-    except Exception as error:
-        raise DataError(
-            f"cannot read the TFDS files in {directory}: {one_line(error)}\n"
-            f"expected intact files, as TFDS writes them with file_format={_READABLE!r}{hint}"
-        ) from error
-
-
-@contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep TFDS from printing, logging and drawing progress bars."""
     from tensorflow_datasets.core.utils import tqdm_utils
@@ -198,18 +181,14 @@ def n_examples(name: str, directory: Path) -> dict[str, int]:
         DataError: the directory holds another data set, or is in a format that needs TensorFlow.
     """
     path = directory / _INFO
-    try:
+    then = "expected a directory that TFDS has prepared"
+    with errors_as(DataError, f"{path} is not a TFDS description", then):
         info: Any = json.loads(path.read_bytes())
         info_name, file_format = info["name"], info.get("fileFormat")
         n_rows = {
             part["name"]: sum(int(n) for n in part.get("shardLengths", ()))
             for part in info.get("splits", ())
         }
-    except Exception as error:  # arbitrary JSON leads to many kinds
-        raise DataError(
-            f"{path} is not a TFDS description: {one_line(error)}\n"
-            "expected a directory that TFDS has prepared"
-        ) from error
     if info_name != name:
         raise DataError(f"{directory} holds the data set {info_name!r}\nexpected {name!r}")
     if file_format != _READABLE:

@@ -11,7 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from cgan_jax.checks import as_path, one_line, short_repr
+from cgan_jax.checks import as_path, errors_as, one_line, short_repr
 from cgan_jax.data import square_images, tfds_download, tfds_files
 from cgan_jax.data.dataset import Dataset
 from cgan_jax.errors import ConfigError, DataError
@@ -52,13 +52,10 @@ def load_tfds(
     if not isinstance(name, str) or not re.fullmatch(r"\w+(/[\w.+-]+)?", name):
         raise _unknown(name)
     root = as_path(data_dir, "data_dir") if data_dir else tfds_files.usual_root()
-    try:
-        prepared = tfds_files.find(name, root) or _prepare(name, root)
-    except OSError as error:
-        raise DataError(
-            f"cannot read {root}: {one_line(error)}\nexpected a directory of TFDS\n"
-            "Name another with --data-dir (data_dir=)."
-        ) from error
+    then = "expected a directory of TFDS\nName another with --data-dir (data_dir=)."
+    with errors_as(DataError, f"cannot read {root}", then):
+        prepared = tfds_files.find(name, root)
+    prepared = prepared or _prepare(name, root)
     try:
         n_rows = tfds_files.n_examples(name.partition("/")[0], prepared)
     except DataError as error:
@@ -84,7 +81,13 @@ def _prepare(name: str, root: Path) -> Path:
     base, _, config = name.partition("/")
     if base not in tfds.list_builders(with_community_datasets=False):
         raise _unknown(name)
-    try:
+    then = (
+        "expected array_record files there, or a network and a builder that needs no TensorFlow\n"
+        "Connect and try again; or prepare it elsewhere with file_format='array_record', and name "
+        "that directory with --data-dir (data_dir=)."
+    )
+    # The many parts of TFDS raise many kinds of errors.
+    with errors_as(DataError, f"{name} is not prepared in {root}, and preparing it failed", then):
         if config and config not in tfds.builder_cls(base).builder_configs:
             raise _unknown(name)
         builder = tfds.builder(name, data_dir=root)
@@ -93,16 +96,6 @@ def _prepare(name: str, root: Path) -> Path:
             with tempfile.TemporaryDirectory(prefix="cgan_jax-") as downloads:
                 use_stub = find_spec("tensorflow") is None
                 tfds_download.download_and_prepare(builder, Path(downloads), use_stub=use_stub)
-    except ConfigError:
-        raise
-    # The many parts of TFDS raise many kinds of errors.
-    except Exception as error:
-        raise DataError(
-            f"{name} is not prepared in {root}, and preparing it failed: {one_line(error)}\n"
-            "expected array_record files there, or a network and a builder that needs no "
-            "TensorFlow\nConnect and try again; or prepare it elsewhere with "
-            "file_format='array_record', and name that directory with --data-dir (data_dir=)."
-        ) from error
     return prepared
 
 

@@ -4,12 +4,13 @@ Orbax alone loads a flipped bit silently and casts a wrong dtype silently. So ea
 a manifest with the path, dtype, shape and CRC-32 of each array, and restore believes only that.
 """
 
+import contextlib
 import json
 import logging
 import os
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -74,11 +75,12 @@ class Checkpoints:
         traceback: TracebackType | None,
     ) -> None:
         try:
-            if self._manager:
-                self._manager.close()
-        except Exception as failure:  # Orbax raises many kinds, here for a save in the background
+            with self._save_errors():
+                if self._manager:
+                    self._manager.close()
+        except RunError:
             if error is None:
-                raise self._unsaved(self._saving, failure) from failure
+                raise
 
     def latest(self) -> int | None:
         """The newest saved step, or None."""
@@ -123,12 +125,10 @@ class Checkpoints:
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(arrays), manifest=ocp.args.JsonSave(manifest)
         )
+        assert self._manager, "opened with read_only=True"
         self._saving = step
-        try:
-            assert self._manager, "opened with read_only=True"
+        with self._save_errors():
             self._manager.save(step, args=items)
-        except Exception as failure:
-            raise self._unsaved(step, failure) from failure
 
     def restore(
         self, like: State, *, at_most: int | None = None, only: tuple[str, ...] = ("",)
@@ -173,10 +173,8 @@ class Checkpoints:
     def _numbers(self, at_most: int | None = None) -> list[int]:
         """The numbers that the folder has an entry for, in order, once all is written."""
         if self._manager:
-            try:
+            with self._save_errors():
                 self._manager.wait_until_finished()
-            except Exception as failure:
-                raise self._unsaved(self._saving, failure) from failure
         names = (entry.name for entry in self._directory.iterdir())
         numbers = (int(name) for name in names if name.isdecimal() and name == str(int(name)))
         return sorted(n for n in numbers if at_most is None or n <= at_most)
@@ -240,14 +238,20 @@ class Checkpoints:
             "Name a run's folder after its first save."
         )
 
-    def _unsaved(self, step: int, failure: Exception) -> RunError:
-        # What the system said, if Tensorstore quotes it; otherwise how the error begins.
-        quoted = re.search(r"([^:\[]+) \[os_error_code", str(failure))
-        return RunError(
-            f"the checkpoint of step {step} could not be written to {self._directory} "
-            f"({quoted[1].strip() if quoted else _first_line(failure)}).\n"
-            "Earlier ones are intact. Free some space, or make it writable; then resume the run."
-        )
+    @contextlib.contextmanager
+    def _save_errors(self) -> Iterator[None]:
+        """Turns Orbax's errors, of many kinds, which may come from a save in the background."""
+        try:
+            yield
+        except Exception as error:
+            # What the system said, if Tensorstore quotes it; otherwise how the error begins.
+            quoted = re.search(r"([^:\[]+) \[os_error_code", str(error))
+            raise RunError(
+                f"the checkpoint of step {self._saving} could not be written to {self._directory} "
+                f"({quoted[1].strip() if quoted else _first_line(error)}).\n"
+                "Earlier ones are intact. Free some space, or make it writable; then resume the "
+                "run."
+            ) from error
 
     def _set_aside(self, step: int) -> Path:
         graveyard = self._directory.parent / "damaged"
