@@ -12,6 +12,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+from cgan_jax.checks import one_line
 from cgan_jax.data.spec import Spec
 from cgan_jax.errors import DataError
 
@@ -135,9 +136,7 @@ def _run(command: list[str], cwd: Path, seconds: float, output: Path | None = No
             # The helpers of apt-get would outlive it, and Ctrl-C does not reach its session.
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
-        if status == 0:
-            return None
         stderr.seek(0)
         lines = stderr.read(1 << 16).decode(errors="replace").splitlines()
-        errors = [line for line in lines if line.startswith("E:")] or lines
-        return " ".join(errors[0].split())[:200] if errors else f"exit status {status}"
+    errors = [line for line in lines if line.startswith("E:")] or lines or [f"exit status {status}"]
+    return one_line(errors[0], 200) if status else None

@@ -59,7 +59,7 @@ def prepare(spec: Spec, temporary: Path) -> Path:
         raise DataError(f"TFDS cannot be imported: {one_line(error)}") from error
 
     root = _usual_root_if_free(spec.name) or temporary
-    builder = getattr(tfds.image_classification, spec.tfds_builder)(data_dir=root)
+    builder = tfds.builder_cls(spec.name)(data_dir=root)
     if not builder.url_infos:
         raise DataError(f"TFDS {tfds.__version__} registers no checksums of {spec.title}")
     deadline, cause = time.monotonic() + _TOTAL_SECONDS, None

@@ -61,7 +61,6 @@ def tiny_spec(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
         title="Tiny-MNIST",
         class_names=FASHION_MNIST.class_names,
         splits=splits,
-        tfds_builder="FashionMNIST",
         debian_package="dataset-fashion-mnist",
         debian_dir=root / "installed",
         order_file=root / "order.npz",
