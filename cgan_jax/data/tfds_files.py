@@ -39,23 +39,18 @@ def usual_root() -> Path:
     return as_path(directory, "TFDS_DATA_DIR")
 
 
-def versions(name: str, root: Path) -> list[Path]:
-    """The version directories of a data set in TFDS's directory, prepared or not, newest first.
+def find(name: str, directory: Path) -> Path | None:
+    """The prepared version directory: `directory` itself or the newest in it; None without one.
 
     Raises:
         OSError: the directory cannot be read.
     """
-    entries = (root / name).iterdir() if (root / name).is_dir() else ()
-    paths = [path for path in entries if re.fullmatch(r"\d+(\.\d+)*", path.name)]
-    return sorted(paths, key=lambda path: [int(n) for n in path.name.split(".")], reverse=True)
-
-
-def find(name: str, directory: Path) -> Path | None:
-    """The prepared version directory: `directory` itself or the newest in it; None without one."""
-    for candidate in (directory, *versions(name, directory)):
-        if (candidate / _INFO).is_file():
-            return candidate
-    return None
+    place = directory / name
+    entries = place.iterdir() if place.is_dir() else ()
+    versions = [path for path in entries if re.fullmatch(r"\d+(\.\d+)*", path.name)]
+    versions.sort(key=lambda path: [int(n) for n in path.name.split(".")], reverse=True)
+    prepared = (path for path in (directory, *versions) if (path / _INFO).is_file())
+    return next(prepared, None)
 
 
 def read(spec: Spec, split: str, directory: Path) -> Arrays:

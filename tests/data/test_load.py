@@ -193,7 +193,7 @@ BROKEN = {
     "empty": (drop(IMAGES, LABELS), "holds no Tiny-MNIST train split"),
     "no images": (drop(IMAGES), f"lacks {IMAGES}"),
     "no labels": (drop(LABELS), f"lacks {LABELS}"),
-    "label range": (spoil_labels, "train labels in .* run to 10"),
+    "label range": (spoil_labels, "train labels in .* are not Tiny-MNIST's"),
     "other pixel": (swap_one_pixel, "train images in .* are not Tiny-MNIST's"),
     "text": (lambda d: (d / f"{IMAGES}.gz").write_text("text"), f"{IMAGES}.gz is not such an idx"),
 }
