@@ -40,8 +40,7 @@ def load_npz(
     names = ["images", "labels", "class_names"]
     then = (
         "expected an .npz file of numbers and strings, as np.savez writes it\n"
-        "Save images of one size as uint8, labels as integers and names as strings; or name another "
-        "file."
+        "Save images of one size as uint8, labels as integers, names as strings; or name another."
     )
     with errors_as(DataError, f"{file} cannot be read", then):  # of many kinds
         with zipfile.ZipFile(file) as archive:  # a small file can unpack to any size

@@ -91,12 +91,8 @@ class RunFolder:
 
         A run imported from elsewhere has no rows for the steps taken there.
         """
-        return max(self.steps_logged(), self.steps_saved())
-
-    def steps_saved(self) -> int:
-        """The newest step in `checkpoints/`, by the names there; 0 without any."""
         names = [path.name for path in self.checkpoints.glob("*")]
-        return max((int(name) for name in names if name.isdecimal()), default=0)
+        return max(self.steps_logged(), *(int(name) for name in names if name.isdecimal()), 0)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "RunFolder":
@@ -184,21 +180,17 @@ class RunFolder:
         same_images = before is not None and before == now  # whatever they are called
         may_differ = ("epochs:", "dataset:") if same_images else ("epochs:",)
         changed = [d for d in differences(run.config, config) if not d.startswith(may_differ)]
-        if changed:
-            raise RunError(
-                f"{path} holds a run of another configuration ({'; '.join(changed)}).\n"
-                "Give that run's settings to resume it, or another folder for a new run."
-            )
         if run.data and data and not same_images:
             before, now = (
                 f"{each.get('n_images')} images of {each.get('name')}, "
                 f"SHA-256 {str(each['sha256'])[:12]}"
                 for each in (run.data, data)
             )
+            changed.append(f"other data: {before} -> {now}")
+        if changed:
             raise RunError(
-                f"{path} holds a run of other data ({before} -> {now})\n"
-                "expected the images that it began with\n"
-                "Give those to resume it, or another folder for a new run."
+                f"{path} holds a run of another configuration ({'; '.join(changed)}).\n"
+                "Give that run's settings and images to resume it, or another folder for a new run."
             )
         return run
 
