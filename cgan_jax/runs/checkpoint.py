@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -198,16 +198,17 @@ class Checkpoints:
         """The arrays of a step, in the order of `like`."""
         leaves = self._manifest(step)
         saved = {
-            path: (np.dtype(leaf["dtype"]), tuple(leaf["shape"]))
+            path: _spell(leaf["dtype"], leaf["shape"])
             for path, leaf in leaves.items()
             if path.startswith(only)
         }
-        expected = {path: (np.dtype(leaf.dtype), tuple(leaf.shape)) for path, leaf in like.items()}
+        expected = {path: _spell(leaf.dtype, leaf.shape) for path, leaf in like.items()}
         for path in expected | saved:
-            if saved.get(path) != expected.get(path):
+            actual, wanted = (each.get(path, "missing") for each in (saved, expected))
+            if actual != wanted:
                 raise RunError(
                     f"the checkpoint of step {step} in {self._directory} does not fit: {path} is "
-                    f"{_spell(saved.get(path))}, expected {_spell(expected.get(path))}\n"
+                    f"{actual}, expected {wanted}\n"
                     "Use the configuration, or your own networks, that the run was trained with."
                 )
 
@@ -217,9 +218,9 @@ class Checkpoints:
             # way, and those complain on the screen.
             handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=_this_process())
             with ocp.Checkpointer(handler, multiprocessing_options=_this_process()) as reader:
-                for path, (dtype, shape) in expected.items():
+                for path, leaf in like.items():
                     args = ocp.args.PyTreeRestore(
-                        {path: np.empty(shape, dtype)},
+                        {path: np.empty(leaf.shape, leaf.dtype)},
                         restore_args={path: ocp.RestoreArgs(restore_type=np.ndarray)},
                         partial_restore=True,
                     )
@@ -227,7 +228,7 @@ class Checkpoints:
                     arrays.append(np.asarray(tree[path]))
         except Exception as error:  # Orbax raises many kinds here
             raise _DamagedError(f"its arrays cannot be read ({_first_line(error)})") from error
-        for path, array in zip(expected, arrays, strict=True):
+        for path, array in zip(like, arrays, strict=True):
             if _describe(array) != leaves[path]:
                 raise _DamagedError(f"{path} is not what was saved")
         return arrays
@@ -291,8 +292,8 @@ def _describe(array: np.ndarray) -> dict[str, Any]:
     return {"dtype": array.dtype.name, "shape": list(array.shape), "crc32": crc}
 
 
-def _spell(leaf: tuple[np.dtype, tuple[int, ...]] | None) -> str:
-    return "missing" if leaf is None else f"{leaf[0]} {list(leaf[1])}"
+def _spell(dtype: Any, shape: Sequence[int]) -> str:
+    return f"{np.dtype(dtype)} {list(shape)}"
 
 
 def _first_line(error: Exception) -> str:
