@@ -101,12 +101,12 @@ def animate_training(folder: RunFolder, n: int, out: Path) -> None:
     Raises:
         RunError: there are no grids, or a file cannot be read or written.
     """
-    from cgan_jax.pictures.gif import save_progress
+    from cgan_jax.pictures.gif import EPOCH_MS, LAST_MS, save_gif
     from cgan_jax.reporting.animation import progress_pictures
 
     pictures = progress_pictures(folder, n)
     with atomic_write(out) as file:
-        save_progress(pictures, file)
+        save_gif(pictures, file, [EPOCH_MS] * (len(pictures) - 1) + [LAST_MS])
     what = plural(len(pictures), "picture")
     print(f"Wrote {what} up to epoch {max(folder.sample_grids())} to {out}.")
 

@@ -82,7 +82,7 @@ class Flags:
 def main() -> None:
     flags = parse(Flags, MODULE)
     flags.check()
-    runs = run_folders(flags.runs, best=flags.best)
+    runs = run_folders(flags.runs)
     folders = [each.path / flags.folder_name() for each in runs]
     folders += [flags.out] if len(runs) > 1 else []
     for folder in folders:
@@ -113,11 +113,11 @@ def main() -> None:
     print(f"Figures and plots are in {', '.join(map(str, folders))}.")
 
 
-def run_folders(paths: Sequence[Path], *, best: bool) -> list[RunFolder]:
+def run_folders(paths: Sequence[Path]) -> list[RunFolder]:
     """The runs in run folders, or in folders of run folders.
 
     Raises:
-        RunError: there is none, or one has no checkpoint or is of another data set.
+        RunError: there is none, or one is of another data set.
     """
     runs = runs_in(paths)
     if not runs:
@@ -133,13 +133,6 @@ def run_folders(paths: Sequence[Path], *, best: bool) -> list[RunFolder]:
                 f"expected one on {DATASET}, which the reference classifier knows\n"
                 "Train with --eval-every to measure pixels, or give the functions of "
                 "cgan_jax.metrics your own classifier's features."
-            )
-        checkpoints = run_folder.best if best else run_folder.checkpoints
-        if not checkpoints.is_dir():
-            raise RunError(
-                f"{run_folder.path} has no {checkpoints.name}/ yet\n"
-                "expected at least one checkpoint\n"
-                f"Name a run after its first save{', with --eval-every' if best else ''}."
             )
     return runs
 
