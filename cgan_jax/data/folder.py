@@ -67,7 +67,8 @@ def _list_classes(folder: Path) -> dict[str, list[Path]]:
         "expected a folder that you may read, with one sub-folder of images per class\n"
         "Name another, or an .npz file."
     )
-    with errors_as(DataError, f"cannot read the folder {folder}", then):
+    unreadable = OSError, RuntimeError  # the latter for circular links
+    with errors_as(DataError, f"cannot read the folder {folder}", then, unreadable):
         if folder.is_file():
             raise NotADirectoryError("it is a file")
         entries = _visible(folder.iterdir())

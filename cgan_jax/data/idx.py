@@ -101,8 +101,8 @@ def read_file(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     array, n_bytes = np.empty(shape, np.uint8), math.prod(shape)
     damage, broken = "expected a complete gzip file", (EOFError, zlib.error, gzip.BadGzipFile)
     with (
-        errors_as(DataError, f"cannot read {path}", "expected a file that you may read"),
-        errors_as(DataError, f"{path} is damaged or cut short", damage, of=broken),
+        errors_as(DataError, f"cannot read {path}", "expected a file that you may read", OSError),
+        errors_as(DataError, f"{path} is damaged or cut short", damage, broken),
         open(path, "rb") as file,
     ):
         is_gzip = file.peek(2)[:2] == b"\x1f\x8b"

@@ -37,24 +37,7 @@ def load_npz(
     """
     square_images.check_options(img_size, channels)
     file = as_path(path, "the data file")
-    names = ["images", "labels", "class_names"]
-    then = (
-        "expected an .npz file of numbers and strings, as np.savez writes it\n"
-        "Save images of one size as uint8, labels as integers, names as strings; or name another."
-    )
-    with errors_as(DataError, f"{file} cannot be read", then):  # of many kinds
-        with zipfile.ZipFile(file) as archive:  # a small file can unpack to any size
-            square_images.check_memory(str(file), (sum(i.file_size for i in archive.infolist()),))
-        with np.load(file, allow_pickle=False) as saved:
-            arrays = {name: saved[name] for name in saved if name in names}
-            found = one_line(", ".join(saved), 80)
-    for name in ("images", "labels"):
-        if name not in arrays:
-            raise DataError(
-                f"{file} has no array {name!r}; it holds {found}\n"
-                "expected images, labels and optionally class_names\n"
-                "Save them with np.savez(file, images=..., labels=...)."
-            )
+    arrays = _read(file)
     images, labels = _check_images(file, arrays["images"]), arrays["labels"]
     if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
         raise DataError(
@@ -78,6 +61,29 @@ def load_npz(
         values, labels = np.unique(labels, return_inverse=True)
         names = [str(value) for value in values]
     return square_images.to_dataset(images, labels, names, file.stem, f"the file {file}")
+
+
+def _read(file: Path) -> dict[str, np.ndarray]:
+    """The file's `images`, `labels` and, if present, `class_names`."""
+    then = (
+        "expected an .npz file of numbers and strings, as np.savez writes it\n"
+        "Save images of one size as uint8, labels as integers, names as strings; or name another."
+    )
+    with errors_as(DataError, f"{file} cannot be read", then):  # of many kinds
+        with zipfile.ZipFile(file) as archive:  # a small file can unpack to any size
+            square_images.check_memory(str(file), (sum(i.file_size for i in archive.infolist()),))
+        with np.load(file, allow_pickle=False) as saved:
+            wanted = ("images", "labels", "class_names")
+            arrays = {name: saved[name] for name in wanted if name in saved}
+            found = one_line(", ".join(saved), 80)
+    for name in wanted[:2]:
+        if name not in arrays:
+            raise DataError(
+                f"{file} has no array {name!r}; it holds {found}\n"
+                "expected images, labels and optionally class_names\n"
+                "Save them with np.savez(file, images=..., labels=...)."
+            )
+    return arrays
 
 
 def _check_images(file: Path, images: np.ndarray) -> np.ndarray:

@@ -98,7 +98,8 @@ def _from_directory(
     if not os.path.isdir(directory):  # which, unlike Path's, accepts any name
         raise DataError(f"the directory {directory} does not exist\nexpected a directory")
     then = "expected a directory that you may read"
-    with errors_as(DataError, f"cannot read the directory {directory}", then):
+    unreadable = OSError, RuntimeError  # the latter for circular links
+    with errors_as(DataError, f"cannot read the directory {directory}", then, unreadable):
         pair = idx.find(spec, split, directory)
         prepared = None if pair else tfds_files.find(spec.name, directory)
         files = pair or (prepared.iterdir() if prepared else ())

@@ -140,13 +140,11 @@ def read_squares(
         labels = np.empty(n, np.int64)
 
         def crops() -> Iterator[Crop]:
-            for i in range(n):
-                if i % _ROWS_AT_ONCE == 0:
-                    rows = source.__getitems__(range(i, min(i + _ROWS_AT_ONCE, n)))
-                row = rows[i % _ROWS_AT_ONCE]
-                labels[i] = row[label_key]
-                with Image.open(io.BytesIO(row[image_key])) as image:
-                    yield square_images.center_crop(image, side, channels)
+            for chunk in (range(i, min(i + _ROWS_AT_ONCE, n)) for i in range(0, n, _ROWS_AT_ONCE)):
+                for i, row in zip(chunk, source.__getitems__(chunk), strict=True):
+                    labels[i] = row[label_key]
+                    with Image.open(io.BytesIO(row[image_key])) as image:
+                        yield square_images.center_crop(image, side, channels)
 
         images = square_images.stack(crops(), n, side, channels, name)
         return images, labels, features[label_key].names

@@ -53,7 +53,7 @@ def load_tfds(
         raise _unknown(name)
     root = as_path(data_dir, "data_dir") if data_dir else tfds_files.usual_root()
     then = "expected a directory of TFDS\nName another with --data-dir (data_dir=)."
-    with errors_as(DataError, f"cannot read {root}", then):
+    with errors_as(DataError, f"cannot read {root}", then, OSError):
         prepared = tfds_files.find(name, root)
     prepared = prepared or _prepare(name, root)
     try:

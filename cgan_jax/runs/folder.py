@@ -271,7 +271,7 @@ def runs_in(paths: Iterable[Path]) -> list[RunFolder]:
 def _names_in(path: Path) -> set[str]:
     """What is in a folder, which need not exist yet."""
     then = "expected a folder that you may read and write, or nothing yet\nName another."
-    with errors_as(RunError, f"{path} cannot be a run folder", then):
+    with errors_as(RunError, f"{path} cannot be a run folder", then, OSError):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             path.stat()  # it says what is wrong with a name, which is_file may not
         if any(place.is_file() for place in (path, *path.parents)):
