@@ -1,24 +1,54 @@
-"""Checks of single values that several modules need, and how messages show a value.
+"""Checks of single values that several modules need, and how messages show a value or an error.
 
 The range of a setting is defined beside the setting. Imports neither JAX nor NumPy.
 """
 
+import contextlib
 import difflib
 import math
 import operator
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any, get_args
 
-from cgan_jax.errors import ConfigError, DataError
+from cgan_jax.errors import CGANError, ConfigError, DataError
 
 
 def one_line(text: object, limit: int = 240) -> str:
     """A text, or the text of an error, on one line of at most `limit` characters."""
     line = " ".join(str(text).split()) or type(text).__name__
     return line if len(line) <= limit else f"{line[: limit - 3]}..."
+
+
+@contextlib.contextmanager
+def errors_as(
+    kind: type[CGANError],
+    what: str,
+    then: str,
+    of: type[Exception] | tuple[type[Exception], ...] = Exception,
+) -> Iterator[None]:
+    """Turn the errors of other libraries in the `with` statement into ours.
+
+    Args:
+        kind: the error to raise.
+        what: the beginning of its message; the text of the other error follows.
+        then: the rest: what was expected, and what to do.
+        of: the errors to turn.
+
+    Raises:
+        CGANError: of that kind; the library's own errors pass.
+    """
+    try:
+        yield
+    except CGANError:
+        raise
+    except of as error:
+        reason: object = error
+        if isinstance(error, OSError) and str(error.filename or "") in what:
+            reason = error.strerror or error  # without the file's name once more
+        raise kind(f"{what}: {one_line(reason)}\n{then}") from error
 
 
 def short_repr(value: object) -> str:

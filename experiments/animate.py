@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import tyro
 
-from cgan_jax.checks import check_int_field
+from cgan_jax.checks import check_int_field, plural
 from cgan_jax.errors import ConfigError
 from cgan_jax.files import atomic_write
 from cgan_jax.runs.folder import RunFolder
@@ -101,13 +101,13 @@ def animate_training(folder: RunFolder, n: int, out: Path) -> None:
     Raises:
         RunError: there are no grids, or a file cannot be read or written.
     """
-    from cgan_jax.pictures.gif import save_progress
+    from cgan_jax.pictures.gif import EPOCH_MS, LAST_MS, save_gif
     from cgan_jax.reporting.animation import progress_pictures
 
     pictures = progress_pictures(folder, n)
     with atomic_write(out) as file:
-        save_progress(pictures, file)
-    what = "1 picture" if len(pictures) == 1 else f"{len(pictures)} pictures"
+        save_gif(pictures, file, [EPOCH_MS] * (len(pictures) - 1) + [LAST_MS])
+    what = plural(len(pictures), "picture")
     print(f"Wrote {what} up to epoch {max(folder.sample_grids())} to {out}.")
 
 
@@ -135,11 +135,8 @@ def animate_morph(folder: RunFolder, flags: Flags) -> None:
     )
     start, end = np.broadcast_arrays(start, end)
     write(frames, start, end, generator.class_names, flags.out)
-    n_pictures = frames.shape[1]
-    print(
-        f"Wrote {len(frames)} frames of {n_pictures} picture{'s' * (n_pictures > 1)} "
-        f"after {generator.step:,} steps to {flags.out}."
-    )
+    what = f"{len(frames)} frames of {plural(frames.shape[1], 'picture')}"
+    print(f"Wrote {what} after {generator.step:,} steps to {flags.out}.")
 
 
 def write(

@@ -4,7 +4,6 @@ python -m experiments.demo runs/fashion_cgan
 """
 
 import contextlib
-import errno
 import os
 import socket
 import tempfile
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from cgan_jax.checks import check_int_field, one_line, short_repr
+from cgan_jax.checks import check_int_field, errors_as, short_repr
 from cgan_jax.errors import CGANError, ConfigError
 from cgan_jax.runs.folder import RunFolder
 from cgan_jax.training.stop_signals import StopSignals
@@ -84,13 +83,9 @@ def import_gradio(pictures: str) -> Any:
         ConfigError: it is not installed.
     """
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": pictures}
-    try:
+    then = "expected the extra `demo`\nInstall it with `pip install -e '.[demo]'`."
+    with errors_as(ConfigError, "the demo needs Gradio, which is not installed", then, ImportError):
         import gradio
-    except ImportError as error:
-        raise ConfigError(
-            "the demo needs Gradio, which is not installed\nexpected the extra `demo`\n"
-            "Install it with `pip install -e '.[demo]'`."
-        ) from error
     return gradio
 
 
@@ -101,18 +96,13 @@ def listen(host: str, port: int) -> socket.socket:
         ConfigError: the port is in use, or the address is not one of this machine's.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
+    what = f"nothing can listen on {short_repr(host)}, port {port}"
+    then = (
+        "expected an address of this machine, and a free port that you may use\n"
+        "Give another --host or --port."
+    )
+    with errors_as(ConfigError, what, then, OSError):
         return socket.create_server((host, port), family=family)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise ConfigError(
-                f"port {port} of {host} is in use\nexpected a free one\nGive another --port."
-            ) from error
-        raise ConfigError(
-            f"nothing can listen on {short_repr(host)}, port {port}: {one_line(error)}\n"
-            "expected an address of this machine, and a port that you may use\n"
-            "Give another --host or --port."
-        ) from error
 
 
 def serve(gradio: Any, app: Any, place: socket.socket) -> None:
@@ -136,47 +126,37 @@ def page(gr: Any, generator: "TrainedGenerator", title: str) -> Any:
         generator: the trained generator.
         title: the run's name.
     """
-    names = generator.class_names
-    draw_class, draw_path = drawing_functions(gr, generator)
+    # By number, since two classes may have the same name.
+    classes = [(name, i) for i, name in enumerate(generator.class_names)]
+    points = "Of the latent points"
+    typical = "The smaller, the more typical the pictures, and the more alike"
 
     def class_choice(label: str, value: int) -> Any:
-        # By number, since two classes may have the same name.
-        choices = [(name, i) for i, name in enumerate(names)]
-        return gr.Dropdown(choices, value=value, label=label)
+        return gr.Dropdown(classes, value=value, label=label, render=False)
 
-    def latent_choice() -> list[Any]:
-        info = "The smaller, the more typical the pictures, and the more alike"
-        return [
-            gr.Number(0, label="Seed", info="Of the latent points", precision=0, minimum=0),
-            gr.Radio(list(TRUNCATIONS), value="none", label="Truncation", info=info),
-        ]
+    def tab(name: str, inputs: list[Any], button: str, draw: Callable[..., Any]) -> None:
+        with gr.Tab(name), gr.Row():
+            with gr.Column(scale=1):
+                for field in inputs:
+                    field.render()
+                seed = gr.Number(0, label="Seed", info=points, precision=0, minimum=0)
+                limit = gr.Radio(list(TRUNCATIONS), value="none", label="Truncation", info=typical)
+                click = gr.Button(button, variant="primary").click
+            with gr.Column(scale=2):
+                # Neither a label nor buttons, which would cover the names in the picture.
+                options: Any = {"show_label": False, "buttons": [], "interactive": False}
+                picture = gr.Image(label=name, format="png", **options)
+        # A click during the first drawing waits for its turn.
+        fields = [*inputs, seed, limit]
+        gr.on([app.load, click], draw, fields, picture, trigger_mode="always_last")
 
-    def picture(label: str) -> Any:
-        # Neither a label nor buttons, which would cover the names in the picture.
-        return gr.Image(label=label, show_label=False, buttons=[], format="png", interactive=False)
-
+    draw_class, draw_path = drawing_functions(gr, generator)
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(3600, 3600)) as app:
         gr.Markdown(f"# {title}\nAfter {generator.step:,} steps of training.")
-        with gr.Tab("Pictures of a class"), gr.Row():
-            with gr.Column(scale=1):
-                class_inputs = [class_choice("Class", 0)]
-                class_inputs.append(gr.Slider(1, 64, value=16, step=1, label="How many"))
-                class_inputs += latent_choice()
-                draw = gr.Button("Draw", variant="primary")
-            with gr.Column(scale=2):
-                class_picture = picture("Pictures of the class")
-        with gr.Tab("From class to class"), gr.Row():
-            with gr.Column(scale=1):
-                path_inputs = [class_choice("From", 0), class_choice("To", len(names) - 1)]
-                path_inputs += latent_choice()
-                go = gr.Button("Go", variant="primary")
-            with gr.Column(scale=2):
-                path_picture = picture("The path from class to class, one row per latent point")
-        # A click during the first drawing waits for its turn.
-        queued: Any = {"trigger_mode": "always_last"}
-        class_events, path_events = [app.load, draw.click], [app.load, go.click]
-        gr.on(class_events, draw_class, class_inputs, class_picture, api_name="pictures", **queued)
-        gr.on(path_events, draw_path, path_inputs, path_picture, api_name="way", **queued)
+        number = gr.Slider(1, 64, value=16, step=1, label="How many", render=False)
+        tab("Pictures of a class", [class_choice("Class", 0), number], "Draw", draw_class)
+        ends = [class_choice("From", 0), class_choice("To", len(classes) - 1)]
+        tab("From class to class", ends, "Go", draw_path)
     return app
 
 
@@ -193,19 +173,19 @@ def drawing_functions(
 
     names = generator.class_names
 
-    def draw_class(label: int, n: int, seed: Any, truncation: str) -> Any:
+    def pictures(label: int, n: int, seed: Any, truncation: str) -> Any:
         limit = TRUNCATIONS[truncation]
         with errors_on_page(gr):
             images = generator.generate(label, n=n, seed=seed, truncation=limit)
         return grid(*square(images, names[label]))
 
-    def draw_path(start: int, end: int, seed: Any, truncation: str) -> Any:
+    def way(start: int, end: int, seed: Any, truncation: str) -> Any:
         sizes, limit = {"n": MORPH_ROWS, "frames": MORPH_FRAMES}, TRUNCATIONS[truncation]
         with errors_on_page(gr):
             frames = generator.morph(start, end, seed=seed, truncation=limit, **sizes)
         return strip_picture(frames, names[start], names[end])
 
-    return draw_class, draw_path
+    return pictures, way
 
 
 @contextlib.contextmanager

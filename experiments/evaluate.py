@@ -9,7 +9,6 @@ evaluation_best/ with those flags. The measures are in cgan_jax.metrics.
 
 import json
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,12 +21,14 @@ from tqdm import tqdm
 
 from cgan_jax.data import SPECS, load
 from cgan_jax.errors import ConfigError, RunError
-from cgan_jax.files import atomic_write, write_errors
+from cgan_jax.files import atomic_write
 from cgan_jax.metrics.measures import MEASURES
 from cgan_jax.presets import PRESETS
 from cgan_jax.runs.folder import RunFolder, runs_in
 from cgan_jax.runs.tables import format_figure
+from experiments.shared.choice import Checkpoint
 from experiments.shared.command_line import parse, run
+from experiments.shared.output import check_output
 from experiments.shared.page import write_or_warn
 
 if TYPE_CHECKING:
@@ -82,22 +83,19 @@ class Flags:
 def main() -> None:
     flags = parse(Flags, MODULE)
     flags.check()
-    runs = run_folders(flags.runs, best=flags.best)
+    runs = run_folders(flags.runs)
     folders = [each.path / flags.folder_name() for each in runs]
     folders += [flags.out] if len(runs) > 1 else []
     for folder in folders:
-        check_writable(folder)
+        check_output(folder / "evaluation.json", overwrite=True)
 
     from cgan_jax.metrics.evaluation import FAST, FULL, Evaluator, count_images
     from cgan_jax.metrics.inception import load_inception
-    from cgan_jax.sampling.generator import load_generator
-    from experiments.shared.compile_cache import keep_programs
 
-    keep_programs()
     full = replace(FULL, cas=flags.cas, cas_on_real=flags.cas_on_real)
     protocol = FAST if flags.fast else full
     inception = load_inception(flags.inception_weights) if flags.inception_weights else None
-    generators = [load_generator(each.path, best=flags.best) for each in runs]
+    generators = [Checkpoint(best=flags.best).load(each) for each in runs]
     training, test = (load(DATASET, split, flags.data_dir) for split in ("train", "test"))
     n_images = count_images(protocol, len(runs), len(training), fid=inception is not None)
     evaluations = []
@@ -113,11 +111,11 @@ def main() -> None:
     print(f"Figures and plots are in {', '.join(map(str, folders))}.")
 
 
-def run_folders(paths: Sequence[Path], *, best: bool) -> list[RunFolder]:
+def run_folders(paths: Sequence[Path]) -> list[RunFolder]:
     """The runs in run folders, or in folders of run folders.
 
     Raises:
-        RunError: there is none, or one has no checkpoint or is of another data set.
+        RunError: there is none, or one is of another data set.
     """
     runs = runs_in(paths)
     if not runs:
@@ -134,25 +132,7 @@ def run_folders(paths: Sequence[Path], *, best: bool) -> list[RunFolder]:
                 "Train with --eval-every to measure pixels, or give the functions of "
                 "cgan_jax.metrics your own classifier's features."
             )
-        checkpoints = run_folder.best if best else run_folder.checkpoints
-        if not checkpoints.is_dir():
-            raise RunError(
-                f"{run_folder.path} has no {checkpoints.name}/ yet\n"
-                "expected at least one checkpoint\n"
-                f"Name a run after its first save{', with --eval-every' if best else ''}."
-            )
     return runs
-
-
-def check_writable(folder: Path) -> None:
-    """Check that a folder, which need not exist yet, can be written. Leaves nothing behind.
-
-    Raises:
-        RunError: it cannot.
-    """
-    with write_errors(folder):
-        existing = next(path for path in (folder, *folder.parents) if path.exists())
-        tempfile.TemporaryFile(dir=existing).close()
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import tyro
 
-from cgan_jax.checks import check_class_names, one_line
+from cgan_jax.checks import check_class_names, one_line, plural
 from cgan_jax.config import ModelConfig
 from cgan_jax.data import SPECS
 from cgan_jax.errors import DataError, RunError
@@ -57,10 +57,7 @@ class Flags:
 
 def main() -> None:
     flags = parse(Flags, MODULE)
-    gen_weights, disc_weights = (
-        load_state_dict(flags.generator),
-        load_state_dict(flags.discriminator),
-    )
+    gen_weights, disc_weights = map(load_state_dict, (flags.generator, flags.discriminator))
     model = config_from_torch(gen_weights, disc_weights, channels=flags.channels)
     config = replace(REPORT, model=replace(model, bn_epsilon=flags.bn_epsilon))
     names, note = class_names([name for group in flags.class_names for name in group], model)
@@ -106,15 +103,15 @@ def class_names(given: list[str], model: ModelConfig) -> tuple[tuple[str, ...], 
     if given:
         if len(given) != model.n_classes:
             raise DataError(
-                f"{len(given)} class name{'s' * (len(given) > 1)} for {model.n_classes} classes\n"
+                f"{plural(len(given), 'class name')} for {model.n_classes} classes\n"
                 f"expected {model.n_classes}, one per class of these networks\n"
                 "Give them all: --class-names NAME NAME ..."
             )
         return check_class_names(given, MODULE), ""
-    report = REPORT.model
-    sizes = [(m.n_classes, m.img_size, m.channels) for m in (model, report)]
-    numbers = tuple(map(str, range(model.n_classes)))
-    names = SPECS[REPORT.dataset].class_names if sizes[0] == sizes[1] else numbers
+    names = tuple(map(str, range(model.n_classes)))
+    ours, reports = ((m.n_classes, m.img_size, m.channels) for m in (model, REPORT.model))
+    if ours == reports:
+        names = SPECS[REPORT.dataset].class_names
     note = f"\nThe classes are called {one_line(', '.join(names), 60)}. To give them other names, "
     return names, note + "import into another folder with --class-names NAME NAME ..."
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from cgan_jax.checks import as_path, plural, with_article
+from cgan_jax.checks import as_path, errors_as, plural, with_article
+from cgan_jax.errors import ConfigError, DataError
 
 
 @pytest.mark.parametrize(
@@ -31,3 +32,18 @@ def test_as_path_expands_the_home_of_files_and_folders(monkeypatch, tmp_path):
     assert as_path("~/a/b.png", "out") == tmp_path / "a" / "b.png"
     assert as_path(Path("~"), "workdir") == tmp_path
     assert as_path("a~/b", "out") == Path("a~/b")
+
+
+def test_errors_of_other_libraries_become_ours(tmp_path):
+    """Without naming the file twice; the library's own errors and unlisted ones pass."""
+    file = tmp_path / "absent"
+    with pytest.raises(DataError) as caught, errors_as(DataError, f"no {file}", "expected\nDo"):
+        file.read_bytes()
+    assert str(caught.value) == f"no {file}: No such file or directory\nexpected\nDo"
+    assert isinstance(caught.value.__cause__, FileNotFoundError)
+    with pytest.raises(DataError, match=f"odd: .*{file}"), errors_as(DataError, "odd", "expected"):
+        file.read_bytes()
+    with pytest.raises(ConfigError, match="^mine$"), errors_as(DataError, "what", "expected"):
+        raise ConfigError("mine")
+    with pytest.raises(KeyError), errors_as(DataError, "what", "expected", (OSError, ValueError)):
+        raise KeyError("other")

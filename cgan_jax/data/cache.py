@@ -3,23 +3,21 @@
 A broken or read-only cache costs time and one log line, never an error.
 """
 
-import contextlib
 import hashlib
 import json
 import logging
-import math
 import os
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 import platformdirs
 
-from cgan_jax.checks import as_path
+from cgan_jax.checks import as_path, one_line
 from cgan_jax.data import idx
-from cgan_jax.data.idx_files import Arrays
-from cgan_jax.data.spec import IdxFile, Spec
+from cgan_jax.data.idx import Arrays
+from cgan_jax.data.spec import Spec
+from cgan_jax.errors import DataError
 
 _log = logging.getLogger("cgan_jax")
 
@@ -55,14 +53,18 @@ def load(directory: Path, spec: Spec, split: str, mark: str = "") -> tuple[Array
         mark: fingerprint of the files that the copy must come from; "" for any.
     """
     folder = directory / spec.name
+    images, labels = (folder / file.name for file in spec.splits[split])
     try:
         source = _source_file(folder, split, mark).read_text(encoding="utf-8")
-        arrays = Arrays(*(_read(folder, file) for file in spec.splits[split]))
+        if not (images.exists() and labels.exists()):
+            return None
+        arrays = idx.read(spec, split, (images, labels))
         return arrays, f"the cache in {directory} (first read from {source})"
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
-        _log.info("cached copy of %s is unusable (%s): reading the source", spec.title, error)
+    except (OSError, ValueError, DataError) as error:
+        reason = one_line(error)
+        _log.info("cached copy of %s is unusable (%s): reading the source", spec.title, reason)
         return None
 
 
@@ -71,37 +73,21 @@ def store(
 ) -> None:
     """Store a verified split. Each file is written atomically, also by several processes."""
     folder = directory / spec.name
+    contents = {
+        folder / file.name: idx.header(array.shape) + array.tobytes()
+        for file, array in zip(spec.splits[split], arrays, strict=True)
+    }
+    contents |= {_source_file(folder, split, each): source.encode() for each in ("", mark)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for file, array in zip(spec.splits[split], arrays, strict=True):
-            _write(folder / file.name, idx.header(array.shape), np.ascontiguousarray(array).data)
-        for one_mark in {"", mark}:
-            _write(_source_file(folder, split, one_mark), source.encode())
+        for path, content in contents.items():
+            with tempfile.TemporaryDirectory(dir=folder, prefix=".") as temporary:
+                complete = Path(temporary, path.name)
+                complete.write_bytes(content)
+                os.replace(complete, path)
     except OSError as error:
         _log.info("cannot cache %s in %s (%s)", spec.title, folder, error)
 
 
 def _source_file(folder: Path, split: str, mark: str) -> Path:
     return folder / (f"{split}.{mark}.source" if mark else f"{split}.source")
-
-
-def _read(folder: Path, file: IdxFile) -> np.ndarray:
-    path, n_header = folder / file.name, len(idx.header(file.shape))
-    if path.stat().st_size != n_header + math.prod(file.shape):
-        raise ValueError(f"{path} has the wrong size")
-    data = np.fromfile(path, np.uint8)
-    if hashlib.sha256(data.data).hexdigest() != file.sha256:
-        raise ValueError(f"{path} is damaged")
-    return data[n_header:].reshape(file.shape)
-
-
-def _write(path: Path, *parts: bytes | memoryview) -> None:
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with open(descriptor, "wb") as stream:
-            stream.writelines(parts)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise

@@ -9,7 +9,14 @@ from typing import Any, Self
 
 import numpy as np
 
-from cgan_jax.checks import check_class_names, check_encodable, one_line, plural, short_repr
+from cgan_jax.checks import (
+    check_class_names,
+    check_encodable,
+    errors_as,
+    one_line,
+    plural,
+    short_repr,
+)
 from cgan_jax.errors import DataError
 
 
@@ -105,13 +112,9 @@ class Dataset:
             DataError: as for Dataset; also labels that are not integers or not within int32.
         """
         names = check_class_names(class_names, name)
-        try:
+        then = "expected images of one size, and one label per image\nConvert them to arrays."
+        with errors_as(DataError, f"{name}: images or labels are not an array", then):
             images, labels = np.asarray(images), np.asarray(labels)
-        except (TypeError, ValueError, RuntimeError) as error:  # the last is PyTorch's
-            raise DataError(
-                f"{name}: images or labels are not an array: {one_line(error)}\n"
-                "expected images of one size, and one label per image\nConvert them to arrays."
-            ) from error
         if images.ndim == 3:
             images = images[..., np.newaxis]
         if not np.issubdtype(labels.dtype, np.integer):

@@ -1,9 +1,8 @@
-"""The Debian package of a data set as a source: fetched with apt-get and read without root.
+"""The Debian package of a data set as a source: fetched with apt-get and unpacked without root.
 
-Nothing is installed or unpacked. idx_files.py reads the files of an installed package.
+Nothing is installed. idx.py reads the unpacked files, and those of an installed package.
 """
 
-import io
 import logging
 import os
 import shutil
@@ -13,8 +12,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from cgan_jax.data import idx
-from cgan_jax.data.idx_files import Arrays, verify
+from cgan_jax.checks import one_line
 from cgan_jax.data.spec import Spec
 from cgan_jax.errors import DataError
 
@@ -45,24 +43,28 @@ Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
 """
 
 
-def fetch(spec: Spec) -> dict[str, Arrays]:
-    """Download the package with apt-get, which checks its signature, and read it.
+def fetch(spec: Spec, root: Path) -> Path:
+    """Download the package with apt-get, which checks its signature, and unpack its idx files.
+
+    Args:
+        spec: the data set.
+        root: an empty folder, where everything is written.
 
     Returns:
-        Every split of the data set, verified, in the published order.
+        the folder with the idx files.
 
     Raises:
         DataError: not a Debian-like system, no network, no such package, or a broken one.
+        OSError: a program cannot be run, or a file cannot be written.
     """
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
         raise DataError("this system has no apt-get or no dpkg-deb")
     _log.info("fetching Debian's package %s with apt-get", spec.debian_package)
-    try:
-        with tempfile.TemporaryDirectory(prefix="cgan_jax-") as temporary:
-            files = _read_package(spec, _download(spec.debian_package, Path(temporary)))
-    except OSError as error:
-        raise DataError(f"cannot run apt-get in a temporary folder: {error}") from error
-    return {split: _parse(spec, split, files) for split in spec.splits}
+    package = _download(spec.debian_package, root)
+    archive = package.with_suffix(".tar")
+    if reason := _run(["dpkg-deb", "--fsys-tarfile", str(package)], root, 60.0, archive):
+        raise DataError(f"dpkg-deb cannot read {package.name}: {reason}")
+    return _unpack(spec, archive)
 
 
 def _download(package: str, root: Path) -> Path:
@@ -79,11 +81,8 @@ def _download(package: str, root: Path) -> Path:
     apt = ["apt-get", f"--config-file={config}", "--quiet", "--quiet"]
     # The update of an unrelated archive may fail; only the download has to succeed.
     update = _run([*apt, "update"], root, _UPDATE_SECONDS)
-    download = _run(
-        [*apt, "--option=Acquire::Retries=2", "download", package],
-        root / "package",
-        _DOWNLOAD_SECONDS,
-    )
+    command = [*apt, "--option=Acquire::Retries=2", "download", package]
+    download = _run(command, root / "package", _DOWNLOAD_SECONDS)
     packages = list((root / "package").glob("*.deb"))
     if download is not None or len(packages) != 1:
         reason = update or download or "it left no package"
@@ -91,43 +90,27 @@ def _download(package: str, root: Path) -> Path:
     return packages[0]
 
 
-def _read_package(spec: Spec, package: Path) -> dict[str, bytes]:
-    """The gzipped idx files of the package by name."""
-    archive = package.with_suffix(".tar")
-    if reason := _run(["dpkg-deb", "--fsys-tarfile", str(package)], package.parent, 60.0, archive):
-        raise DataError(f"dpkg-deb cannot read {package.name}: {reason}")
-    names = {
-        f".{spec.debian_dir}/{file.name}.gz": file.name
-        for split in spec.splits.values()
-        for file in split
-    }
-    files = {}
+def _unpack(spec: Spec, archive: Path) -> Path:
+    """Copy the gzipped idx files out of the package's archive, into a folder beside it."""
+    files = [f"{file.name}.gz" for split in spec.splits.values() for file in split]
+    folder = archive.with_suffix("")
+    folder.mkdir()
     try:
-        # Members are read into memory by their full names and never written to disk, so links
-        # and paths that lead out of the archive do no harm.
+        # Only regular files of these full names are written, under names of ours: links and paths
+        # that lead out of the archive do no harm.
         with tarfile.open(archive, "r:") as tar:
             for member in tar:
-                if member.isreg() and member.name in names and member.size <= _MAX_BYTES:
+                parent, _, name = member.name.rpartition("/")
+                wanted = parent == f".{spec.debian_dir}" and name in files
+                if wanted and member.isreg() and member.size <= _MAX_BYTES:
                     stream = tar.extractfile(member)
                     assert stream is not None
-                    files[names[member.name]] = stream.read()
+                    (folder / name).write_bytes(stream.read())
     except (tarfile.TarError, EOFError, ValueError) as error:
-        raise DataError(f"{package.name} does not hold a tar archive: {error}") from error
-    if missing := sorted(set(names.values()) - set(files)):
-        raise DataError(f"{package.name} lacks {missing[0]}.gz")
-    return files
-
-
-def _parse(spec: Spec, split: str, files: dict[str, bytes]) -> Arrays:
-    where = f"the Debian package {spec.debian_package}"
-    arrays = Arrays(
-        *(
-            idx.parse(io.BytesIO(files[file.name]), f"{file.name}.gz in {where}", file.shape)
-            for file in spec.splits[split]
-        )
-    )
-    verify(spec, split, arrays, where)
-    return arrays
+        raise DataError(f"{archive.name} does not hold a tar archive: {error}") from error
+    if missing := [name for name in files if not (folder / name).exists()]:
+        raise DataError(f"{archive.name} lacks {missing[0]}")
+    return folder
 
 
 def _run(command: list[str], cwd: Path, seconds: float, output: Path | None = None) -> str | None:
@@ -153,9 +136,7 @@ def _run(command: list[str], cwd: Path, seconds: float, output: Path | None = No
             # The helpers of apt-get would outlive it, and Ctrl-C does not reach its session.
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
-        if status == 0:
-            return None
         stderr.seek(0)
         lines = stderr.read(1 << 16).decode(errors="replace").splitlines()
-        errors = [line for line in lines if line.startswith("E:")] or lines
-        return " ".join(errors[0].split())[:200] if errors else f"exit status {status}"
+    errors = [line for line in lines if line.startswith("E:")] or lines or [f"exit status {status}"]
+    return one_line(errors[0], 200) if status else None

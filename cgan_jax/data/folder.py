@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cgan_jax.checks import as_path, check_class_names, one_line, plural
+from cgan_jax.checks import as_path, check_class_names, errors_as, plural
 from cgan_jax.data import square_images
 from cgan_jax.data.dataset import Dataset
 from cgan_jax.data.square_images import Crop
@@ -63,17 +63,16 @@ def load_folder(
 def _list_classes(folder: Path) -> dict[str, list[Path]]:
     """The image files of each class."""
     suffixes = {s for s, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    try:
+    then = (
+        "expected a folder that you may read, with one sub-folder of images per class\n"
+        "Name another, or an .npz file."
+    )
+    unreadable = OSError, RuntimeError  # the latter for circular links
+    with errors_as(DataError, f"cannot read the folder {folder}", then, unreadable):
         if folder.is_file():
             raise NotADirectoryError("it is a file")
         entries = _visible(folder.iterdir())
         files = {entry.name: _visible(entry.iterdir()) for entry in entries if entry.is_dir()}
-    except (OSError, RuntimeError) as error:
-        raise DataError(
-            f"cannot read the folder {folder}: {one_line(error)}\n"
-            "expected a folder that you may read, with one sub-folder of images per class\n"
-            "Name another, or an .npz file."
-        ) from error
     if not files:
         content = "has no sub-folders" if not entries else "holds no sub-folders, but files"
         raise DataError(
@@ -123,16 +122,13 @@ def _load_all(
 
 @contextlib.contextmanager
 def _open(file: Path) -> Iterator[Image.Image]:
-    try:
-        with Image.open(file) as image:
-            yield image
+    then = (
+        "expected an intact image of 8 bits per channel, or 16- or 32-bit grey in range\n"
+        "Repair or remove it."
+    )
     # Each of Pillow's many formats raises errors of its own for broken files.
-    except Exception as error:
-        raise DataError(
-            f"{file} cannot be read: {one_line(error)}\n"
-            "expected an intact image of 8 bits per channel, or 16- or 32-bit grey in range\n"
-            "Repair or remove it."
-        ) from error
+    with errors_as(DataError, f"{file} cannot be read", then), Image.open(file) as image:
+        yield image
 
 
 def _common_size(sides: Counter[int], folder: Path) -> int:

@@ -1,6 +1,7 @@
-"""Readers for idx files, the format of MNIST and its relatives, gzipped or raw.
+"""Idx files, the format of MNIST and its relatives, gzipped or raw: one of them, or a split's two.
 
-Any sequence of bytes gives an array or a DataError. spec.py lists the files of each data set.
+Any file gives an array or a DataError. spec.py lists the files of each data set; `Arrays` and
+`verify` also serve the sources without idx files.
 """
 
 import gzip
@@ -9,58 +10,71 @@ import math
 import struct
 import zlib
 from pathlib import Path
-from typing import BinaryIO
+from typing import NamedTuple
 
 import numpy as np
 
-from cgan_jax.checks import plural
+from cgan_jax.checks import errors_as, plural
+from cgan_jax.data.spec import Spec
 from cgan_jax.errors import DataError
 
-_UNSIGNED_BYTE = 0x08
-_GZIP_MAGIC = b"\x1f\x8b"
-_CHUNK = 1 << 20
+
+class Arrays(NamedTuple):
+    """A split as its idx files hold it: images uint8 [N, H, W], labels uint8 [N]."""
+
+    images: np.ndarray
+    labels: np.ndarray
 
 
-def read(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """Read an idx file of unsigned bytes, gzipped or raw, whatever its name.
-
-    Args:
-        path: the file.
-        shape: the shape that the file must hold, each dimension at least 1.
-
-    Returns:
-        uint8 array of that shape.
+def find(spec: Spec, split: str, directory: Path) -> tuple[Path, Path] | None:
+    """The images and labels files of a split, gzipped or not, or None if neither exists.
 
     Raises:
-        DataError: the file cannot be opened, or is not a complete idx file of that shape.
+        DataError: only one of the two exists.
     """
-    try:
-        with open(path, "rb") as stream:
-            return parse(stream, str(path), shape)
-    except OSError as error:
-        raise DataError(
-            f"cannot read {path}: {error.strerror or error}\nexpected a file that you may read"
-        ) from error
+    names = [file.name for file in spec.splits[split]]
+    images, labels = (
+        next((p for p in (directory / name, directory / f"{name}.gz") if p.is_file()), None)
+        for name in names
+    )
+    if images is None and labels is None:
+        return None
+    if images is None or labels is None:
+        missing = names[0] if images is None else names[1]
+        raise DataError(f"{directory} lacks {missing}[.gz]\nexpected {' and '.join(names)}")
+    return images, labels
 
 
-def parse(stream: BinaryIO, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Read an idx file from a seekable binary stream; `name` names it in errors. See `read`."""
-    magic = stream.read(2)
-    stream.seek(0)
-    if magic != _GZIP_MAGIC:
-        return _parse_raw(stream, name, shape)
-    try:
-        with gzip.GzipFile(fileobj=stream) as unzipped:
-            return _parse_raw(unzipped, name, shape)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(
-            f"{name} is damaged or cut short: {error}\nexpected a complete gzip file"
-        ) from error
+def read(spec: Spec, split: str, files: tuple[Path, Path]) -> Arrays:
+    """Read and verify the images and labels files of a split.
+
+    Raises:
+        DataError: a file is unreadable, broken, or not the published one.
+    """
+    pairs = zip(files, spec.splits[split], strict=True)
+    arrays = Arrays(*(read_file(path, file.shape) for path, file in pairs))
+    verify(spec, split, arrays, str(files[0].parent))
+    return arrays
+
+
+def verify(spec: Spec, split: str, arrays: Arrays, where: str) -> None:
+    """Compare a split with its published hashes.
+
+    Raises:
+        DataError: a hash differs; `where` names the place.
+    """
+    for what, file, array in zip(Arrays._fields, spec.splits[split], arrays, strict=True):
+        actual = sha256(array)
+        if actual != file.sha256:
+            raise DataError(
+                f"the {split} {what} in {where} are not {spec.title}'s: SHA-256 {actual[:16]}...\n"
+                f"expected {file.sha256[:16]}..."
+            )
 
 
 def header(shape: tuple[int, ...]) -> bytes:
     """The idx header of an array of unsigned bytes with that shape."""
-    return struct.pack(f">BBBB{len(shape)}I", 0, 0, _UNSIGNED_BYTE, len(shape), *shape)
+    return struct.pack(f">BBBB{len(shape)}I", 0, 0, 0x08, len(shape), *shape)
 
 
 def sha256(array: np.ndarray) -> str:
@@ -70,40 +84,50 @@ def sha256(array: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def _parse_raw(stream: BinaryIO | gzip.GzipFile, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    expected = f"expected unsigned bytes of shape {list(shape)}"
-    start = _read_up_to(stream, 4)
-    if len(start) < 4 or start[:2] != b"\0\0":
+def read_file(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """Read an idx file of unsigned bytes, gzipped or raw, whatever its name.
+
+    Args:
+        path: the file.
+        shape: the shape that the file must hold, each dimension at least 1. It bounds the memory
+            that a malicious gzip file can take.
+
+    Returns:
+        uint8 array of that shape.
+
+    Raises:
+        DataError: the file cannot be opened, or is not a complete idx file of that shape.
+    """
+    array, n_bytes = np.empty(shape, np.uint8), math.prod(shape)
+    damage, broken = "expected a complete gzip file", (EOFError, zlib.error, gzip.BadGzipFile)
+    with (
+        errors_as(DataError, f"cannot read {path}", "expected a file that you may read", OSError),
+        errors_as(DataError, f"{path} is damaged or cut short", damage, broken),
+        open(path, "rb") as file,
+    ):
+        is_gzip = file.peek(2)[:2] == b"\x1f\x8b"
+        stream = gzip.GzipFile(fileobj=file) if is_gzip else file
+        _check_header(path, stream.read(len(header(shape))), shape)
+        n_read, has_more = stream.readinto(array.data), bool(stream.read(1))
+    if n_read < n_bytes:
         raise DataError(
-            f"{name} is not an idx file: it starts with {bytes(start).hex(' ') or 'nothing'}\n"
-            f"expected 00 00 {_UNSIGNED_BYTE:02x} {len(shape):02x}"
+            f"{path} is cut short: {plural(n_read, 'byte')} of data\nexpected {n_bytes:,}"
         )
-    if start[2] != _UNSIGNED_BYTE:
-        raise DataError(f"{name} holds data of idx type 0x{start[2]:02x}\n{expected} (0x08)")
-    if start[3] != len(shape):
-        raise DataError(f"{name} has {plural(start[3], 'dimension')}\n{expected}")
-    sizes = _read_up_to(stream, 4 * len(shape))
-    if len(sizes) < 4 * len(shape):
-        raise DataError(f"{name} is cut short within its header\n{expected}")
-    file_shape = struct.unpack(f">{len(shape)}I", sizes)
+    if has_more:
+        raise DataError(f"{path} has bytes after its data\nexpected {plural(n_bytes, 'byte')}")
+    return array
+
+
+def _check_header(path: Path, start: bytes, shape: tuple[int, ...]) -> None:
+    """Compare the bytes that a file starts with, as many as an idx header has."""
+    magic, expected = header(shape)[:4], f"unsigned bytes of shape {list(shape)}"
+    if start[:4] != magic:
+        raise DataError(
+            f"{path} is not such an idx file: it starts with {start[:4].hex(' ') or 'nothing'}\n"
+            f"expected {magic.hex(' ')}, {expected}"
+        )
+    if len(start) < len(header(shape)):
+        raise DataError(f"{path} is cut short within its header\nexpected {expected}")
+    file_shape = struct.unpack(f">{len(shape)}I", start[4:])
     if file_shape != shape:
-        raise DataError(f"{name} holds an array of shape {list(file_shape)}\n{expected}")
-    # One byte more than needed shows whether bytes follow the data. The sizes, checked above,
-    # bound the memory that a malicious gzip file can take.
-    count = math.prod(shape)
-    data = _read_up_to(stream, count + 1)
-    if len(data) < count:
-        raise DataError(
-            f"{name} is cut short: {plural(len(data), 'byte')} of data\nexpected {count:,}"
-        )
-    if len(data) > count:
-        raise DataError(f"{name} has bytes after its data\nexpected {plural(count, 'byte')}")
-    return np.frombuffer(data, np.uint8).reshape(shape)
-
-
-def _read_up_to(stream: BinaryIO | gzip.GzipFile, count: int) -> bytearray:
-    """Read `count` bytes, or fewer at the end of the stream."""
-    data = bytearray()
-    while len(data) < count and (chunk := stream.read(min(_CHUNK, count - len(data)))):
-        data += chunk
-    return data
+        raise DataError(f"{path} holds an array of shape {list(file_shape)}\nexpected {expected}")

@@ -1,25 +1,16 @@
 """An .npz file of arrays as a source, such as `python -m experiments.sample` writes."""
 
-import contextlib
 import zipfile
-from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
-from typing import IO, NamedTuple
 
 import numpy as np
-from numpy.lib import format as npy
 
-from cgan_jax.checks import as_path, one_line
+from cgan_jax.checks import as_path, errors_as, one_line
 from cgan_jax.data import square_images
 from cgan_jax.data.dataset import Dataset
-from cgan_jax.data.square_images import Crop, center_crop, to_pillow
+from cgan_jax.data.square_images import to_pillow
 from cgan_jax.errors import DataError
-
-
-class _Header(NamedTuple):
-    shape: tuple[int, ...]
-    dtype: np.dtype
 
 
 def load_npz(
@@ -46,59 +37,58 @@ def load_npz(
     """
     square_images.check_options(img_size, channels)
     file = as_path(path, "the data file")
-    with _read_errors(file), zipfile.ZipFile(file) as archive:
-        headers = {
-            name.removesuffix(".npy"): _read_header(archive.open(name))
-            for name in archive.namelist()
-            if name.endswith(".npy")
-        }
-    _check_headers(file, headers)
-    square_images.check_memory(str(file), headers["images"].shape)
-    n, height, width, *depth = headers["images"].shape
-    side = img_size or square_images.native_size(min(height, width), str(file))
-    channels = channels or min([*depth, 1][0], 3)
-    with square_images.strict_decoding():
-        crops = _load_all(file, side, channels)
-        images = square_images.stack(crops, n, side, channels, file.stem)
-    labels = _read(file, "labels")
-    if labels.size and labels.min() < 0:
+    arrays = _read(file)
+    images, labels = _check_images(file, arrays["images"]), arrays["labels"]
+    if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(
+            f"labels in {file} are {labels.dtype} {list(labels.shape)}\n"
+            f"expected integers [{len(images)}]\nGive one label per image."
+        )
+    if labels.min() < 0:
         raise DataError(
             f"{file}: labels run from {labels.min()}\nexpected 0 or more\n"
             "Count the classes from 0, and remove unlabelled images."
         )
-    if "class_names" in headers:
-        names = _read(file, "class_names").tolist()
+    n, height, width, depth = images.shape
+    side = img_size or square_images.native_size(min(height, width), str(file))
+    channels = channels or min(depth, 3)
+    crops = (square_images.center_crop(to_pillow(image), side, channels) for image in images)
+    with square_images.strict_decoding():
+        images = square_images.stack(crops, n, side, channels, file.stem)
+    if "class_names" in arrays:
+        names = arrays["class_names"].tolist()
     else:
         values, labels = np.unique(labels, return_inverse=True)
         names = [str(value) for value in values]
     return square_images.to_dataset(images, labels, names, file.stem, f"the file {file}")
 
 
-def _read_header(stream: IO[bytes]) -> _Header:
-    """Shape and dtype of an array, without its data: a small file can unpack to any size."""
-    with stream:
-        version = npy.read_magic(stream)
-        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, _, dtype = read(stream)
-    return _Header(shape, dtype)
-
-
-def _check_headers(file: Path, headers: dict[str, _Header]) -> None:
-    for name in ("images", "labels"):
-        if name not in headers:
+def _read(file: Path) -> dict[str, np.ndarray]:
+    """The file's `images`, `labels` and, if present, `class_names`."""
+    then = (
+        "expected an .npz file of numbers and strings, as np.savez writes it\n"
+        "Save images of one size as uint8, labels as integers, names as strings; or name another."
+    )
+    with errors_as(DataError, f"{file} cannot be read", then):  # of many kinds
+        with zipfile.ZipFile(file) as archive:  # a small file can unpack to any size
+            square_images.check_memory(str(file), (sum(i.file_size for i in archive.infolist()),))
+        with np.load(file, allow_pickle=False) as saved:
+            wanted = ("images", "labels", "class_names")
+            arrays = {name: saved[name] for name in wanted if name in saved}
+            found = one_line(", ".join(saved), 80)
+    for name in wanted[:2]:
+        if name not in arrays:
             raise DataError(
-                f"{file} has no array {name!r}; it holds {one_line(', '.join(headers), 80)}\n"
+                f"{file} has no array {name!r}; it holds {found}\n"
                 "expected images, labels and optionally class_names\n"
                 "Save them with np.savez(file, images=..., labels=...)."
             )
-    for name in ("images", "labels", "class_names"):
-        if name in headers and headers[name].dtype.hasobject:
-            raise DataError(
-                f"{name} in {file} is an array of Python objects, and loading would run code\n"
-                "expected an array of numbers or strings\n"
-                "Save images of one size as uint8, labels as integers, class names as strings."
-            )
-    shape, dtype = headers["images"]
+    return arrays
+
+
+def _check_images(file: Path, images: np.ndarray) -> np.ndarray:
+    """The images as uint8 `[N, H, W, C]`."""
+    shape, dtype = images.shape, images.dtype
     if dtype != np.uint8:
         raise DataError(
             f"images in {file} are {dtype}, expected uint8, pixel values from 0 to 255\n"
@@ -110,34 +100,4 @@ def _check_headers(file: Path, headers: dict[str, _Header]) -> None:
             "expected [N, H, W], or [N, H, W, C] with 1, 3 or 4 channels, none of them 0\n"
             "Put the channels last: images.transpose(0, 2, 3, 1) if they come before H."
         )
-    shape, dtype = headers["labels"]
-    if shape != headers["images"].shape[:1] or not np.issubdtype(dtype, np.integer):
-        raise DataError(
-            f"labels in {file} are {dtype} {list(shape)}\n"
-            f"expected integers [{headers['images'].shape[0]}]\nGive one label per image."
-        )
-
-
-def _load_all(file: Path, img_size: int, channels: int) -> Iterator[Crop]:
-    images = _read(file, "images")
-    images = images[..., np.newaxis] if images.ndim == 3 else images
-    if images.shape[1:] == (img_size, img_size, channels):
-        yield from ((image, False) for image in images)
-    else:
-        yield from (center_crop(to_pillow(image), img_size, channels) for image in images)
-
-
-def _read(file: Path, name: str) -> np.ndarray:
-    with _read_errors(file), np.load(file, allow_pickle=False) as arrays:
-        return np.asarray(arrays[name])
-
-
-@contextlib.contextmanager
-def _read_errors(file: Path) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # the parts of a broken archive raise many kinds
-        raise DataError(
-            f"{file} cannot be read: {one_line(error)}\n"
-            "expected an .npz file, as np.savez writes it\nRepair it, or name another."
-        ) from error
+    return images[..., np.newaxis] if len(shape) == 3 else images

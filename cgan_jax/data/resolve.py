@@ -6,17 +6,17 @@ The other modules of this package read each kind of source.
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
 
-from cgan_jax.checks import as_path, one_line, plural, short_repr
-from cgan_jax.data import cache, debian, idx_files, tfds_download, tfds_files
+from cgan_jax.checks import as_path, errors_as, plural, short_repr
+from cgan_jax.data import cache, debian, idx, tfds_download, tfds_files
 from cgan_jax.data.dataset import Dataset
-from cgan_jax.data.idx_files import Arrays
+from cgan_jax.data.idx import Arrays
 from cgan_jax.data.spec import SPECS, Spec
 from cgan_jax.errors import ConfigError, DataError
 
@@ -86,19 +86,24 @@ def load(
 
 
 def _from_directory(
-    spec: Spec, split: str, directory: Path, cache_path: Path, use_cache: bool = False
+    spec: Spec,
+    split: str,
+    directory: Path,
+    cache_path: Path,
+    *,
+    use_cache: bool = False,
+    source: str = "",
 ) -> tuple[Arrays, str]:
+    """A split, now in the cache, and where it is from: `source`, by default the directory."""
     if not os.path.isdir(directory):  # which, unlike Path's, accepts any name
         raise DataError(f"the directory {directory} does not exist\nexpected a directory")
-    try:
-        pair = idx_files.find(spec, split, directory)
+    then = "expected a directory that you may read"
+    unreadable = OSError, RuntimeError  # the latter for circular links
+    with errors_as(DataError, f"cannot read the directory {directory}", then, unreadable):
+        pair = idx.find(spec, split, directory)
         prepared = None if pair else tfds_files.find(spec.name, directory)
-        mark = cache.fingerprint(pair or (prepared.iterdir() if prepared else ()))
-    except (OSError, RuntimeError) as error:  # the latter for circular links
-        raise DataError(
-            f"cannot read the directory {directory}: {one_line(error)}\n"
-            "expected a directory that you may read"
-        ) from error
+        files = pair or (prepared.iterdir() if prepared else ())
+        mark = "" if source else cache.fingerprint(files)
     if not pair and not prepared:
         raise DataError(
             f"the directory {directory} holds no {spec.title} {split} split\n"
@@ -108,21 +113,46 @@ def _from_directory(
     if use_cache and (cached := cache.load(cache_path, spec, split, mark)):
         return cached
     if pair:
-        arrays, source = idx_files.read(spec, split, pair), f"idx files in {directory}"
+        arrays, source = idx.read(spec, split, pair), source or f"idx files in {directory}"
     else:
         assert prepared is not None
-        arrays, source = tfds_files.read(spec, split, prepared), f"TFDS files in {prepared}"
+        source = source or f"TFDS files in {prepared}"
+        arrays = tfds_files.read(spec, split, prepared)
     cache.store(cache_path, spec, split, arrays, source, mark)
     return arrays, source
+
+
+def _from_download(
+    fetch: Callable[[Spec, Path], Path], spec: Spec, split: str, cache_path: Path, source: str
+) -> tuple[Arrays, str]:
+    with tempfile.TemporaryDirectory(prefix="cgan_jax-") as temporary:
+        directory = fetch(spec, Path(temporary))
+        # All of them go into the cache, so that there is one download.
+        splits = {
+            each: _from_directory(spec, each, directory, cache_path, source=source)
+            for each in spec.splits
+        }
+    return splits[split]
 
 
 def _from_anywhere(spec: Spec, split: str, cache_path: Path) -> tuple[Arrays, str]:
     if cached := cache.load(cache_path, spec, split):
         return cached
+    directory = partial(_from_directory, spec, split, cache_path=cache_path)
+    download = partial(_from_download, spec=spec, split=split, cache_path=cache_path)
+    package = f"the Debian package {spec.debian_package}, fetched with apt-get"
+    sources: dict[str, Callable[[], tuple[Arrays, str]]] = {
+        "TFDS's directory": lambda: directory(tfds_files.usual_root()),
+        "an installed Debian package": lambda: directory(spec.debian_dir),
+        "a download through TFDS": lambda: download(
+            tfds_download.prepare, source="a download through TFDS"
+        ),
+        "the Debian package": lambda: download(debian.fetch, source=package),
+    }
     failures = []
-    for title, read in _SOURCES:
+    for title, read in sources.items():
         try:
-            return read(spec, split, cache_path)
+            return read()
         except (DataError, OSError) as error:
             reason = str(error).partition("\n")[0]
             failures.append(f"{title} ({reason})")
@@ -133,57 +163,3 @@ def _from_anywhere(spec: Spec, split: str, cache_path: Path) -> tuple[Arrays, st
         f"`apt install {spec.debian_package}`; or name a directory that holds its idx files or "
         "that TFDS has prepared, with --data-dir (data_dir=)."
     )
-
-
-def _from_tfds_directory(spec: Spec, split: str, cache_path: Path) -> tuple[Arrays, str]:
-    return _from_directory(spec, split, tfds_files.usual_root(), cache_path)
-
-
-def _from_installed_package(spec: Spec, split: str, cache_path: Path) -> tuple[Arrays, str]:
-    return _from_directory(spec, split, spec.debian_dir, cache_path)
-
-
-def _from_tfds_download(spec: Spec, split: str, cache_path: Path) -> tuple[Arrays, str]:
-    with _download_root(spec) as root:
-        prepared = tfds_download.prepare(spec, root)
-        splits = {name: tfds_files.read(spec, name, prepared) for name in spec.splits}
-    return _store_all(spec, split, splits, "a download through TFDS", cache_path)
-
-
-def _from_debian_package(spec: Spec, split: str, cache_path: Path) -> tuple[Arrays, str]:
-    source = f"the Debian package {spec.debian_package}, fetched with apt-get"
-    return _store_all(spec, split, debian.fetch(spec), source, cache_path)
-
-
-def _store_all(
-    spec: Spec, split: str, splits: dict[str, Arrays], source: str, cache_path: Path
-) -> tuple[Arrays, str]:
-    for name, arrays in splits.items():
-        cache.store(cache_path, spec, name, arrays, source)
-    return splits[split], source
-
-
-@contextmanager
-def _download_root(spec: Spec) -> Iterator[Path]:
-    """TFDS's usual directory if we can prepare the data set there, otherwise a temporary one."""
-    try:
-        root = tfds_files.usual_root()
-        place = root / spec.name
-        nearest = next(p for p in (place, *place.parents) if p.exists())
-        usable = nearest.is_dir() and os.access(nearest, os.W_OK)
-        usable = usable and (nearest != place or not any(place.iterdir()))
-    except (OSError, DataError):
-        usable = False
-    if usable:
-        yield root
-    else:
-        with tempfile.TemporaryDirectory(prefix="cgan_jax-") as temporary:
-            yield Path(temporary)
-
-
-_SOURCES = (
-    ("TFDS's directory", _from_tfds_directory),
-    ("an installed Debian package", _from_installed_package),
-    ("a download through TFDS", _from_tfds_download),
-    ("the Debian package", _from_debian_package),
-)

@@ -44,17 +44,15 @@ class Spec:
         title: its name in messages.
         class_names: one name per class, in the order of the labels.
         splits: its splits by name.
-        tfds_builder: name of its builder class in tfds.image_classification.
         debian_package: the Debian package that carries the idx files.
         debian_dir: where that package puts them.
-        order_file: table for `order.restore`, made by tests/golden/make_order.py.
+        order_file: its order, for `tfds_files.restore_order`, made by tests/golden/make_order.py.
     """
 
     name: str
     title: str
     class_names: tuple[str, ...]
     splits: Mapping[str, SplitSpec]
-    tfds_builder: str
     debian_package: str
     debian_dir: Path
     order_file: Path
@@ -101,7 +99,6 @@ FASHION_MNIST = Spec(
             ),
         ),
     },
-    tfds_builder="FashionMNIST",
     debian_package="dataset-fashion-mnist",
     debian_dir=Path("/usr/share/datasets/fashion-mnist"),
     order_file=Path(__file__).with_name("fashion_mnist_order.npz"),

@@ -4,12 +4,10 @@ tfds_files.py reads the prepared directory.
 """
 
 import contextlib
-import hashlib
 import http.client
 import logging
 import os
 import sys
-import tempfile
 import threading
 import time
 import urllib.parse
@@ -36,8 +34,8 @@ _TOTAL_SECONDS = 900.0
 _CHUNK = 1 << 16
 
 
-def prepare(spec: Spec, root: Path) -> Path:
-    """Download the files that TFDS registers for the data set and prepare them under `root`.
+def prepare(spec: Spec, temporary: Path) -> Path:
+    """Download the files that TFDS registers for the data set, and let TFDS prepare them.
 
     We fetch the files, with time-outs, because TFDS's downloader has none and retries a dead host
     for minutes. TFDS receives them as "manually downloaded", compares them with its registered
@@ -46,7 +44,8 @@ def prepare(spec: Spec, root: Path) -> Path:
 
     Args:
         spec: the data set.
-        root: the TFDS data directory to prepare in.
+        temporary: a folder for the downloads; and for the prepared directory, where TFDS's usual
+            directory holds the data set already, or cannot be written.
 
     Returns:
         The prepared version directory.
@@ -59,21 +58,19 @@ def prepare(spec: Spec, root: Path) -> Path:
     except ImportError as error:
         raise DataError(f"TFDS cannot be imported: {one_line(error)}") from error
 
-    builder = getattr(tfds.image_classification, spec.tfds_builder)(data_dir=root)
+    root = _usual_root_if_free(spec.name) or temporary
+    builder = tfds.builder_cls(spec.name)(data_dir=root)
     if not builder.url_infos:
         raise DataError(f"TFDS {tfds.__version__} registers no checksums of {spec.title}")
-    probe(next(iter(builder.url_infos)))
-    _log.info("downloading %s and preparing it with TFDS in %s", spec.title, root)
-    with tempfile.TemporaryDirectory(prefix="cgan_jax-") as temporary:
-        downloads, cause = Path(temporary), None
-        deadline = time.monotonic() + _TOTAL_SECONDS
-        for url, info in builder.url_infos.items():
-            _fetch(url, info, downloads, deadline)
-        try:
-            download_and_prepare(builder, downloads, use_stub=True, manual_dir=downloads)
-        # The many parts of TFDS raise many kinds of errors; the next source is tried after any.
-        except Exception as error:
-            cause = error
+    deadline, cause = time.monotonic() + _TOTAL_SECONDS, None
+    _probe(next(iter(builder.url_infos)))
+    for url, info in builder.url_infos.items():
+        _fetch(url, info, temporary, deadline)
+    try:
+        download_and_prepare(builder, temporary, use_stub=True, manual_dir=temporary)
+    # The many parts of TFDS raise many kinds of errors; the next source is tried after any.
+    except Exception as error:
+        cause = error
     # After an error too: another process may have finished the same directory first.
     prepared = tfds_files.find(spec.name, root)
     if prepared is None:
@@ -81,49 +78,16 @@ def prepare(spec: Spec, root: Path) -> Path:
     return prepared
 
 
-def probe(url: str) -> None:
-    """Raise a DataError unless the server answers within a few seconds, including name lookup."""
-    outcome: list[Exception | None] = []
-
-    def ask() -> None:
-        try:
-            request = urllib.request.Request(url, method="HEAD")
-            with urllib.request.urlopen(request, timeout=_PROBE_SECONDS):
-                outcome.append(None)
-        except Exception as error:
-            outcome.append(error)
-
-    # A name lookup has no time-out, so it runs in a thread that we can abandon.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(2 * _PROBE_SECONDS)
-    host = urllib.parse.urlsplit(url).netloc
-    if not outcome:
-        raise DataError(f"no answer from {host} within {2 * _PROBE_SECONDS:.0f} s")
-    if outcome[0] is not None:
-        raise DataError(f"no answer from {host}: {one_line(outcome[0])}") from outcome[0]
-
-
-def _fetch(url: str, info: Any, directory: Path, deadline: float) -> None:
-    """Download one file and compare it with its registered size and SHA-256."""
-    digest, received = hashlib.sha256(), 0
+def _usual_root_if_free(name: str) -> Path | None:
+    """TFDS's usual directory, if the data set can be prepared there."""
     try:
-        with (
-            urllib.request.urlopen(url, timeout=_SILENCE_SECONDS) as response,
-            open(directory / info.filename, "wb") as stream,
-        ):
-            while received <= info.size and (chunk := response.read(_CHUNK)):
-                if time.monotonic() > deadline:
-                    raise DataError(f"the download took more than {_TOTAL_SECONDS:.0f} s")
-                stream.write(chunk)
-                digest.update(chunk)
-                received += len(chunk)
-    except (OSError, http.client.HTTPException) as error:
-        raise DataError(f"the download of {url} failed: {one_line(error)}") from error
-    if received < info.size:
-        raise DataError(f"the download of {url} was cut after {received} of {info.size} bytes")
-    if digest.hexdigest() != info.checksum:
-        raise DataError(f"{url} does not have the checksum that TFDS registers for it")
+        root = tfds_files.usual_root()
+        place = root / name
+        nearest = next(p for p in (place, *place.parents) if p.exists())
+        is_free = nearest != place or not any(place.iterdir())
+        return root if is_free and nearest.is_dir() and os.access(nearest, os.W_OK) else None
+    except (OSError, DataError):
+        return None
 
 
 def download_and_prepare(
@@ -136,15 +100,62 @@ def download_and_prepare(
         downloads: where it keeps its downloads.
         use_stub: replace TensorFlow by what most builders of image sets use of it.
         manual_dir: a folder of files that are already downloaded.
+
+    Raises:
+        DataError: there is something to download, and its server does not answer.
+        Exception: whatever TFDS raises.
     """
     import tensorflow_datasets as tfds
 
+    files = builder.url_infos or {}
+    if files and manual_dir is None:
+        _probe(next(iter(files)))  # TFDS would retry a dead host for minutes
+    size = sum(int(info.size) for info in files.values()) / 1e6
+    _log.info("preparing %s (%.0f MB) with TFDS in %s", builder.name, size, builder.data_path)
     config = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
     stub = _without_tensorflow(type(builder)) if use_stub else contextlib.nullcontext()
     with stub, tfds_files.quiet():
         builder.download_and_prepare(
             download_dir=downloads, download_config=config, file_format="array_record"
         )
+
+
+def _probe(url: str) -> None:
+    """Raise a DataError unless the server answers within a few seconds, including name lookup."""
+    problem = [f" within {2 * _PROBE_SECONDS:.0f} s"]
+
+    def ask() -> None:
+        try:
+            request = urllib.request.Request(url, method="HEAD")
+            with urllib.request.urlopen(request, timeout=_PROBE_SECONDS):
+                problem.clear()
+        except Exception as error:
+            problem[0] = f": {one_line(error)}"
+
+    # A name lookup has no time-out, so it runs in a thread that we can abandon.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(2 * _PROBE_SECONDS)
+    if problem:
+        raise DataError(f"no answer from {urllib.parse.urlsplit(url).netloc}{problem[0]}")
+
+
+def _fetch(url: str, info: Any, directory: Path, deadline: float) -> None:
+    """Download one file of at most its registered size; TFDS itself compares the checksums."""
+    try:
+        with (
+            urllib.request.urlopen(url, timeout=_SILENCE_SECONDS) as response,
+            open(directory / info.filename, "wb") as stream,
+        ):
+            while stream.tell() <= info.size and (chunk := response.read(_CHUNK)):
+                if time.monotonic() > deadline:
+                    raise DataError(f"the download took more than {_TOTAL_SECONDS:.0f} s")
+                stream.write(chunk)
+            received = stream.tell()
+    except (OSError, http.client.HTTPException) as error:
+        raise DataError(f"the download of {url} failed: {one_line(error)}") from error
+    if received < info.size:
+        raise DataError(f"the download of {url} was cut after {received} of {info.size} bytes")
 
 
 _GFILE = SimpleNamespace(

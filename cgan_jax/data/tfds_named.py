@@ -4,24 +4,17 @@ tfds_files.py reads Fashion-MNIST, whose contents are verified.
 """
 
 import difflib
-import logging
 import re
 import tempfile
-from collections.abc import Iterator
 from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from cgan_jax.checks import as_path, one_line, short_repr
+from cgan_jax.checks import as_path, errors_as, one_line, short_repr
 from cgan_jax.data import square_images, tfds_download, tfds_files
 from cgan_jax.data.dataset import Dataset
-from cgan_jax.data.square_images import Crop
 from cgan_jax.errors import ConfigError, DataError
-
-_log = logging.getLogger("cgan_jax")
 
 
 def load_tfds(
@@ -59,13 +52,10 @@ def load_tfds(
     if not isinstance(name, str) or not re.fullmatch(r"\w+(/[\w.+-]+)?", name):
         raise _unknown(name)
     root = as_path(data_dir, "data_dir") if data_dir else tfds_files.usual_root()
-    try:
-        prepared = tfds_files.find(name, root) or _prepare(name, root)
-    except OSError as error:
-        raise DataError(
-            f"cannot read {root}: {one_line(error)}\nexpected a directory of TFDS\n"
-            "Name another with --data-dir (data_dir=)."
-        ) from error
+    then = "expected a directory of TFDS\nName another with --data-dir (data_dir=)."
+    with errors_as(DataError, f"cannot read {root}", then, OSError):
+        prepared = tfds_files.find(name, root)
+    prepared = prepared or _prepare(name, root)
     try:
         n_rows = tfds_files.n_examples(name.partition("/")[0], prepared)
     except DataError as error:
@@ -78,8 +68,9 @@ def load_tfds(
             f"{name} has no split {short_repr(split)}\nexpected one of {known}\nName one."
         )
     hint = "\nDelete it, to prepare it again."
-    with tfds_files.read_errors(prepared, hint), square_images.strict_decoding():
-        images, labels, names = _read(name, split, prepared, n_rows[split], img_size, channels)
+    images, labels, names = tfds_files.read_squares(
+        name, split, prepared, n_rows[split], img_size, channels, hint
+    )
     return square_images.to_dataset(images, labels, names, name, f"TFDS files in {prepared}")
 
 
@@ -90,35 +81,22 @@ def _prepare(name: str, root: Path) -> Path:
     base, _, config = name.partition("/")
     if base not in tfds.list_builders(with_community_datasets=False):
         raise _unknown(name)
-    try:
+    then = (
+        "expected array_record files there, or a network and a builder that needs no TensorFlow\n"
+        "Connect and try again; or prepare it elsewhere with file_format='array_record', and name "
+        "that directory with --data-dir (data_dir=)."
+    )
+    # The many parts of TFDS raise many kinds of errors.
+    with errors_as(DataError, f"{name} is not prepared in {root}, and preparing it failed", then):
         if config and config not in tfds.builder_cls(base).builder_configs:
             raise _unknown(name)
         builder = tfds.builder(name, data_dir=root)
         prepared = Path(builder.data_path)
         if not prepared.exists():
-            _download(builder)
-    except ConfigError:
-        raise
-    # The many parts of TFDS raise many kinds of errors.
-    except Exception as error:
-        raise DataError(
-            f"{name} is not prepared in {root}, and preparing it failed: {one_line(error)}\n"
-            "expected array_record files there, or a network and a builder that needs no "
-            "TensorFlow\nConnect and try again; or prepare it elsewhere with "
-            "file_format='array_record', and name that directory with --data-dir (data_dir=)."
-        ) from error
+            with tempfile.TemporaryDirectory(prefix="cgan_jax-") as downloads:
+                use_stub = find_spec("tensorflow") is None
+                tfds_download.download_and_prepare(builder, Path(downloads), use_stub=use_stub)
     return prepared
-
-
-def _download(builder: Any) -> None:
-    files = type(builder).url_infos or {}
-    if files:
-        tfds_download.probe(next(iter(files)))  # TFDS would retry a dead host for minutes
-    size = sum(int(info.size) for info in files.values()) / 1e6
-    _log.info("downloading %s (%.0f MB) into %s", builder.name, size, builder.data_path)
-    use_stub = find_spec("tensorflow") is None
-    with tempfile.TemporaryDirectory(prefix="cgan_jax-") as downloads:
-        tfds_download.download_and_prepare(builder, Path(downloads), use_stub=use_stub)
 
 
 def _unknown(name: Any) -> ConfigError:
@@ -137,41 +115,3 @@ def _unknown(name: Any) -> ConfigError:
         f"no folder, file or TFDS data set is called {short_repr(name)}{hint}\n"
         f"expected {expected}\nCorrect the name."
     )
-
-
-def _read(
-    name: str, split: str, prepared: Path, n: int, img_size: int | None, channels: int | None
-) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    import tensorflow_datasets as tfds
-
-    builder = tfds.builder_from_directory(prepared)
-    features = dict(builder.info.features or {})
-    keys = (*(builder.info.supervised_keys or ()), *features)  # of several images, the main one
-    image_keys, label_keys = (
-        [key for key in keys if isinstance(features.get(key), kind)]
-        for kind in (tfds.features.Image, tfds.features.ClassLabel)
-    )
-    if not image_keys or not label_keys:
-        raise DataError(
-            f"{name} holds no labelled images, but {one_line(', '.join(features), 80)}\n"
-            "expected an image and a class label\nName another data set."
-        )
-    image_key, label_key = image_keys[0], label_keys[0]
-    height, width, depth = features[image_key].shape
-    if img_size is None and None in (height, width):
-        raise DataError(
-            f"the images of {name} have several sizes\nexpected an explicit size\n"
-            "Choose one with --img-size (img_size=), such as 32."
-        )
-    side = img_size or square_images.native_size(min(height, width), name)
-    channels = channels or min(depth, 3)
-    labels = np.empty(n, np.int64)
-
-    def crops() -> Iterator[Crop]:
-        rows = tfds_files.rows(builder, split, n, image_key, label_key)
-        for i, (image, label) in enumerate(rows):
-            labels[i] = label
-            yield square_images.center_crop(image, side, channels)
-
-    images = square_images.stack(crops(), n, side, channels, name)
-    return images, labels, features[label_key].names

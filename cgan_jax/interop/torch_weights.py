@@ -32,34 +32,15 @@ _BATCH_NORM = {
 class _Entry(NamedTuple):
     """One array under both of its names.
 
-    A linen kernel is the transpose of a PyTorch weight. Image values are in linen's order
-    (H, W, C) there and in PyTorch's (C, H, W) here: `order` has the PyTorch index of each linen
-    index along the PyTorch array's axis `axis`, which may have label values after the image's.
+    `indices` has linen's shape, and for each of its values the place in PyTorch's flattened array:
+    a linen kernel is the transpose of a PyTorch weight, and image values are in the order (H, W, C)
+    there and (C, H, W) here.
     """
 
     torch_name: str
-    linen_name: str
     torch_shape: tuple[int, ...]
-    order: npt.NDArray[np.intp] | None = None
-    axis: int = 0
-
-    @property
-    def linen_shape(self) -> tuple[int, ...]:
-        return self.torch_shape[:: -1 if self._is_kernel else 1]
-
-    @property
-    def _is_kernel(self) -> bool:
-        return self.linen_name.endswith("/kernel")
-
-    def to_linen(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        array = array if self.order is None else np.take(array, self.order, self.axis)
-        return np.array(array.T if self._is_kernel else array, order="C")
-
-    def to_torch(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        array = array.T if self._is_kernel else array
-        if self.order is not None:
-            array = np.take(array, np.argsort(self.order), self.axis)
-        return np.array(array, order="C")
+    linen_name: str
+    indices: npt.NDArray[np.intp]
 
 
 def config_from_torch(
@@ -214,23 +195,29 @@ def _entries(network: str, config: ModelConfig) -> list[_Entry]:
     else:
         fan_in, widths = len(pixels) + label_dim, (*config.discriminator_widths, 1)
 
-    table = f"{_TABLES[network]}.weight", "params/label_embedding/embedding"
-    entries = [_Entry(*table, (config.n_classes, label_dim))]
+    shape = config.n_classes, label_dim
+    table = np.arange(math.prod(shape)).reshape(shape)
+    entries = [
+        _Entry(f"{_TABLES[network]}.weight", shape, "params/label_embedding/embedding", table)
+    ]
     position = 0
     for i, width in enumerate(widths):
         is_last = i == len(widths) - 1
-        order, axis = (pixels, 0) if is_generator and is_last else (None, 0)
-        linear = f"params/{'output' if is_last else f'hidden_{i}'}"
-        bias = _Entry(f"model.{position}.bias", f"{linear}/bias", (width,), order)
-        if not is_generator and i == 0:
-            order, axis = np.append(pixels, np.arange(len(pixels), fan_in)), 1
-        weight = f"model.{position}.weight", f"{linear}/kernel", (width, fan_in), order, axis
-        entries += [_Entry(*weight), bias]
+        weight, bias = np.arange(width * fan_in).reshape(width, fan_in), np.arange(width)
+        if is_generator and is_last:
+            weight, bias = weight[pixels], bias[pixels]
+        elif not is_generator and i == 0:
+            weight[:, : len(pixels)] = weight[:, pixels]  # the label's values come after these
+        torch, linen = f"model.{position}", f"params/{'output' if is_last else f'hidden_{i}'}"
+        entries += [
+            _Entry(f"{torch}.weight", weight.shape, f"{linen}/kernel", weight.T),
+            _Entry(f"{torch}.bias", bias.shape, f"{linen}/bias", bias),
+        ]
         if is_generator and i > 0 and not is_last:
             for torch_leaf, linen_leaf in _BATCH_NORM.items():
                 collection, leaf = linen_leaf.split("/")
                 names = f"model.{position + 1}.{torch_leaf}", f"{collection}/batch_norm_{i}/{leaf}"
-                entries.append(_Entry(*names, (width,)))
+                entries.append(_Entry(names[0], (width,), names[1], np.arange(width)))
         position += 2 if i == 0 else 3
         fan_in = width
     return entries
@@ -248,15 +235,19 @@ def _from_torch(network: str, state_dict: Mapping[str, Any], config: ModelConfig
         node = variables
         for parent in parents:
             node = node.setdefault(parent, {})
-        node[leaf] = entry.to_linen(arrays[entry.torch_name])
+        node[leaf] = np.take(arrays[entry.torch_name], entry.indices)
     return variables
 
 
 def _to_torch(network: str, variables: Mapping[str, Any], config: ModelConfig) -> StateDict:
     entries = _entries(network, config)
-    expected = {e.linen_name: e.linen_shape for e in entries}
+    expected = {e.linen_name: e.indices.shape for e in entries}
     arrays = _checked(network, dict(_leaves(variables)), expected)
-    return {e.torch_name: e.to_torch(arrays[e.linen_name]) for e in entries}
+    state_dict: StateDict = {}
+    for name, shape, linen_name, indices in entries:
+        state_dict[name] = np.empty(shape, arrays[linen_name].dtype)
+        state_dict[name].ravel()[indices] = arrays[linen_name]
+    return state_dict
 
 
 def _counter(name: str) -> str | None:

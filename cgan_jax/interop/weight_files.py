@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cgan_jax.checks import one_line
+from cgan_jax.checks import errors_as, one_line
 from cgan_jax.errors import DataError
 from cgan_jax.files import atomic_write
 from cgan_jax.interop.torch_weights import StateDict, as_array, describe
@@ -78,23 +78,16 @@ def save_state_dict(
 def _load(path: str | os.PathLike[str]) -> tuple[StateDict, dict[str, Any]]:
     path = Path(path)
     parse = _parse_torch if _is_torch(path) else safetensors_bytes.parse
-    try:
+    then = "expected a file that you may read\nName another."
+    with errors_as(DataError, f"cannot read the weights in {path}", then):
         data = path.read_bytes()
-    except (OSError, ValueError) as error:  # the latter for a name that no file can have
-        raise DataError(
-            f"cannot read the weights in {path}: {_reason(error)}\n"
-            "expected a file that you may read\nName another."
-        ) from error
-    try:
+    then = (
+        "expected tensors by name, of dtypes that NumPy has (so no bfloat16)\n"
+        f"Save `module.state_dict()` again as {path.suffix}."
+    )
+    # Neither library documents a common error type.
+    with errors_as(DataError, f"{path} is damaged or not a state dict", then):
         return parse(data)
-    except DataError:
-        raise
-    except Exception as error:  # neither library documents a common error type
-        raise DataError(
-            f"{path} is damaged or not a state dict: {_reason(error)}\n"
-            "expected tensors by name, of dtypes that NumPy has (so no bfloat16)\n"
-            f"Save `module.state_dict()` again as {path.suffix}."
-        ) from error
 
 
 def _is_torch(path: Path) -> bool:
@@ -135,16 +128,8 @@ def _dump_torch(arrays: StateDict, metadata: Mapping[str, Any]) -> bytes:
 
 
 def _torch() -> Any:
-    try:
+    then = "Install it with `pip install torch`, or convert the file to .safetensors."
+    what = "weights in .pt and .pth files need PyTorch, which is not installed"
+    with errors_as(DataError, what, then, ImportError):
         import torch
-    except ImportError as error:
-        raise DataError(
-            "weights in .pt and .pth files need PyTorch, which is not installed\n"
-            "Install it with `pip install torch`, or convert the file to .safetensors."
-        ) from error
     return torch
-
-
-def _reason(error: Exception) -> str:
-    text = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), "")
-    return one_line(text or type(error).__name__).rstrip(".")

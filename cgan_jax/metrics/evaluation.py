@@ -21,7 +21,7 @@ from cgan_jax.metrics.inception import Features
 from cgan_jax.metrics.kernel import kernel_distance
 from cgan_jax.metrics.manifold import manifold_measures
 from cgan_jax.metrics.measures import MEASURES
-from cgan_jax.metrics.reference import load_reference
+from cgan_jax.metrics.reference import SHA256, load_reference
 from cgan_jax.sampling.generator import TrainedGenerator
 
 FORMAT = 1
@@ -243,7 +243,7 @@ class Evaluator:
             per_class,
             {"fakes": ConfusionMatrix(counts), "real": real.confusion},
             _warnings(summaries, per_class, self._test.class_names),
-            _stamp(protocol, generator.step, self._reference.sha256),
+            _stamp(protocol, generator.step),
             neighbours[:, : 3 * n_classes].reshape(2, 3, n_classes, *images.shape[1:]),
         )
 
@@ -344,11 +344,11 @@ def _warnings(
     return tuple(lines)
 
 
-def _stamp(protocol: EvalProtocol, step: int, reference_sha256: str) -> dict[str, Any]:
+def _stamp(protocol: EvalProtocol, step: int) -> dict[str, Any]:
     return {
         "protocol": asdict(protocol) | {"cas_recipe": cas.RECIPE._asdict()},
         "step": step,
-        "reference_sha256": reference_sha256,
+        "reference_sha256": SHA256,
         "splits": "fakes against the test split; in the real column, the first training images of "
         "each class against the test split; fcd_50k and nearest_training against all training "
         "images; cas on the whole test split",

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cgan_jax.checks import one_line
+from cgan_jax.checks import errors_as
 from cgan_jax.errors import DataError
 from cgan_jax.metrics.inputs import chunks
 
@@ -41,24 +41,19 @@ def load_inception(path: str | PathLike[str]) -> Features:
         DataError: the file is missing or is not TorchScript, or PyTorch is not installed. The
             function raises it if the module returns something else.
     """
-    try:
+    what = "Inception's features need PyTorch, which is not installed"
+    then = "expected the extra `torch`\nInstall it with `pip install -e '.[torch]'`."
+    with errors_as(DataError, what, then, ImportError):
         import torch
-    except ImportError as error:
-        raise DataError(
-            "Inception's features need PyTorch, which is not installed\n"
-            "expected the extra `torch`\nInstall it with `pip install -e '.[torch]'`."
-        ) from error
-    try:
+    then = (
+        "expected a TorchScript module that returns [N, 2048]\n"
+        "Name the file inception-2015-12-05.pt of NVIDIA's StyleGAN code, or one like it."
+    )
+    with errors_as(DataError, f"{path} cannot be read as Inception", then):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # about TorchScript itself
             module = torch.jit.load(str(path), map_location="cpu").eval()
         arguments = [argument.name for argument in module.forward.schema.arguments]
-    except (OSError, ValueError, RuntimeError, AttributeError) as error:
-        raise DataError(
-            f"{path} cannot be read as Inception: {one_line(error, 100)}\n"
-            "expected a TorchScript module that returns [N, 2048]\n"
-            "Name the file inception-2015-12-05.pt of NVIDIA's StyleGAN code, or one like it."
-        ) from error
     options = {"return_features": True} if "return_features" in arguments else {}
     return partial(_features, partial(module, **options), path)
 

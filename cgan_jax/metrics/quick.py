@@ -1,6 +1,8 @@
 """Cheap measures to follow a training run, not to judge its result.
 
-They use only the training split, so that the test split remains for `evaluate`.
+They use only the training split, so that the test split remains for `evaluate`. The best
+checkpoint is chosen by features that no network has learned, so that the reference classifier,
+which judges the result, has no part in the choice.
 """
 
 from collections.abc import Callable
@@ -8,11 +10,12 @@ from collections.abc import Callable
 import numpy as np
 
 from cgan_jax.data import SPECS, Dataset
+from cgan_jax.errors import DataError
 from cgan_jax.metrics.classification import confusion_matrix
 from cgan_jax.metrics.evaluation import balanced
 from cgan_jax.metrics.frechet import frechet_distance
+from cgan_jax.metrics.inputs import check_images
 from cgan_jax.metrics.manifold import manifold_measures
-from cgan_jax.metrics.pixels import principal_components
 from cgan_jax.metrics.reference import N_TRAINING, load_reference
 
 N_IMAGES = 2_000
@@ -61,3 +64,36 @@ def quick_measures(training: Dataset) -> Callable[[np.ndarray, np.ndarray], dict
         } | pixel_measures(images, labels)
 
     return measures
+
+
+def principal_components(images: np.ndarray, n: int = 64) -> Callable[[np.ndarray], np.ndarray]:
+    """Find the first n principal components of images' pixels.
+
+    Args:
+        images: uint8 `[N, H, W, C]`.
+        n: number of components, at most N and H * W * C.
+
+    Returns:
+        a function of such images that returns their coordinates, float64 `[N, n]`, in units of the
+        grey range, those along the component of the largest variance first.
+
+    Raises:
+        DataError: other shapes or dtypes, or fewer than n images or pixels.
+    """
+    pixels = _pixels(images)
+    if min(pixels.shape) < n:
+        raise DataError(f"{len(pixels)} images of {pixels.shape[1]} pixels have no {n} components")
+    mean = pixels.mean(0)
+    centred = pixels - mean
+    if len(centred) < centred.shape[1]:  # then their Gram matrix is smaller than the covariance
+        _, vectors = np.linalg.eigh(centred @ centred.T)
+        components, _ = np.linalg.qr(centred.T @ vectors[:, : -n - 1 : -1])
+    else:
+        _, vectors = np.linalg.eigh(centred.T @ centred)  # the largest last
+        components = vectors[:, : -n - 1 : -1]
+    return lambda images: (_pixels(images) - mean) @ components
+
+
+def _pixels(images: np.ndarray) -> np.ndarray:
+    check_images(images)
+    return images.reshape(len(images), -1) / 255

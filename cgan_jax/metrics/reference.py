@@ -9,10 +9,8 @@ test split, and so has this one without mirror images, which were added because 
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -27,6 +25,8 @@ from cgan_jax.metrics.classifier import apply_in_chunks
 WEIGHTS = Path(__file__).with_name("reference.safetensors")
 N_TRAINING = 55_000  # the first of the 60,000 training images; the rest are its validation images
 SHA256 = "990e900513f7ef01b369b41fe05b24d78c83e1e01e564a5c667ee730c319174c"
+
+Classify = Callable[..., tuple[np.ndarray, np.ndarray]]
 
 
 class ReferenceNet(nn.Module):
@@ -73,48 +73,18 @@ def _halved(x: jax.Array) -> jax.Array:
     return x.reshape(batch, height // 2, 2, width // 2, 2, channels).max((2, 4))
 
 
-@dataclass(frozen=True, eq=False)
-class Reference:
-    """The reference classifier with its weights.
-
-    Attributes:
-        variables: `params` and `batch_stats`.
-        sha256: of the weights' file.
-    """
-
-    variables: Any
-    sha256: str
-
-    def __call__(
-        self, images: np.ndarray, on_chunk: Callable[[int], None] = lambda n: None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Compute features and predictions.
-
-        Args:
-            images: uint8 `[N, 28, 28, 1]`.
-            on_chunk: called after each chunk with its number of images.
-
-        Returns:
-            features, float32 `[N, 128]`, and predicted labels, int32 `[N]`. Those of an image do
-            not depend on the others.
-
-        Raises:
-            DataError: the images are of another shape or dtype.
-        """
-        if images.shape[1:] != (28, 28, 1):
-            raise DataError(
-                f"the reference classifier cannot take images {list(images.shape[1:])}\n"
-                "expected [28, 28, 1], as Fashion-MNIST's\nUse features of your own classifier."
-            )
-        return apply_in_chunks(ReferenceNet(), self.variables, images, on_chunk)
-
-
 @lru_cache
-def load_reference() -> Reference:
+def load_reference() -> Classify:
     """Load the reference classifier with the package's weights.
 
+    Returns:
+        a function of images, uint8 `[N, 28, 28, 1]`, and optionally of a callback, which is called
+        after each chunk with its number of images. It returns features, float32 `[N, 128]`, and
+        predicted labels, int32 `[N]`; those of an image do not depend on the others. It raises a
+        DataError for images of another shape or dtype.
+
     Raises:
-        DataError: they are missing or damaged.
+        DataError: the weights are missing or damaged.
     """
     try:
         sha256 = hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()
@@ -126,4 +96,16 @@ def load_reference() -> Reference:
             f"expected SHA-256 {SHA256}\nReinstall cgan_jax."
         )
     flat = {tuple(name.split(".")): array for name, array in load_state_dict(WEIGHTS).items()}
-    return Reference(unflatten_dict(flat), sha256)
+    variables = unflatten_dict(flat)
+
+    def classify(
+        images: np.ndarray, on_chunk: Callable[[int], None] = lambda n: None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        if images.shape[1:] != (28, 28, 1):
+            raise DataError(
+                f"the reference classifier cannot take images {list(images.shape[1:])}\n"
+                "expected [28, 28, 1], as Fashion-MNIST's\nUse features of your own classifier."
+            )
+        return apply_in_chunks(ReferenceNet(), variables, images, on_chunk)
+
+    return classify

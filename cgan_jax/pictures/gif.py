@@ -66,16 +66,6 @@ def save_there_and_back(pictures: Sequence[Image.Image], file: str | PathLike[st
     save_gif([*pictures, *pictures[-2:0:-1]], file, [HOLD_MS, *way, HOLD_MS, *way])
 
 
-def save_progress(pictures: Sequence[Image.Image], file: str | PathLike[str]) -> None:
-    """Save pictures as a GIF that loops; the last one stays for longer.
-
-    Args:
-        pictures: of one size, at least one.
-        file: the file to write.
-    """
-    save_gif(pictures, file, [EPOCH_MS] * (len(pictures) - 1) + [LAST_MS])
-
-
 def save_gif(
     pictures: Sequence[Image.Image], file: str | PathLike[str], durations: Sequence[int]
 ) -> None:

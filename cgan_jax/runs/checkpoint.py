@@ -4,12 +4,13 @@ Orbax alone loads a flipped bit silently and casts a wrong dtype silently. So ea
 a manifest with the path, dtype, shape and CRC-32 of each array, and restore believes only that.
 """
 
+import contextlib
 import json
 import logging
 import os
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -74,11 +75,12 @@ class Checkpoints:
         traceback: TracebackType | None,
     ) -> None:
         try:
-            if self._manager:
-                self._manager.close()
-        except Exception as failure:  # Orbax raises many kinds, here for a save in the background
+            with self._save_errors():
+                if self._manager:
+                    self._manager.close()
+        except RunError:
             if error is None:
-                raise self._unsaved(self._saving, failure) from failure
+                raise
 
     def latest(self) -> int | None:
         """The newest saved step, or None."""
@@ -123,12 +125,10 @@ class Checkpoints:
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(arrays), manifest=ocp.args.JsonSave(manifest)
         )
+        assert self._manager, "opened with read_only=True"
         self._saving = step
-        try:
-            assert self._manager, "opened with read_only=True"
+        with self._save_errors():
             self._manager.save(step, args=items)
-        except Exception as failure:
-            raise self._unsaved(step, failure) from failure
 
     def restore(
         self, like: State, *, at_most: int | None = None, only: tuple[str, ...] = ("",)
@@ -173,10 +173,8 @@ class Checkpoints:
     def _numbers(self, at_most: int | None = None) -> list[int]:
         """The numbers that the folder has an entry for, in order, once all is written."""
         if self._manager:
-            try:
+            with self._save_errors():
                 self._manager.wait_until_finished()
-            except Exception as failure:
-                raise self._unsaved(self._saving, failure) from failure
         names = (entry.name for entry in self._directory.iterdir())
         numbers = (int(name) for name in names if name.isdecimal() and name == str(int(name)))
         return sorted(n for n in numbers if at_most is None or n <= at_most)
@@ -200,16 +198,17 @@ class Checkpoints:
         """The arrays of a step, in the order of `like`."""
         leaves = self._manifest(step)
         saved = {
-            path: (np.dtype(leaf["dtype"]), tuple(leaf["shape"]))
+            path: _spell(leaf["dtype"], leaf["shape"])
             for path, leaf in leaves.items()
             if path.startswith(only)
         }
-        expected = {path: (np.dtype(leaf.dtype), tuple(leaf.shape)) for path, leaf in like.items()}
+        expected = {path: _spell(leaf.dtype, leaf.shape) for path, leaf in like.items()}
         for path in expected | saved:
-            if saved.get(path) != expected.get(path):
+            actual, wanted = (each.get(path, "missing") for each in (saved, expected))
+            if actual != wanted:
                 raise RunError(
                     f"the checkpoint of step {step} in {self._directory} does not fit: {path} is "
-                    f"{_spell(saved.get(path))}, expected {_spell(expected.get(path))}\n"
+                    f"{actual}, expected {wanted}\n"
                     "Use the configuration, or your own networks, that the run was trained with."
                 )
 
@@ -219,9 +218,9 @@ class Checkpoints:
             # way, and those complain on the screen.
             handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=_this_process())
             with ocp.Checkpointer(handler, multiprocessing_options=_this_process()) as reader:
-                for path, (dtype, shape) in expected.items():
+                for path, leaf in like.items():
                     args = ocp.args.PyTreeRestore(
-                        {path: np.empty(shape, dtype)},
+                        {path: np.empty(leaf.shape, leaf.dtype)},
                         restore_args={path: ocp.RestoreArgs(restore_type=np.ndarray)},
                         partial_restore=True,
                     )
@@ -229,7 +228,7 @@ class Checkpoints:
                     arrays.append(np.asarray(tree[path]))
         except Exception as error:  # Orbax raises many kinds here
             raise _DamagedError(f"its arrays cannot be read ({_first_line(error)})") from error
-        for path, array in zip(expected, arrays, strict=True):
+        for path, array in zip(like, arrays, strict=True):
             if _describe(array) != leaves[path]:
                 raise _DamagedError(f"{path} is not what was saved")
         return arrays
@@ -240,14 +239,20 @@ class Checkpoints:
             "Name a run's folder after its first save."
         )
 
-    def _unsaved(self, step: int, failure: Exception) -> RunError:
-        # What the system said, if Tensorstore quotes it; otherwise how the error begins.
-        quoted = re.search(r"([^:\[]+) \[os_error_code", str(failure))
-        return RunError(
-            f"the checkpoint of step {step} could not be written to {self._directory} "
-            f"({quoted[1].strip() if quoted else _first_line(failure)}).\n"
-            "Earlier ones are intact. Free some space, or make it writable; then resume the run."
-        )
+    @contextlib.contextmanager
+    def _save_errors(self) -> Iterator[None]:
+        """Turns Orbax's errors, of many kinds, which may come from a save in the background."""
+        try:
+            yield
+        except Exception as error:
+            # What the system said, if Tensorstore quotes it; otherwise how the error begins.
+            quoted = re.search(r"([^:\[]+) \[os_error_code", str(error))
+            raise RunError(
+                f"the checkpoint of step {self._saving} could not be written to {self._directory} "
+                f"({quoted[1].strip() if quoted else _first_line(error)}).\n"
+                "Earlier ones are intact. Free some space, or make it writable; then resume the "
+                "run."
+            ) from error
 
     def _set_aside(self, step: int) -> Path:
         graveyard = self._directory.parent / "damaged"
@@ -287,8 +292,8 @@ def _describe(array: np.ndarray) -> dict[str, Any]:
     return {"dtype": array.dtype.name, "shape": list(array.shape), "crc32": crc}
 
 
-def _spell(leaf: tuple[np.dtype, tuple[int, ...]] | None) -> str:
-    return "missing" if leaf is None else f"{leaf[0]} {list(leaf[1])}"
+def _spell(dtype: Any, shape: Sequence[int]) -> str:
+    return f"{np.dtype(dtype)} {list(shape)}"
 
 
 def _first_line(error: Exception) -> str:

@@ -5,7 +5,6 @@ cgan_jax/reporting/.
 """
 
 import contextlib
-import errno
 import json
 import logging
 import os
@@ -14,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cgan_jax.checks import as_path, one_line, short_repr
+from cgan_jax.checks import as_path, errors_as, short_repr
 from cgan_jax.config import TrainConfig, differences, from_dict, to_dict
 from cgan_jax.environment import changes, environment
 from cgan_jax.errors import ConfigError, RunError
@@ -92,12 +91,8 @@ class RunFolder:
 
         A run imported from elsewhere has no rows for the steps taken there.
         """
-        return max(self.steps_logged(), self.steps_saved())
-
-    def steps_saved(self) -> int:
-        """The newest step in `checkpoints/`, by the names there; 0 without any."""
         names = [path.name for path in self.checkpoints.glob("*")]
-        return max((int(name) for name in names if name.isdecimal()), default=0)
+        return max(self.steps_logged(), *(int(name) for name in names if name.isdecimal()), 0)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "RunFolder":
@@ -108,19 +103,19 @@ class RunFolder:
         """
         path = as_path(path, "path")
         file = path / "config.json"
-        try:
+        then = "expected JSON that you may read\nPut back the file, or name another folder."
+        with errors_as(RunError, f"{file} cannot be read", then):
+            if not file.exists():
+                inner = next(iter(sorted(path.glob("*/config.json"))), None)
+                raise RunError(
+                    f"{path} is not a run folder: it has no config.json\n"
+                    f"Name a run's folder{f', such as {inner.parent}' if inner else ''}."
+                )
             saved = json.loads(file.read_text(encoding="utf-8"))
-        except (FileNotFoundError, NotADirectoryError):
-            inner = next(iter(sorted(path.glob("*/config.json"))), None)
-            raise RunError(
-                f"{path} is not a run folder: it has no config.json\n"
-                f"Name a run's folder{f', such as {inner.parent}' if inner else ''}."
-            ) from None
-        except (OSError, ValueError, RecursionError) as error:
-            raise RunError(
-                f"{file} cannot be read: {one_line(error)}\n"
-                "expected JSON that you may read\nPut back the file, or name another folder."
-            ) from error
+        then = (
+            "expected a table with a run's format, config and class_names\n"
+            "Put back the file, name another folder, or use the cgan_jax that wrote it."
+        )
         try:
             if not isinstance(saved, dict):
                 raise ConfigError(f"it holds {short_repr(saved)}")
@@ -142,11 +137,7 @@ class RunFolder:
         except (ConfigError, KeyError) as error:
             missing = " is missing" if isinstance(error, KeyError) else ""
             reason = str(error).partition("\n")[0] + missing
-            raise RunError(
-                f"{file} is not a run's: {reason}\n"
-                "expected a table with a run's format, config and class_names\n"
-                "Put back the file, name another folder, or use the cgan_jax that wrote it."
-            ) from error
+            raise RunError(f"{file} is not a run's: {reason}\n{then}") from error
 
     @classmethod
     def check(
@@ -189,21 +180,17 @@ class RunFolder:
         same_images = before is not None and before == now  # whatever they are called
         may_differ = ("epochs:", "dataset:") if same_images else ("epochs:",)
         changed = [d for d in differences(run.config, config) if not d.startswith(may_differ)]
-        if changed:
-            raise RunError(
-                f"{path} holds a run of another configuration ({'; '.join(changed)}).\n"
-                "Give that run's settings to resume it, or another folder for a new run."
-            )
         if run.data and data and not same_images:
             before, now = (
                 f"{each.get('n_images')} images of {each.get('name')}, "
                 f"SHA-256 {str(each['sha256'])[:12]}"
                 for each in (run.data, data)
             )
+            changed.append(f"other data: {before} -> {now}")
+        if changed:
             raise RunError(
-                f"{path} holds a run of other data ({before} -> {now})\n"
-                "expected the images that it began with\n"
-                "Give those to resume it, or another folder for a new run."
+                f"{path} holds a run of another configuration ({'; '.join(changed)}).\n"
+                "Give that run's settings and images to resume it, or another folder for a new run."
             )
         return run
 
@@ -283,17 +270,13 @@ def runs_in(paths: Iterable[Path]) -> list[RunFolder]:
 
 def _names_in(path: Path) -> set[str]:
     """What is in a folder, which need not exist yet."""
-    try:
+    then = "expected a folder that you may read and write, or nothing yet\nName another."
+    with errors_as(RunError, f"{path} cannot be a run folder", then, OSError):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             path.stat()  # it says what is wrong with a name, which is_file may not
         if any(place.is_file() for place in (path, *path.parents)):
-            raise FileExistsError(errno.EEXIST, "a file is in the way")
+            raise FileExistsError("a file is in the way")
         return {entry.name for entry in path.iterdir()} if path.is_dir() else set()
-    except OSError as error:
-        raise RunError(
-            f"{path} cannot be a run folder: {error.strerror}\n"
-            "expected a folder that you may read and write, or nothing yet\nName another."
-        ) from error
 
 
 def _move_away(path: Path) -> None:

@@ -3,12 +3,12 @@
 import contextlib
 import csv
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from cgan_jax.checks import one_line
+from cgan_jax.checks import errors_as
 from cgan_jax.errors import RunError
 from cgan_jax.files import atomic_write, write_errors
 from cgan_jax.runs.folder import RunFolder
@@ -107,12 +107,8 @@ def format_figure(value: float | None) -> str:
     return f"{value:.1f}" if abs(value) >= 100 else f"{value:#.3g}"
 
 
-@contextlib.contextmanager
-def _read_errors(path: Path, columns: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError, TypeError, AttributeError, csv.Error) as error:
-        raise RunError(
-            f"{path} cannot be read: {one_line(error)}\nexpected rows of {columns}\n"
-            "Move it away, then resume the run: the table restarts there."
-        ) from error
+def _read_errors(path: Path, columns: str) -> contextlib.AbstractContextManager[None]:
+    then = (
+        f"expected rows of {columns}\nMove it away, then resume the run: the table restarts there."
+    )
+    return errors_as(RunError, f"{path} cannot be read", then)

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cgan_jax.data import idx, order, tfds_files
-from cgan_jax.data.idx_files import Arrays
+from cgan_jax.data import idx, tfds_files
+from cgan_jax.data.idx import Arrays
 from cgan_jax.data.spec import FASHION_MNIST, SPECS, IdxFile, Spec, SplitSpec
 
 
@@ -61,12 +61,13 @@ def tiny_spec(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
         title="Tiny-MNIST",
         class_names=FASHION_MNIST.class_names,
         splits=splits,
-        tfds_builder="FashionMNIST",
         debian_package="dataset-fashion-mnist",
         debian_dir=root / "installed",
         order_file=root / "order.npz",
     )
-    np.savez_compressed(spec.order_file, **{s: order.table(a) for s, a in arrays.items()})
+    np.savez_compressed(
+        spec.order_file, **{s: tfds_files.content_order(a) for s, a in arrays.items()}
+    )
     tiny = Tiny(spec, arrays, root / "idx")
     tiny.idx_dir.mkdir()
     for name, data in tiny.idx_bytes().items():

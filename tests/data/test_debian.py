@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cgan_jax.data import debian, load
+from cgan_jax.data import debian, idx, load
 from cgan_jax.data.spec import FASHION_MNIST, SplitSpec
 from cgan_jax.errors import DataError
 
@@ -70,6 +70,14 @@ def commands(tmp_path, monkeypatch):
     return Commands(folder)
 
 
+def fetch(spec):
+    """Every split of the package."""
+    with tempfile.TemporaryDirectory(prefix="cgan_jax-") as root:
+        folder = debian.fetch(spec, Path(root))
+        files = {split: idx.find(spec, split, folder) for split in spec.splits}
+        return {split: idx.read(spec, split, pair) for split, pair in files.items()}
+
+
 def members(tiny):
     """The files of the package, without its directories."""
     return {
@@ -79,7 +87,7 @@ def members(tiny):
 
 def test_reads_both_splits_and_leaves_nothing(tiny, commands, temporary):
     commands.serve(members(tiny))
-    splits = debian.fetch(tiny.spec)
+    splits = fetch(tiny.spec)
     assert splits.keys() == {"train", "test"}
     for split, arrays in splits.items():
         np.testing.assert_array_equal(arrays.images, tiny.arrays[split].images)
@@ -96,7 +104,7 @@ def test_apt_writes_only_to_a_temporary_folder(tiny, commands, temporary, tmp_pa
         "case $* in *download*) : > package.deb;; esac"
     )
     commands.serve(members(tiny))
-    debian.fetch(tiny.spec)
+    fetch(tiny.spec)
     config = (tmp_path / "config").read_text().splitlines()
     folders = [
         line.split('"')[1] for line in config if line.startswith("Dir::") and "::status" not in line
@@ -128,7 +136,7 @@ def test_other_systems_raise_a_data_error(tiny, commands, monkeypatch):
     for name in ("apt-get", "dpkg-deb"):
         (commands.folder / name).rename(commands.folder / "away")
         with pytest.raises(DataError, match="has no apt-get or no dpkg-deb"):
-            debian.fetch(tiny.spec)
+            fetch(tiny.spec)
         (commands.folder / "away").rename(commands.folder / name)
 
 
@@ -144,7 +152,7 @@ APT_FAILURES = {
 def test_apt_failures_give_one_line(tiny, commands, temporary, script, message):
     commands.apt(script)
     with pytest.raises(DataError, match=f"could not download .*{message}$") as caught:
-        debian.fetch(tiny.spec)
+        fetch(tiny.spec)
     assert len(str(caught.value).splitlines()) == 1
     assert not os.listdir(temporary)
 
@@ -152,7 +160,7 @@ def test_apt_failures_give_one_line(tiny, commands, temporary, script, message):
 def test_a_failed_update_of_other_archives_does_not_matter(tiny, commands):
     commands.apt("case $* in *update*) exit 100;; *download*) : > package.deb;; esac")
     commands.serve(members(tiny))
-    assert debian.fetch(tiny.spec)
+    assert fetch(tiny.spec)
 
 
 def test_a_hanging_apt_is_killed_with_its_helpers(tiny, commands, monkeypatch, tmp_path):
@@ -161,23 +169,24 @@ def test_a_hanging_apt_is_killed_with_its_helpers(tiny, commands, monkeypatch, t
     commands.apt(f"(sleep 1; : > {tmp_path}/outlived) &\nsleep 30")
     start = time.monotonic()
     with pytest.raises(DataError, match="no result after 0 s"):
-        debian.fetch(tiny.spec)
+        fetch(tiny.spec)
     assert time.monotonic() - start < 5
     time.sleep(1)
     assert not (tmp_path / "outlived").exists()
 
 
 def test_a_program_that_cannot_run_is_a_data_error(tiny, commands, monkeypatch):
+    monkeypatch.setattr("cgan_jax.data.tfds_download.prepare", refuse)
     monkeypatch.setenv("PATH", str(commands.folder))
     (commands.folder / "apt-get").write_text("#!/no/such/shell\n")
-    with pytest.raises(DataError, match="cannot run apt-get"):
-        debian.fetch(tiny.spec)
+    with pytest.raises(DataError, match="the Debian package .*apt-get"):
+        load()
 
 
 def test_a_package_that_dpkg_cannot_read(tiny, commands):
     commands.dpkg("echo dpkg-deb: error: not a package >&2; exit 2")
     with pytest.raises(DataError, match="cannot read package.deb: dpkg-deb: error: not a package"):
-        debian.fetch(tiny.spec)
+        fetch(tiny.spec)
 
 
 @pytest.mark.parametrize("output", [b"", b"junk" * 500])
@@ -185,7 +194,7 @@ def test_a_package_without_a_tar_archive(tiny, commands, output):
     (commands.folder / "junk").write_bytes(output)
     commands.dpkg(f"cat {commands.folder}/junk")
     with pytest.raises(DataError, match="does not hold a tar archive"):
-        debian.fetch(tiny.spec)
+        fetch(tiny.spec)
 
 
 def test_members_that_reach_outside_are_never_written_nor_followed(
@@ -198,9 +207,9 @@ def test_members_that_reach_outside_are_never_written_nor_followed(
     evil = {f"{tmp_path}/absolute": b"x", "../../climbed": b"x", "./link": "/", "./link/in": b"x"}
     commands.serve(evil | good | {name: str(secret)})
     with pytest.raises(DataError, match=f"lacks {Path(name).name}"):
-        debian.fetch(tiny.spec)
+        fetch(tiny.spec)
     commands.serve(evil | good)
-    assert debian.fetch(tiny.spec)
+    assert fetch(tiny.spec)
     assert not (tmp_path / "absolute").exists()
     assert not list(tmp_path.rglob("climbed"))
     assert not os.listdir(temporary)
@@ -209,21 +218,21 @@ def test_members_that_reach_outside_are_never_written_nor_followed(
 def test_broken_contents_are_refused(tiny, commands):
     for name, data in members(tiny).items():
         commands.serve(members(tiny) | {name: data[:-9]})
-        with pytest.raises(DataError, match=f"{Path(name).name} in the Debian package"):
-            debian.fetch(tiny.spec)
+        with pytest.raises(DataError, match=f"{Path(name).name} is damaged"):
+            fetch(tiny.spec)
     images, labels = tiny.spec.splits["test"]
     split = SplitSpec(images._replace(sha256="0" * 64), labels)
     spec = dataclasses.replace(tiny.spec, splits={**tiny.spec.splits, "test": split})
     commands.serve(members(tiny))
     with pytest.raises(DataError, match="are not Tiny-MNIST's"):
-        debian.fetch(spec)
+        fetch(spec)
 
 
 def test_the_real_package():
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
         with pytest.raises(DataError, match="has no apt-get"):
-            debian.fetch(FASHION_MNIST)
+            fetch(FASHION_MNIST)
         return
-    splits = debian.fetch(FASHION_MNIST)
+    splits = fetch(FASHION_MNIST)
     assert splits["train"].images.shape == (60_000, 28, 28)
     assert splits["test"].labels.shape == (10_000,)

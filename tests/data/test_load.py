@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cgan_jax.data import cache, debian, idx_files, load, tfds_download, tfds_files
+from cgan_jax.data import cache, debian, idx, load, tfds_download, tfds_files
 from cgan_jax.errors import ConfigError, DataError
 
 
@@ -43,10 +43,12 @@ def installed(tiny):
 def reads(monkeypatch):
     """The directories that idx files or TFDS files were actually read from."""
     directories = []
-    for module in (idx_files, tfds_files):
+    for module in (idx, tfds_files):
 
         def read(spec, split, place, *, inner=module.read):
-            directories.append(place if isinstance(place, Path) else place[0].parent)
+            directory = place if isinstance(place, Path) else place[0].parent
+            if "cache" not in directory.parts:
+                directories.append(directory)
             return inner(spec, split, place)
 
         monkeypatch.setattr(module, "read", read)
@@ -93,7 +95,6 @@ def test_the_real_data_are_the_published_ones(fashion_mnist, fashion_mnist_test)
 
 
 def test_real_idx_files_gzipped_and_raw_give_the_same_bits(fashion_mnist_test, tmp_path):
-    from cgan_jax.data import idx
     from cgan_jax.data.spec import FASHION_MNIST
 
     split = FASHION_MNIST.splits["test"]
@@ -192,9 +193,9 @@ BROKEN = {
     "empty": (drop(IMAGES, LABELS), "holds no Tiny-MNIST train split"),
     "no images": (drop(IMAGES), f"lacks {IMAGES}"),
     "no labels": (drop(LABELS), f"lacks {LABELS}"),
-    "label range": (spoil_labels, "train labels in .* run to 10"),
+    "label range": (spoil_labels, "train labels in .* are not Tiny-MNIST's"),
     "other pixel": (swap_one_pixel, "train images in .* are not Tiny-MNIST's"),
-    "text": (lambda d: (d / f"{IMAGES}.gz").write_text("text"), f"{IMAGES}.gz is not an idx"),
+    "text": (lambda d: (d / f"{IMAGES}.gz").write_text("text"), f"{IMAGES}.gz is not such an idx"),
 }
 
 
@@ -295,7 +296,10 @@ def test_a_damaged_cache_is_detected_and_rebuilt(
     assert len(reads) == 2
     messages = [m for m in caplog.messages if "unusable" in m]
     assert len(messages) == 1
-    assert f"{name} {'is damaged' if spoil is flip else 'has the wrong size'}" in messages[0]
+    damage = {cut: "is cut short", lengthen: "has bytes after", empty: "is not such an idx file"}
+    what = "images" if name == IMAGES else "labels"
+    culprit = f"the train {what} in" if spoil is flip else f"{name} {damage[spoil]}"
+    assert culprit in messages[0]
     same(load(), tiny.arrays["train"])
     assert len(reads) == 2
 

@@ -25,7 +25,7 @@ from cgan_jax.data import (
     tfds_files,
     tfds_named,
 )
-from cgan_jax.errors import ConfigError
+from cgan_jax.errors import ConfigError, DataError
 
 RNG = np.random.default_rng(0)
 RED = np.tile(np.array([200, 30, 40], np.uint8), (8, 8, 1))
@@ -292,12 +292,17 @@ def assert_same(dataset, images, labels):
     assert read == given
 
 
-def test_more_data_than_memory_is_refused_before_reading(monkeypatch):
+def never(*_, **__):
+    raise AssertionError("something was read")
+
+
+def test_more_data_than_memory_is_refused_before_reading(tmp_path, monkeypatch):
+    file = tmp_path / "set.npz"
+    np.savez_compressed(file, images=np.zeros((10, 8, 8), np.uint8), labels=[0] * 10)
+    assert file.stat().st_size < 1000
     monkeypatch.setattr(square_images, "_memory", lambda: 1000.0)
-
-    def never():
-        raise AssertionError("something was read")
-        yield
-
-    with pytest.raises(square_images.DataError, match=r"set: 10 x 8 x 8 x 1 bytes are 0.0 GB"):
-        square_images.stack(never(), 10, 8, 1, "set")
+    monkeypatch.setattr(np, "load", never)
+    with pytest.raises(DataError, match="set.npz: .* bytes are 0.0 GB"):
+        load_npz(file)
+    with pytest.raises(DataError, match=r"set: 10 x 8 x 8 x 1 bytes are 0.0 GB"):
+        square_images.stack(iter(never, None), 10, 8, 1, "set")

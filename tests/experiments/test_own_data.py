@@ -62,7 +62,7 @@ def test_a_folder_of_images_is_trained_and_other_images_are_refused(
     assert "Resuming in runs/photos: step 3 of 6" in capsys.readouterr().out
 
     (photos / "toad" / "1.jpg").unlink()
-    with pytest.raises(RunError, match="other data .12 images of photos, .* -> 11 images"):
+    with pytest.raises(RunError, match="other data: 12 images of photos, .* -> 11 images"):
         invoke(train, *flags, "--epochs", 3)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cgan_jax.data import idx_files, order
+from cgan_jax.data import idx, tfds_files
 from cgan_jax.data.spec import FASHION_MNIST, Spec
 
 
@@ -16,10 +16,11 @@ def make(spec: Spec, directory: Path) -> None:
     """Write `spec.order_file` from the published idx files in `directory`, verified first."""
     tables = {}
     for split in spec.splits:
-        files = idx_files.find(spec, split, directory)
+        files = idx.find(spec, split, directory)
         if files is None:
             raise SystemExit(f"{directory} holds no idx files of the {split} split")
-        tables[split] = order.table(idx_files.read(spec, split, files))
+        order = tfds_files.content_order(idx.read(spec, split, files))
+        tables[split] = order.astype(np.uint16)
     np.savez_compressed(spec.order_file, allow_pickle=False, **tables)
 
 

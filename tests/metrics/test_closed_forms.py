@@ -10,7 +10,7 @@ from cgan_jax.metrics import (
     kernel_distance,
     manifold_measures,
 )
-from cgan_jax.metrics.pixels import principal_components
+from cgan_jax.metrics.quick import principal_components
 
 RNG = np.random.default_rng(0)
 

@@ -19,7 +19,7 @@ from cgan_jax.metrics import (
     manifold_measures,
     nearest_neighbours,
 )
-from cgan_jax.metrics.pixels import principal_components
+from cgan_jax.metrics.quick import principal_components
 
 pytestmark = [pytest.mark.slow, pytest.mark.torch]
 RNG = np.random.default_rng(0)

@@ -115,7 +115,7 @@ def demo(tmp_path_factory):
         port = taken.getsockname()[1]
         refused = command("demo", FOLDER, "--port", port)
     assert refused.returncode == 2
-    assert f"port {port} of 127.0.0.1 is in use" in refused.stderr
+    assert f"'127.0.0.1', port {port}: Address already in use" in refused.stderr
     process = subprocess.Popen(
         [sys.executable, "-c", WATCHED, "experiments.demo", str(FOLDER), "--port", str(port)],
         cwd=ROOT,

@@ -77,7 +77,7 @@ def test_resuming_with_other_data_is_refused(run):
     RunFolder.start(run.path, longer, NAMES, data=images)
     assert RunFolder.open(run.path).data == images
     before = (run.path / "config.json").read_bytes()
-    with pytest.raises(RunError, match=r"other data \(9 images of set, SHA-256 1 -> 9 images of"):
+    with pytest.raises(RunError, match=r"other data: 9 images of set, SHA-256 1 -> 9 images of"):
         RunFolder.start(run.path, longer, NAMES, data=others)
     assert (run.path / "config.json").read_bytes() == before
     RunFolder.start(run.path, longer, NAMES)
