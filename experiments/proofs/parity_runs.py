@@ -50,8 +50,8 @@ Gaps = dict[str, float]
 _step = jax.jit(train_step, static_argnames="gan")
 
 
-class Twin:
-    """Both PyTorch networks with their Adams, and their numbers by linen's names.
+class Twin(torch_cgan.CGAN):
+    """The PyTorch original, with its numbers by linen's names.
 
     Sizes are the configuration's; all other settings are the twin's own, which are the report's.
     """
@@ -62,18 +62,16 @@ class Twin:
         torch.manual_seed(seed)
         G = torch_cgan.Generator(model.latent_dim, model.n_classes, model.generator_widths, shape)
         D = torch_cgan.Discriminator(model.n_classes, model.discriminator_widths, shape)
-        self.G, self.D = G.to(dtype), D.to(dtype)
-        self.optimizers = torch_cgan.make_optimizers(self.G, self.D)
+        super().__init__(G.to(dtype), D.to(dtype))
         self._model, self._dtype = model, dtype
         self._fakes: list[Tensor] = []
         self.G.register_forward_hook(lambda module, args, images: self._fakes.append(images))
 
     def load(self, other: "Twin") -> None:
         """Take over another twin's weights and moments, in this one's dtype."""
-        self.G.load_state_dict(other.G.state_dict())
-        self.D.load_state_dict(other.D.state_dict())
-        for optimizer, source in zip(self.optimizers, other.optimizers, strict=True):
-            optimizer.load_state_dict(deepcopy(source.state_dict()))
+        for part in ("G", "D", "opt_G", "opt_D"):
+            arrays = deepcopy(getattr(other, part).state_dict())
+            getattr(self, part).load_state_dict(arrays)
 
     def variables(
         self, value_of: Callable[[Tensor], Tensor] = lambda parameter: parameter
@@ -93,7 +91,7 @@ class Twin:
 
     def put_into(self, state: GANState) -> GANState:
         """The library's state with the twin's weights, statistics and moments."""
-        adam = self.optimizers[0].state | self.optimizers[1].state
+        adam = self.opt_G.state | self.opt_D.state
 
         def moments(kind: str) -> Trees:
             trees = self.variables(lambda p: adam[p][kind] if p in adam else torch.zeros_like(p))
@@ -106,10 +104,7 @@ class Twin:
         masks = [[torch.from_numpy(np.array(mask)) for mask in layers] for layers in noise.masks]
         torch_cgan.inject_dropout_masks(self.D, masks)
         self._fakes.clear()
-        losses = torch_cgan.train_step(
-            self.G,
-            self.D,
-            *self.optimizers,
+        losses = self.train_step(
             real=self._images(batch.images) / 127.5 - 1,
             labels=_labels(batch.labels),
             z=torch.from_numpy(np.array(noise.latent)).to(self._dtype),
@@ -214,11 +209,10 @@ def compare_images_of_theirs(
     config: TrainConfig, dataset: Dataset, n_batches: int | None = None, seed: int = 0
 ) -> Gaps:
     """Train PyTorch's networks for an epoch, or its first batches, and use them on both sides."""
-    twin, model = Twin(config, torch.float32, seed), config.model
+    twin = Twin(config, torch.float32, seed)
     images = torch_cgan.scale_images(dataset.images)
     batches = torch_cgan.memory_batches(images, _labels(dataset.labels), config.batch_size)
-    sizes = model.latent_dim, model.n_classes
-    torch_cgan.train_epoch(twin.G, twin.D, *twin.optimizers, islice(batches, n_batches), *sizes)
+    twin.train_epoch(islice(batches, n_batches))
     return _compare_images(GAN.from_config(config), twin, **twin.variables())
 
 
