@@ -73,20 +73,17 @@ class Twin(torch_cgan.CGAN):
             arrays = deepcopy(getattr(other, part).state_dict())
             getattr(self, part).load_state_dict(arrays)
 
-    def variables(
-        self, value_of: Callable[[Tensor], Tensor] = lambda parameter: parameter
-    ) -> Trees:
-        """Both networks' linen variables, with this value of each parameter."""
-        networks = {
-            "gen": (self.G, generator_from_torch),
-            "disc": (self.D, discriminator_from_torch),
-        }
+    def trees(self, value_of: Callable[[Any], Any], kind: str = "params") -> Trees:
+        """Both networks' trees of linen, with this value of each parameter."""
         trees = {}
-        for name, (network, convert) in networks.items():
+        for net, network, convert in (
+            ("gen", self.G, generator_from_torch),
+            ("disc", self.D, discriminator_from_torch),
+        ):
             values = {name: value_of(p) for name, p in network.named_parameters()}
             values |= dict(network.named_buffers())
             arrays = {name: value.detach().numpy().copy() for name, value in values.items()}
-            trees[name] = convert(arrays, self._model)
+            trees[net] = convert(arrays, self._model).get(kind, {})
         return trees
 
     def put_into(self, state: GANState) -> GANState:
@@ -94,10 +91,10 @@ class Twin(torch_cgan.CGAN):
         adam = self.opt_G.state | self.opt_D.state
 
         def moments(kind: str) -> Trees:
-            trees = self.variables(lambda p: adam[p][kind] if p in adam else torch.zeros_like(p))
-            return {name: tree["params"] for name, tree in trees.items()}
+            return self.trees(lambda p: adam[p][kind] if p in adam else torch.zeros_like(p))
 
-        return with_arrays(state, self.variables(), moments("exp_avg"), moments("exp_avg_sq"))
+        weights, statistics = self.trees(lambda p: p), self.trees(lambda p: p, "batch_stats")
+        return with_arrays(state, weights, statistics, moments("exp_avg"), moments("exp_avg_sq"))
 
     def step(self, batch: Batch, noise: Noise, like: GANState) -> Step:
         """One step on a batch (uint8 images) with this noise; its state is one `like` ours."""
@@ -110,13 +107,9 @@ class Twin(torch_cgan.CGAN):
             z=torch.from_numpy(np.array(noise.latent)).to(self._dtype),
             fake_labels=_labels(noise.labels),
         )
-        grads = self.variables(lambda p: p.grad)  # type: ignore[arg-type, return-value]
-        return Step(
-            (losses[0].item(), losses[1].item()),
-            self._fakes[0].detach().permute(0, 2, 3, 1).numpy(),
-            {name: tree["params"] for name, tree in grads.items()},
-            self.put_into(like),
-        )
+        fakes = self._fakes[0].detach().permute(0, 2, 3, 1).numpy()
+        grads = self.trees(lambda p: p.grad)
+        return Step((losses[0].item(), losses[1].item()), fakes, grads, self.put_into(like))
 
     @torch.no_grad()
     def evaluate(self, latent: Any, labels: Any, images: Any) -> tuple[Any, Any]:
@@ -169,7 +162,7 @@ def compare_steps(
             state, losses = _step(gan, before, batch, key)
             step = observe(gan, before, state, losses, noise, config.optimizer.b1)
             assert step.grads["gen"]["output"]["kernel"].dtype == dtype
-            ours = step, *_evaluate(gan, state.gen.variables, state.disc.variables, *points)
+            ours = step, *_evaluate(gan, state, *points)
             theirs = twin.step(batch, noise, state), *twin.evaluate(*points, ours[1])
             gaps = _gaps(before, ours, theirs)
             if exact:
@@ -213,7 +206,8 @@ def compare_images_of_theirs(
     images = torch_cgan.scale_images(dataset.images)
     batches = torch_cgan.memory_batches(images, _labels(dataset.labels), config.batch_size)
     twin.train_epoch(islice(batches, n_batches))
-    return _compare_images(GAN.from_config(config), twin, **twin.variables())
+    gan = GAN.from_config(config)
+    return _compare_images(gan, twin, twin.put_into(_fresh_state(gan)))
 
 
 def compare_images_of_ours(
@@ -225,19 +219,18 @@ def compare_images_of_ours(
     state, end = spans.fresh_state(), n_batches or spans.per_epoch
     while (step := int(state.step)) < end:
         state, *_ = spans.run(state, step, end - step)
-    gen, disc = state.gen.variables, state.disc.variables
     twin = Twin(config, torch.float32, seed)
     for network, arrays in (
-        (twin.G, generator_to_torch(gen, config.model, end)),
-        (twin.D, discriminator_to_torch(disc, config.model)),
+        (twin.G, generator_to_torch(state.gen.variables, config.model, end)),
+        (twin.D, discriminator_to_torch(state.disc.variables, config.model)),
     ):
         network.load_state_dict({name: torch.tensor(array) for name, array in arrays.items()})
-    return _compare_images(gan, twin, gen, disc)
+    return _compare_images(gan, twin, state)
 
 
-def _compare_images(gan: GAN, twin: Twin, gen: Any, disc: Any) -> Gaps:
+def _compare_images(gan: GAN, twin: Twin, state: GANState) -> Gaps:
     points = _evaluation_points(gan)
-    images, scores = _evaluate(gan, gen, disc, *points)
+    images, scores = _evaluate(gan, state, *points)
     return _output_gaps((images, scores), twin.evaluate(*points, images))
 
 
@@ -287,9 +280,10 @@ def _evaluation_points(gan: GAN) -> tuple[jax.Array, Any]:
 
 
 @partial(jax.jit, static_argnames="gan")
-def _evaluate(gan: GAN, gen: Any, disc: Any, latent: Any, labels: Any) -> Any:
-    images = gan.generator.apply(gen, latent, labels, train=False)
-    return images, gan.discriminator.apply(disc, images, labels, train=False)
+def _evaluate(gan: GAN, state: GANState, latent: Any, labels: Any) -> Any:
+    images = gan.generator.apply(state.gen.variables, latent, labels, train=False)
+    scores = gan.discriminator.apply(state.disc.variables, images, labels, train=False)
+    return images, scores
 
 
 def _labels(labels: Any) -> Tensor:

@@ -84,15 +84,15 @@ def observe(
     return Step(losses, fakes, grads, after)
 
 
-def with_arrays(state: GANState, variables: Trees, mu: Trees, nu: Trees) -> GANState:
-    """The state with other variables and Adam moments."""
+def with_arrays(
+    state: GANState, params: Trees, batch_stats: Trees, mu: Trees, nu: Trees
+) -> GANState:
+    """The state with other parameters, BatchNorm statistics and Adam moments."""
 
     def net(name: str) -> NetState:
-        old = getattr(state, name)
-        adam, *rest = old.opt_state
-        return replace(
-            old, **variables[name], opt_state=(adam._replace(mu=mu[name], nu=nu[name]), *rest)
-        )
+        adam, *rest = getattr(state, name).opt_state
+        adam = adam._replace(mu=mu[name], nu=nu[name])
+        return NetState(params[name], batch_stats[name], (adam, *rest))
 
     return replace(state, gen=net("gen"), disc=net("disc"))
 

@@ -79,35 +79,36 @@ def arrays_of(golden, net, kind, at):
     return arrays
 
 
-def trees(golden, kind, at):
-    """Both networks' linen variables with one kind of arrays; 0 is before the first step."""
+def trees(golden, kind, at, part="params"):
+    """Both networks' trees with one kind of arrays; 0 is before the first step."""
 
-    def arrays(net):
-        return arrays_of(golden, net, kind, at) | arrays_of(golden, net, "buffer", at)
+    def tree(net, convert):
+        arrays = arrays_of(golden, net, kind, at) | arrays_of(golden, net, "buffer", at)
+        return convert(arrays, MODEL).get(part, {})
 
-    return {
-        "gen": generator_from_torch(arrays("G"), MODEL),
-        "disc": discriminator_from_torch(arrays("D"), MODEL),
-    }
+    return {"gen": tree("G", generator_from_torch), "disc": tree("D", discriminator_from_torch)}
 
 
 def moments(golden, kind, step):
     """Adam's moments after a step; before the first they are zero."""
-    if step < 0:
-        return jax.tree.map(np.zeros_like, moments(golden, kind, 0))
-    return {net: tree["params"] for net, tree in trees(golden, kind, step).items()}
+    first = trees(golden, kind, max(step, 0))
+    return first if step >= 0 else jax.tree.map(np.zeros_like, first)
+
+
+def weights(golden, at):
+    """Both networks' parameters, and their BatchNorm statistics."""
+    return trees(golden, "param", at), trees(golden, "param", at, "batch_stats")
 
 
 def theirs(golden, step, like):
     """What PyTorch computed in a step; its gradients come out of its first moments."""
     old, mu = (moments(golden, "exp_avg", i) for i in (step - 1, step))
+    nu = moments(golden, "exp_avg_sq", step)
     return Step(
         losses=(golden["d_loss"][step], golden["g_loss"][step]),
         fakes=golden[f"fakes.{step}"],
         grads=jax.tree.map(lambda before, after: 2 * after - before, old, mu),
-        state=with_arrays(
-            like, trees(golden, "param", step + 1), mu, moments(golden, "exp_avg_sq", step)
-        ),
+        state=with_arrays(like, *weights(golden, step + 1), mu, nu),
     )
 
 
@@ -118,7 +119,7 @@ def replay(golden, dtype):
     options = {"xla_backend_optimization_level": 0}
     step = jax.jit(replay_step, static_argnames="gan", compiler_options=options)
     zeros = moments(golden, "exp_avg", -1)
-    arrays = trees(golden, "param", 0), zeros, zeros
+    arrays = *weights(golden, 0), zeros, zeros
     cast = jax.tree.map(lambda leaf: leaf.astype(dtype), arrays)
     state = with_arrays(jax.jit(gan.init, compiler_options=options)(jax.random.key(0)), *cast)
     steps = []
