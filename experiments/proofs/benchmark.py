@@ -98,8 +98,7 @@ def measure(flags: Flags) -> dict[str, Any]:
     if OURS in contestants:
         figures |= show({"200 epochs, minutes": 187_600 / statistics.median(rates[OURS]) / 60})
     if PRODUCTS in contestants:
-        adam_bytes = 7 * 4 * parts.n_parameters()
-        figures["machine"] = show(arithmetic(rates, parts.flops(), adam_bytes))
+        figures["machine"] = show(arithmetic(rates, parts.flops(), 7 * 4 * parts.n_weights()))
     for part in ("startup", "sampling", "data"):
         if part in flags.parts:
             figures[part] = show(getattr(parts, part)())

@@ -97,14 +97,17 @@ def torch_contestants(*, compiled: bool) -> dict[str, Stopwatch]:
 
 def products(config: TrainConfig = REPORT) -> Stopwatch:
     """Times the matrix products of a step, at their shapes, in a loop of their own."""
+    layers = _layers(config)
+    shapes = [((m, i), (i, o), (m, o), (m, o), (i, o), (m, i)) for m, i, o, *_ in layers]
 
     def body(turn: jax.Array, carry: Any) -> Any:
         one = 1 + 0 * turn.astype(jnp.float32)  # XLA cannot know: it has to multiply each time
-        return [(x, y, (x * one) @ y) for x, y, _ in carry]
+        return [
+            (x, w, dy, (x * one) @ w, (x * one).T @ dy if k else dw, (dy * one) @ w.T if d else dx)
+            for (x, w, dy, _, dw, dx), (*_, k, d) in zip(carry, layers, strict=True)
+        ]
 
-    shapes = _products(config)
-    ones = [tuple(map(jnp.ones, ((m, k), (k, n), (m, n)))) for m, k, n in shapes]
-    return _times_loop(body, ones)
+    return _times_loop(body, [tuple(map(jnp.ones, layer)) for layer in shapes])
 
 
 def adam(config: TrainConfig = REPORT) -> Stopwatch:
@@ -115,39 +118,27 @@ def adam(config: TrainConfig = REPORT) -> Stopwatch:
         m, v = 0.5 * m + 0.5 * g, 0.999 * v + 0.001 * g * g
         return p - 2e-4 * m / (jnp.sqrt(v) + 1e-8), g, m, v
 
-    return _times_loop(body, (jnp.ones(n_parameters(config)),) * 4)
+    return _times_loop(body, (jnp.ones(n_weights(config)),) * 4)
 
 
 def flops(config: TrainConfig = REPORT) -> int:
     """Floating-point operations of a step's products."""
-    return sum(2 * m * k * n for m, k, n in _products(config))
+    return sum(2 * m * i * o * (1 + kernel + inputs) for m, i, o, kernel, inputs in _layers(config))
 
 
-def n_parameters(config: TrainConfig = REPORT) -> int:
-    """Parameters of both networks."""
-    state = jax.eval_shape(GAN.from_config(config).init, random.key(0))
-    return sum(leaf.size for leaf in jax.tree.leaves((state.gen.params, state.disc.params)))
+def n_weights(config: TrainConfig = REPORT) -> int:
+    """Weights in both networks' layers."""
+    return sum(i * o + o for _, i, o, kernel, _ in _layers(config) if kernel)
 
 
-def _products(config: TrainConfig) -> list[tuple[int, int, int]]:
-    """The sizes m, k, n of a step's matrix products, `[m, k]` times `[k, n]`."""
+def _layers(config: TrainConfig) -> list[tuple[int, int, int, bool, bool]]:
+    """Rows, in, out; whether the kernel's and the input's gradient are taken."""
     model, batch = config.model, config.batch_size
     gen = (model.latent_dim + 10, *model.generator_widths, 784)
     disc = (784 + 10, *model.discriminator_widths, 1)
-    sizes = []
-    # Inputs of the first layers need no gradient, nor D's kernels in G's loss.
-    for rows, widths, trained in (
-        (batch, gen, True),
-        (batch, disc, False),
-        (2 * batch, disc, True),
-    ):
-        for layer, (fan_in, width) in enumerate(itertools.pairwise(widths)):
-            sizes.append((rows, fan_in, width))
-            if trained:
-                sizes.append((fan_in, rows, width))
-            if layer or not trained:
-                sizes.append((rows, width, fan_in))
-    return sizes
+    layers = [(batch, i, o, True, i != gen[0]) for i, o in itertools.pairwise(gen)]
+    layers += [(batch, i, o, False, True) for i, o in itertools.pairwise(disc)]  # in G's loss
+    return layers + [(2 * batch, i, o, True, i != disc[0]) for i, o in itertools.pairwise(disc)]
 
 
 def sizes() -> Iterator[dict[str, float]]:

@@ -151,7 +151,7 @@ class CGAN:
         self.opt_D: torch.optim.Optimizer = torch.optim.Adam(D.parameters(), lr, betas, fused=fused)
 
     def train_step(self, real: Tensor, labels: Tensor, z: Tensor, fake_labels: Tensor) -> Batch:
-        """One batch of the report: G's update, then D's on the same fakes; returns D's and G's loss.
+        """One batch of the report: G's update, then D's on the same fakes. Returns both losses.
 
         1. G generates the fakes once, in training mode, before any update.
         2. G minimises mean((D(fake) - 1)^2), D in training mode.
@@ -159,8 +159,8 @@ class CGAN:
            on those fakes, cut off from G.
 
         real float[B, C, H, W] in [-1, 1]; labels, fake_labels int64[B]; z float[B, latent_dim].
-        The losses are 0-d tensors without a graph. Source: least-squares GAN, Mao et al. 2017,
-        eq. 9.
+        The losses, D's first, are 0-d tensors without a graph. Source: least-squares GAN, Mao et
+        al. 2017, eq. 9.
         """
         G, D = self.G.train(), self.D.train()
 
