@@ -21,9 +21,9 @@ from cgan_jax.config import OptimizerConfig
 from cgan_jax.training import steps
 from cgan_jax.training.gan import GAN, GANState, NetState
 from cgan_jax.training.steps import Losses
+from experiments.proofs.parity import IDLE
 
 Trees = Mapping[str, Any]  # one for each network, `gen` and `disc`
-IDLE = "biases before BatchNorm"
 RUNNING = {"mean": "running means", "var": "running variances"}
 
 

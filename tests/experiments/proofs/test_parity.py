@@ -12,7 +12,8 @@ from cgan_jax.interop import discriminator_from_torch, generator_from_torch
 from cgan_jax.training.gan import GAN
 from cgan_jax.training.steps import Batch
 from experiments.proofs import parity
-from experiments.proofs.trajectory import IDLE, Noise, Step, differences, observe, with_arrays
+from experiments.proofs.parity import IDLE
+from experiments.proofs.trajectory import Noise, Step, differences, observe, with_arrays
 from tests.helpers import ROOT
 from tests.replay import replay_step
 
