@@ -19,9 +19,13 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 from unittest import mock
 
+import jax
 import numpy as np
 
 from cgan_jax.errors import RunError
+from cgan_jax.runs.checkpoint import Checkpoints
+from cgan_jax.training.gan import GAN
+from cgan_jax.training.loop import train
 from experiments.proofs import tiny
 from experiments.proofs.fault_tries import (
     Try,
@@ -72,12 +76,6 @@ class CapturedOutput(NamedTuple):
 
 def save_steps(folder: Path) -> Saved:
     """Train tiny networks for three epochs, each of which is saved."""
-    import jax
-
-    from cgan_jax.runs.checkpoint import Checkpoints
-    from cgan_jax.training.gan import GAN
-    from cgan_jax.training.loop import train
-
     data, gan = tiny.dataset(), GAN.from_config(tiny.CONFIG)
     state, states = None, dict[int, Any]()
     folder.parent.mkdir(parents=True)
@@ -230,12 +228,12 @@ def _check_damage(saved: Saved, fallback: int, folder: Path) -> Verdict:
     """A reader and a run restore what they may, and the run can save its next step."""
     before, newest = census(folder.parent), saved.states[saved.newest]
     next_state = saved.states[min(saved.states)]
-    with captured_output() as output, _opened(folder, read_only=True) as checkpoints:
+    with captured_output() as output, Checkpoints(folder, read_only=True) as checkpoints:
         state = checkpoints.restore(newest)
     reader, _ = _judge(saved, fallback, state, output)
     expect(census(folder.parent) == before, "reading changed the folder")
 
-    with captured_output() as output, _opened(folder, read_only=False) as checkpoints:
+    with captured_output() as output, Checkpoints(folder, keep=10) as checkpoints:
         state = checkpoints.restore(newest)
         lost = before - census(folder.parent)
         next_step = saved.newest + _same(state, newest)  # the damaged step's number must be free
@@ -246,7 +244,7 @@ def _check_damage(saved: Saved, fallback: int, folder: Path) -> Verdict:
     if outcome == "detected":
         expect(any((folder.parent / "damaged").glob("*")), "what is damaged was not set aside")
 
-    with captured_output() as output, _opened(folder, read_only=True) as checkpoints:
+    with captured_output() as output, Checkpoints(folder, read_only=True) as checkpoints:
         state = checkpoints.restore(newest)
     why = f"step {next_step}, saved next, is not what is restored then"
     expect(_same(state, next_state) and not any(output), why, "silently wrong")
@@ -272,7 +270,10 @@ def _check_total_loss(saved: Saved, folder: Path) -> Verdict:
     for read_only in (True, False, False):
         message = ""
         try:
-            with captured_output() as output, _opened(folder, read_only=read_only) as checkpoints:
+            with (
+                captured_output() as output,
+                Checkpoints(folder, read_only=read_only) as checkpoints,
+            ):
                 checkpoints.restore(saved.states[saved.newest])
         except RunError as error:
             message = str(error)
@@ -283,12 +284,6 @@ def _check_total_loss(saved: Saved, folder: Path) -> Verdict:
         expect(not output.screen, f"on the screen: {' / '.join(output.screen)}"[:300])
         expect(not before - census(folder.parent), "files were lost")
     return "detected", message
-
-
-def _opened(folder: Path, *, read_only: bool) -> Any:
-    from cgan_jax.runs.checkpoint import Checkpoints
-
-    return Checkpoints(folder, keep=10, read_only=read_only)
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -25,8 +25,6 @@ from tqdm import tqdm
 
 from cgan_jax.checks import check_int_field
 from cgan_jax.errors import RunError
-from experiments.proofs import fault_damages as damages
-from experiments.proofs.fault_runs import N_LIMITS, Runs
 from experiments.proofs.fault_tries import Try
 from experiments.shared.command_line import fail, parse, run
 
@@ -83,10 +81,12 @@ class Flags:
 
 def tries(flags: Flags, work: Path) -> Iterator[tuple[Part, Iterator[Try], int | None]]:
     """The tries of each part, and their number if it is known."""
+    from experiments.proofs import fault_damages as damages
+    from experiments.proofs.fault_runs import N_LIMITS, Runs
+
     runs = cache(lambda: Runs(work, flags.epochs, flags.data_dir))
     saved = cache(lambda: damages.save_steps(work / "saved" / "checkpoints"))
     totals = {"kill": flags.kills, "flip": flags.flips, "disk": N_LIMITS}
-
     cases: dict[str, Callable[..., Iterator[damages.Damage]]] = {
         "flip": partial(damages.flips, n=flags.flips),
         "truncate": damages.truncations,
