@@ -91,8 +91,12 @@ class RunFolder:
 
         A run imported from elsewhere has no rows for the steps taken there.
         """
+        return max(self.steps_logged(), self.steps_saved())
+
+    def steps_saved(self) -> int:
+        """The newest step in `checkpoints/`, by the names there; 0 without any."""
         names = [path.name for path in self.checkpoints.glob("*")]
-        return max(self.steps_logged(), *(int(name) for name in names if name.isdecimal()), 0)
+        return max((int(name) for name in names if name.isdecimal()), default=0)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "RunFolder":

@@ -67,7 +67,8 @@ def main() -> None:
     if flags.json:
         from cgan_jax.environment import environment
 
-        machine = {"system": platform.platform(), "processor": processor()}
+        processor = from_proc("cpuinfo", "model name") or platform.processor()
+        machine = {"system": platform.platform(), "processor": processor}
         with atomic_write(flags.json) as file:
             file.write_text(json.dumps(machine | environment() | figures, indent=2) + "\n")
         print(f"Written to {flags.json}.")
@@ -86,18 +87,16 @@ def measure(flags: Flags) -> dict[str, Any]:
             "cgan_jax, single steps from NumPy": parts.single(),
         }
         if find_spec("torch"):
-            contestants |= parts.torch_contestants(PEER, compiled=flags.compiled)
+            contestants |= parts.torch_contestants(compiled=flags.compiled)
         else:
             print("PyTorch is not installed (extra `torch`): measuring this library alone.")
     if "machine" in flags.parts:
         contestants |= {PRODUCTS: parts.products(), ADAM: parts.adam()}
     if contestants:
-        rates = in_turns(contestants, flags.rounds, flags.steps)
+        figures["steps_per_second"] = rates = in_turns(contestants, flags.rounds, flags.steps)
         print(table(rates))
-        figures["steps_per_second"] = rates
     if OURS in contestants:
-        best = statistics.median(rates[OURS])
-        figures |= show({"200 epochs, minutes": 187_600 / best / 60})
+        figures |= show({"200 epochs, minutes": 187_600 / statistics.median(rates[OURS]) / 60})
     if PRODUCTS in contestants:
         figures["machine"] = show(arithmetic(rates, parts.flops(), 7 * 4 * parts.n_weights()))
     for part in ("startup", "sampling", "data"):
@@ -161,13 +160,14 @@ def show(figures: dict[str, float]) -> dict[str, float]:
     return figures
 
 
-def processor() -> str:
-    """The processor's name, where the system provides it."""
+def from_proc(file: str, name: str) -> str | None:
+    """The value in a line `name: value` of a file in Linux's /proc; None where there is none."""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor()
+        for line in Path("/proc", file).read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == name:
+                return value.strip()
+    return None
 
 
 if __name__ == "__main__":

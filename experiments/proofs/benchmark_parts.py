@@ -1,6 +1,5 @@
 """What benchmark.py times. Each part returns figures by name, or a Stopwatch."""
 
-import contextlib
 import itertools
 import os
 import signal
@@ -10,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from cgan_jax.training.gan import GAN
 from cgan_jax.training.spans import Spans
 from cgan_jax.training.steps import Batch, run_keys, train_step
 from cgan_jax.training.sweep import member_spans
+from experiments.proofs.benchmark import PEER, from_proc
 
 REPORT = PRESETS["report"]
 BATCH = REPORT.batch_size
@@ -37,24 +38,20 @@ Stopwatch = Callable[[int], float]  # from a number of steps to steps per second
 
 def spans(config: TrainConfig = REPORT) -> Stopwatch:
     """Times our loop over a span of steps: nothing is read back until its end."""
-    gan, keys = GAN.from_config(config), run_keys(0)
-    ours, init = Spans(gan, load(), config.batch_size, keys), jax.jit(gan.init)
-
-    def measure(steps: int) -> float:
-        state, _, _ = ours.run(init(keys.init), 0, steps)  # compiles once, warms up each time
-        return steps / _seconds(lambda: ours.run(state, steps, steps))
-
-    return measure
+    return _times_spans(Spans(GAN.from_config(config), load(), config.batch_size, run_keys(0)), 1)
 
 
 def seeds_at_once(n_seeds: int) -> Stopwatch:
     """Times several runs in one program: the steps of all of them."""
-    together = member_spans([replace(REPORT, seed=seed) for seed in range(n_seeds)], load())
+    configs = [replace(REPORT, seed=seed) for seed in range(n_seeds)]
+    return _times_spans(member_spans(configs, load()), n_seeds)
 
+
+def _times_spans(runs: Spans, n_runs: int) -> Stopwatch:
     def measure(steps: int) -> float:
-        each = max(1, steps // n_seeds)
-        state, _, _ = together.run(together.fresh_state(), 0, each)
-        return n_seeds * each / _seconds(lambda: together.run(state, each, each))
+        each = max(1, steps // n_runs)
+        state, *_ = runs.run(runs.fresh_state(), 0, each)  # compiles once, warms up each time
+        return n_runs * each / _seconds(lambda: runs.run(state, each, each))
 
     return measure
 
@@ -79,24 +76,24 @@ def single() -> Stopwatch:
     return measure
 
 
-def torch_contestants(peer: str, *, compiled: bool) -> dict[str, Stopwatch]:
+def torch_contestants(*, compiled: bool) -> dict[str, Stopwatch]:
     """The report's loop in PyTorch: as it is, its data item by item, and at PyTorch's best."""
     import torch
 
     from experiments.proofs.torch_cgan import measure_steps_per_second
 
     dataset, device = load(), "cuda" if torch.cuda.is_available() else "cpu"
-
-    def contestant(variant: str) -> Stopwatch:
-        return lambda steps: measure_steps_per_second(
-            variant, dataset.images, dataset.labels, n_steps=steps, device=device
-        )
-
+    variants = {
+        PEER: "eager",
+        "PyTorch, eager, DataLoader": "dataloader",
+        "PyTorch, fused Adam, in memory": "fused",
+    } | ({"PyTorch, fused Adam, compiled": "fused+compile"} if compiled else {})
     return {
-        peer: contestant("eager"),
-        "PyTorch, eager, DataLoader": contestant("dataloader"),
-        "PyTorch, fused Adam, in memory": contestant("fused"),
-    } | ({"PyTorch, fused Adam, compiled": contestant("fused+compile")} if compiled else {})
+        name: partial(
+            measure_steps_per_second, variant, dataset.images, dataset.labels, device=device
+        )
+        for name, variant in variants.items()
+    }
 
 
 def products(config: TrainConfig = REPORT) -> Stopwatch:
@@ -111,7 +108,7 @@ def products(config: TrainConfig = REPORT) -> Stopwatch:
             for (x, w, dy, _, dw, dx), (*_, k, d) in zip(carry, layers, strict=True)
         ]
 
-    return _timed_loop(body, [tuple(map(jnp.ones, layer)) for layer in shapes])
+    return _times_loop(body, [tuple(map(jnp.ones, layer)) for layer in shapes])
 
 
 def adam(config: TrainConfig = REPORT) -> Stopwatch:
@@ -122,7 +119,7 @@ def adam(config: TrainConfig = REPORT) -> Stopwatch:
         m, v = 0.5 * m + 0.5 * g, 0.999 * v + 0.001 * g * g
         return p - 2e-4 * m / (jnp.sqrt(v) + 1e-8), g, m, v
 
-    return _timed_loop(body, (jnp.ones(n_weights(config)),) * 4)
+    return _times_loop(body, (jnp.ones(n_weights(config)),) * 4)
 
 
 def flops(config: TrainConfig = REPORT) -> int:
@@ -147,13 +144,14 @@ def _layers(config: TrainConfig) -> list[tuple[int, int, int, bool, bool]]:
 
 def sizes() -> Iterator[dict[str, float]]:
     """Training beside the reference arithmetic, for batches and networks of several sizes."""
+    model = as_report_model(REPORT.model)
     for times, batch in itertools.product(WIDTHS, BATCHES):
-        model = replace(
-            (report := as_report_model(REPORT.model)),
-            generator_widths=tuple(times * width for width in report.generator_widths),
-            discriminator_widths=tuple(times * width for width in report.discriminator_widths),
+        wider = replace(
+            model,
+            generator_widths=tuple(times * width for width in model.generator_widths),
+            discriminator_widths=tuple(times * width for width in model.discriminator_widths),
         )
-        config = replace(REPORT, batch_size=batch, model=model)
+        config = replace(REPORT, batch_size=batch, model=wider)
         steps = max(1, round(1e11 / flops(config)))  # a second or two
         contestants = spans(config), products(config), adam(config)
         # In turns, and each the best of three: other work can only make it slower.
@@ -163,7 +161,7 @@ def sizes() -> Iterator[dict[str, float]]:
         yield {"width": times, "batch": batch, "steps/s": rate, "of arithmetic": ratio}
 
 
-def _timed_loop(body: Callable[[jax.Array, Any], Any], carry: Any) -> Stopwatch:
+def _times_loop(body: Callable[[jax.Array, Any], Any], carry: Any) -> Stopwatch:
     """Turns per second of a loop whose buffers stay where they are, as in training."""
     loop = jax.jit(lambda turns, carry: jax.lax.fori_loop(0, turns, body, carry))
 
@@ -200,9 +198,8 @@ def sampling() -> dict[str, float]:
     trained = TrainedGenerator(gan.generator, gen.variables, names, 0)
     labels = np.arange(10_000, dtype=np.int32) % 10
     trained.generate(labels, seed=0)
-    return {
-        "sampling, images per second": 10_000 / _seconds(lambda: trained.generate(labels, seed=1))
-    }
+    seconds = _seconds(lambda: trained.generate(labels, seed=1))
+    return {"sampling, images per second": len(labels) / seconds}
 
 
 def data() -> dict[str, float]:
@@ -214,33 +211,23 @@ def data() -> dict[str, float]:
 def _first_step(folder: Path, name: str) -> tuple[float, float]:
     """Start the main job, and stop it after its first line of losses: seconds, peak GiB."""
     command = [sys.executable, "-u", "-m", "experiments.fashion_cgan", "--log-every", "1"]
+    caches = {
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "programs"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+    }
     began = time.perf_counter()
     with subprocess.Popen(
         [*command, "--workdir", str(folder / name)],
-        env=os.environ
-        | {
-            "JAX_COMPILATION_CACHE_DIR": str(folder / "programs"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-        },
+        env=os.environ | caches,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
     ) as process:
         assert process.stdout
-        for line in process.stdout:
-            if line.startswith("[Epoch 0/"):
-                break
+        next((line for line in process.stdout if line.startswith("[Epoch 0/")), None)
         taken = time.perf_counter() - began
-        memory = _peak_memory(process.pid)
+        # Not getrusage, which counts the parent's.
+        peak = from_proc(f"{process.pid}/status", "VmHWM")
         process.send_signal(signal.SIGTERM)
         process.stdout.read()
-    return taken, memory
-
-
-def _peak_memory(pid: int) -> float:
-    """GiB so far; NaN where unknown. Not getrusage, which counts the parent's."""
-    with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 2**20
-    return float("nan")
+    return taken, int(peak.split()[0]) / 2**20 if peak else float("nan")

@@ -4,26 +4,34 @@ Damage to single checkpoints, the flags and the table are in faults.py. JAX is i
 a checkpoint is read, and runs are processes of their own.
 """
 
-import contextlib
-import hashlib
 import json
 import logging
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import IO, Literal, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from cgan_jax.errors import RunError
 from cgan_jax.runs.folder import RunFolder
-from cgan_jax.runs.lock import LOCK_FILES
 from cgan_jax.runs.restore import restore_run
+from experiments.proofs.fault_tries import (
+    Try,
+    Verdict,
+    attempt,
+    census,
+    digest,
+    digests,
+    expect,
+    flip,
+    last_lines,
+)
 
 ROOT = Path(__file__).parents[2]
 COMMAND = "experiments.fashion_cgan"
@@ -42,27 +50,9 @@ N_LIMITS = 6
 
 _log = logging.getLogger("cgan_jax")
 
-Outcome = Literal["same bits", "detected", "harmless", "silently wrong", "crashed"]
 
-
-class Try(NamedTuple):
-    """A fault, and its outcome."""
-
-    what: str
-    outcome: Outcome
-    why: str = ""
-
-    @property
-    def survived(self) -> bool:
-        return self.outcome in ("same bits", "detected", "harmless")
-
-
-class Pace(NamedTuple):
-    """Seconds that an undisturbed run takes."""
-
-    start: float  # to its first step
-    epoch: float  # pictures and checkpoint included
-    tail: float  # from an epoch's last step until its checkpoint is there
+# What does not fit; its name in the error; the limit in bytes; epochs done before; further flags.
+Limit = tuple[str, str, int, int, list[str]]
 
 
 class Runs:
@@ -78,16 +68,24 @@ class Runs:
     """
 
     def __init__(self, work: Path, epochs: int = 4, data_dir: Path | None = None) -> None:
-        self._work, self._epochs = work, epochs
+        self._work, self._epochs, self._undisturbed = work, epochs, work / "undisturbed"
         self._flags = f"--epochs {epochs} --batch-size {BATCH_SIZE}".split()
         self._flags += ["--sample-every", "1", "--checkpoint-every", "1"]
         self._flags += ["--data-dir", str(data_dir.absolute())] if data_dir else []
-        self._undisturbed = work / "undisturbed"
         self._timeout = 1200.0
         _log.info("First a run of %d epochs that nothing disturbs.", epochs)
         self._run(self._undisturbed, "--dry-run")  # compiles, so that the next is timed without it
-        self._pace = self._time_undisturbed()
-        self._timeout = 60 + 10 * (self._pace.start + epochs * self._pace.epoch)
+        began = time.time()
+        done = self._run(self._undisturbed)
+        if done.returncode:
+            raise RunError(f"the undisturbed run failed: {last_lines(done.stderr)}")
+        self._seconds = time.time() - began
+        self._timeout = 60 + 10 * self._seconds
+        grids = [path.stat().st_mtime for path in (self._undisturbed / "samples").iterdir()]
+        self._epoch_seconds = (max(grids) - min(grids)) / (epochs - 1)
+        # From the last step until everything is saved.
+        trained = (self._undisturbed / "losses.csv").stat().st_mtime
+        self._tail_seconds = began + self._seconds - trained
         self._bits = bits(self._undisturbed)
 
     def kills(self, rng: np.random.Generator, n: int) -> Iterator[Try]:
@@ -100,143 +98,135 @@ class Runs:
         left, chain = n, 0
         while left > 0:
             chain += 1
-            folder, places = self._work / f"killed-{chain}", list[str]()
+            folder, places, errors = self._work / f"killed-{chain}", list[str](), ""
             if epochs := rng.choice([0, self._epochs - 2, self._epochs - 1]):
                 self._rewind(folder, epochs)
-            with (self._work / f"killed-{chain}.txt").open("w+") as errors:
-                while len(places) < left and (place := self._kill(folder, rng, errors)) is not None:
-                    places.append(place)
-                errors.seek(0)
-                outcome, why = self._resume(folder, errors.read())
-            if outcome == "same bits":
+            place: str | None = ""
+            while len(places) < left and place is not None:
+                place, printed = self._kill(folder, rng)
+                places += [place] if place else []
+                errors += printed
+            end = attempt("", partial(self._resume, folder, errors))
+            if end.survived:
                 shutil.rmtree(folder)
             elif not places:  # the command failed by itself
                 places = ["none"]
             left -= len(places)
-            tqdm.write(f"chain {chain}: {len(places)} kills, {outcome}", file=sys.stderr)
-            yield from (Try(place, outcome, f"chain {chain}: {why}") for place in places)
+            tqdm.write(f"chain {chain}: {len(places)} kills, {end.outcome}", file=sys.stderr)
+            for place in places:
+                yield Try(place, end.outcome, f"chain {chain}: {end.why}")
 
     def full_disks(self) -> Iterator[Try]:
         """Runs whose files may not grow beyond a limit, which is then lifted."""
-        for i, (what, named, limit, epochs, flags) in enumerate(self._limits()):
+        for i, limit in enumerate(self._limits()):
             folder = self._work / f"full-{i}"
-            self._rewind(folder, epochs)
-            if what == "config.json":  # rewritten only by a run that becomes longer
-                saved = json.loads((folder / what).read_text())
-                saved["config"]["epochs"] = self._epochs - 1
-                (folder / what).write_text(json.dumps(saved, indent=2) + "\n")
-            before = census(folder / "checkpoints")
-            done = self._run(folder, *flags, limit=limit)
-            fault = _fault(done)
-            if not fault and named not in done.stderr:
-                fault = f"{named} is not named: {one_line(done.stderr)}"
-            if not fault and before - census(folder / "checkpoints"):
-                fault = "an earlier checkpoint has changed"
-            if done.returncode == 0:
-                yield Try(what, "silently wrong", "it ended as if nothing were missing")
-            elif fault:
-                yield Try(what, "crashed", fault)
-            else:
-                yield (resumed := Try(what, *self._resume(folder)))
-                if resumed.survived:
-                    shutil.rmtree(folder)
+            yield self._attempt(limit[0], folder, partial(self._check_full_disk, limit))
 
     def lost_checkpoints(self) -> Iterator[Try]:
         """Runs without any good checkpoint: the command must refuse, twice, and touch nothing."""
-        for what in (
-            "a run with a flipped bit in each checkpoint",
-            "a run whose folder of checkpoints was emptied",
-        ):
+
+        def flip_bit(step: Path) -> None:
+            largest = max(step.rglob("*"), key=lambda path: path.stat().st_size)
+            flip(largest, largest.stat().st_size // 2, 0)
+
+        table: list[tuple[str, Callable[[Path], None]]] = [
+            ("a run with a flipped bit in each checkpoint", flip_bit),
+            ("a run whose folder of checkpoints was emptied", shutil.rmtree),
+        ]
+        for what, change in table:
             folder = self._work / what.replace(" ", "-")
-            shutil.copytree(self._undisturbed, folder)
-            for step in (folder / "checkpoints").iterdir():
-                if "emptied" in what:
-                    shutil.rmtree(step)
-                else:
-                    largest = max(step.rglob("*"), key=lambda path: path.stat().st_size)
-                    flip(largest, largest.stat().st_size // 2, 0)
-            before = census(folder)
-            refusals = [self._run(folder) for _ in range(2)]
-            faults = [fault for fault in map(_fault, refusals) if fault]
-            if before - census(folder) or not all(done.returncode for done in refusals):
-                yield Try(what, "silently wrong", "the command started over")
-            elif faults:
-                yield Try(what, "crashed", faults[0])
-            else:
-                yield Try(what, "detected", refusals[-1].stderr)
-                shutil.rmtree(folder)
+            yield self._attempt(what, folder, partial(self._check_lost_checkpoints, change))
 
-    def _words(self, folder: Path) -> list[str]:
-        return [sys.executable, "-m", COMMAND, "--workdir", str(folder), *self._flags]
+    def _attempt(self, what: str, folder: Path, check: Callable[[Path], Verdict]) -> Try:
+        """Try a fault in a new folder, which stays only if the fault was not survived."""
+        result = attempt(what, partial(check, folder))
+        if result.survived:
+            shutil.rmtree(folder)
+        return result
 
-    def _run(
-        self, folder: Path, *flags: str, limit: int | None = None
-    ) -> subprocess.CompletedProcess[str]:
-        """The command until its end. Its lines go to a pipe, which no limit concerns."""
-        words = [*self._words(folder), *flags]
-        if limit is not None:
-            words[1:1] = ["-c", LIMITED, str(limit)]
-        try:
-            return subprocess.run(
-                words, cwd=ROOT, capture_output=True, text=True, timeout=self._timeout
-            )
-        except subprocess.TimeoutExpired:
-            return subprocess.CompletedProcess(words, -1, "", "error: it does not end")
+    def _check_full_disk(self, limit: Limit, folder: Path) -> Verdict:
+        what, named, size, epochs, flags = limit
+        self._rewind(folder, epochs)
+        if what == "config.json":  # rewritten only by a run that becomes longer
+            saved = json.loads((folder / what).read_text())
+            saved["config"]["epochs"] = self._epochs - 1
+            (folder / what).write_text(json.dumps(saved, indent=2) + "\n")
+        before = census(folder / "checkpoints")
+        done = self._run(folder, *flags, limit=size)
+        expect(done.returncode, "it ended as if nothing were missing", "silently wrong")
+        _expect_refusal(done)
+        expect(named in done.stderr, f"{named} is not named: {last_lines(done.stderr)}")
+        changed = before - census(folder / "checkpoints")
+        expect(not changed, "an earlier checkpoint has changed")
+        return self._resume(folder)
 
-    def _resume(self, folder: Path, errors: str = "") -> tuple[Outcome, str]:
+    def _check_lost_checkpoints(self, change: Callable[[Path], None], folder: Path) -> Verdict:
+        shutil.copytree(self._undisturbed, folder)
+        for step in (folder / "checkpoints").iterdir():
+            change(step)
+        before = census(folder)
+        for _ in range(2):
+            done = self._run(folder)
+            refused = done.returncode and not before - census(folder)
+            expect(refused, "the command started over", "silently wrong")
+            _expect_refusal(done)
+        return "detected", done.stderr
+
+    def _resume(self, folder: Path, errors: str = "") -> Verdict:
         """Run the same command in a folder where `errors` was printed before."""
         done = self._run(folder)
         errors += done.stderr
-        if done.returncode or "Traceback" in errors or "error:" in errors:
-            return "crashed", one_line(errors)
-        try:
-            digests = bits(folder)
-        except RunError as error:
-            return "crashed", one_line(str(error))
-        names = digests.keys() | self._bits.keys()
-        different = sorted(n for n in names if digests.get(n) != self._bits.get(n))
-        if different:
-            return "silently wrong", f"{len(different)} differ: {', '.join(different[:3])}"
+        failed = done.returncode or "Traceback" in errors or "error:" in errors
+        expect(not failed, last_lines(errors))
+        now = bits(folder)
+        names = now.keys() | self._bits.keys()
+        different = sorted(name for name in names if now.get(name) != self._bits.get(name))
+        why = f"{len(different)} differ: {', '.join(different[:3])}"
+        expect(not different, why, "silently wrong")
         return "same bits", ""
 
-    def _time_undisturbed(self) -> Pace:
-        folder, began = self._undisturbed, time.monotonic()
-        trained, saved, first = dict[int, float](), dict[int, float](), 0.0
-        with (
-            (self._work / "undisturbed.txt").open("w+") as errors,
-            _process(self._words(folder), errors) as process,
-        ):
-            while process.poll() is None:
-                now, rows = time.monotonic() - began, _rows(folder)
-                first = first or (now if rows else 0.0)
-                trained.setdefault(rows // STEPS, now)
-                saved.setdefault(_saved_epochs(folder), now)
-                time.sleep(0.02)
-            seconds = time.monotonic() - began
-            errors.seek(0)
-            if process.returncode:
-                raise RunError(f"the undisturbed run failed: {one_line(errors.read())}")
-        tails = [saved[n] - trained[n] for n in saved.keys() & trained.keys() if n]
-        return Pace(first, (seconds - first) / self._epochs, max(tails, default=1.0))
-
-    def _kill(self, folder: Path, rng: np.random.Generator, errors: IO[str]) -> str | None:
-        """Start the command and kill it: where it was; None if it ended before."""
+    def _kill(self, folder: Path, rng: np.random.Generator) -> tuple[str | None, str]:
+        """Start the command and kill it: where it was, None if it ended before; and its errors."""
         saved, began = _saved_epochs(folder), time.time()
-        left = self._pace.start + (self._epochs - saved) * self._pace.epoch
-        delay, aimed = rng.uniform(0, 1.05 * left), rng.integers(AIMED) == 0
-        delay_after_epoch = rng.uniform(0, 1.05 * self._pace.tail)
-        with _process(self._words(folder), errors) as process:
-            if aimed and saved < self._epochs:
-                delay = delay_after_epoch
-                while process.poll() is None and not _trained(folder, saved + 1, began):
-                    time.sleep(0.01)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(delay)
-                return None
-        return _place(folder, saved, began)
+        if saved < self._epochs and rng.integers(AIMED) == 0:
+            reached, span = partial(_trained, folder, saved + 1, began), self._tail_seconds
+        else:
+            reached, span = None, self._seconds - saved * self._epoch_seconds
+        done = self._run(folder, wait_for=reached, seconds=rng.uniform(0, 1.05 * span))
+        killed = done.returncode == -signal.SIGKILL
+        return (_place(folder, saved, began) if killed else None), done.stderr
 
-    def _limits(self) -> Iterator[tuple[str, str, int, int, list[str]]]:
-        """What does not fit; its name in the error; the limit in bytes; epochs done; flags."""
+    def _run(
+        self,
+        folder: Path,
+        *flags: str,
+        limit: int | None = None,
+        wait_for: Callable[[], bool] | None = None,
+        seconds: float | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """The command until its end, or until it is killed, some seconds after a condition holds.
+
+        Its errors go to a pipe, which no limit concerns.
+        """
+        words = [] if limit is None else ["-c", LIMITED, str(limit)]
+        words += ["-m", COMMAND, "--workdir", str(folder), *self._flags, *flags]
+        with subprocess.Popen(
+            [sys.executable, *words],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            while wait_for and process.poll() is None and not wait_for():
+                time.sleep(0.01)
+            try:
+                _, errors = process.communicate(timeout=seconds or self._timeout)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                _, errors = process.communicate()
+        return subprocess.CompletedProcess(words, process.returncode, stderr=errors)
+
+    def _limits(self) -> Iterator[Limit]:
         whole, last = self._undisturbed, self._epochs - 1
         table = (whole / "losses.csv").read_text().splitlines(keepends=True)
         rows = sum(map(len, table[: 1 + last * STEPS]))
@@ -265,72 +255,25 @@ class Runs:
 def bits(folder: Path) -> dict[str, str]:
     """Digests of what must be the same however often a run was disturbed.
 
-    The newest checkpoint's arrays, the table of losses, and the pixels of the pictures.
+    The newest checkpoint's arrays, the table of losses, and the pictures.
 
     Raises:
         RunError: the folder holds no run that can be read.
     """
-    import jax
-    from PIL import Image
-
     _, state = restore_run(RunFolder.open(folder))
-    leaves, _ = jax.tree.flatten_with_path(state)
-    arrays = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
-    digests = {"losses.csv": _digest((folder / "losses.csv").read_bytes())}
-    for picture in (*folder.glob("*.png"), *folder.glob("samples/*")):
-        name = str(picture.relative_to(folder))
-        try:
-            with Image.open(picture) as image:
-                arrays[name] = np.asarray(image)
-        except OSError:
-            digests[name] = "unreadable"
-    for name, array in arrays.items():
-        digests[name] = _digest(repr((array.dtype, array.shape)).encode() + array.tobytes())
-    return digests
+    files = folder / "losses.csv", *folder.glob("*.png"), *folder.glob("samples/*")
+    names = {str(file.relative_to(folder)): digest(file.read_bytes()) for file in files}
+    return digests(state) | names
 
 
-def census(folder: Path) -> Counter[str]:
-    """How often each content is in a folder's files, whatever their names.
-
-    Locks and events are not counted.
-    """
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name not in LOCK_FILES)
-    return Counter(_digest(file.read_bytes()) for file in files if file.parent.name != "events")
-
-
-def flip(path: Path, byte: int, bit: int) -> None:
-    """Invert one bit of a file."""
-    content = bytearray(path.read_bytes())
-    content[byte] ^= 1 << bit
-    path.write_bytes(content)
-
-
-def one_line(text: str) -> str:
-    """The last lines of what a command printed, as one short line."""
-    return " / ".join(text.strip().splitlines()[-3:])[-300:]
-
-
-@contextlib.contextmanager
-def _process(words: list[str], errors: IO[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that is killed at the end of the `with` statement. Its errors go to a file."""
-    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=errors) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def _fault(done: subprocess.CompletedProcess[str]) -> str:
-    """What is wrong with a refusal: expected are notices, then an error of at most 3 lines."""
-    lines = done.stderr.splitlines()
+def _expect_refusal(done: subprocess.CompletedProcess[str]) -> None:
+    """Expected are notices, then an error of at most 3 lines."""
+    lines, printed = done.stderr.splitlines(), last_lines(done.stderr)
     begins = [i for i, line in enumerate(lines) if line.startswith("error: ")]
-    if done.returncode < 0:
-        return f"ended by signal {-done.returncode}: {one_line(done.stderr)}"
-    if "Traceback" in done.stderr or not begins:
-        return f"no plain error: {one_line(done.stderr)}"
-    if len(lines) - begins[0] > 3 or begins[0] > 3:
-        return f"{len(lines)} lines on the screen: {one_line(done.stderr)}"
-    return ""
+    expect(done.returncode > 0, f"ended by signal {-done.returncode}: {printed}")
+    expect(begins and "Traceback" not in done.stderr, f"no plain error: {printed}")
+    brief = begins[0] <= 3 and len(lines) - begins[0] <= 3
+    expect(brief, f"{len(lines)} lines on the screen: {printed}")
 
 
 def _place(folder: Path, saved_before: int, began: float) -> str:
@@ -359,7 +302,3 @@ def _rows(folder: Path) -> int:
 def _saved_epochs(folder: Path) -> int:
     names = (path.name for path in (folder / "checkpoints").glob("*"))
     return max((int(name) // STEPS for name in names if name.isdigit()), default=0)
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

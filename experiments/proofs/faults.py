@@ -6,27 +6,26 @@ Ends with code 1 if a try was not survived. Here are the flags and the table; da
 checkpoints is in fault_damages.py, whole runs, which are processes of their own, in fault_runs.py.
 """
 
-import contextlib
 import os
 import platform
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from tqdm import tqdm
 
 from cgan_jax.checks import check_int_field
 from cgan_jax.errors import RunError
-from experiments.proofs import fault_damages as damages
-from experiments.proofs.fault_runs import N_LIMITS, Runs, Try
+from experiments.proofs.fault_tries import Try
 from experiments.shared.command_line import fail, parse, run
 
 MODULE = "experiments.proofs.faults"
@@ -80,49 +79,43 @@ class Flags:
             check_int_field(self, name, least)
 
 
-class Row(NamedTuple):
-    """A line of the table."""
+def tries(flags: Flags, work: Path) -> Iterator[tuple[Part, Iterator[Try], int | None]]:
+    """The tries of each part, and their number if it is known."""
+    from experiments.proofs import fault_damages as damages
+    from experiments.proofs.fault_runs import N_LIMITS, Runs
 
-    fault: str
-    tries: list[Try]
-    how: str = ""
-
-    def __str__(self) -> str:
-        survived = sum(one.survived for one in self.tries)
-        wrong = sum(one.outcome == "silently wrong" for one in self.tries)
-        return f"| {self.fault} | {len(self.tries)} | {survived} | {wrong} | {self.how} |"
-
-
-def rows(flags: Flags, work: Path) -> Iterator[Row]:
-    """Try the parts one after another."""
     runs = cache(lambda: Runs(work, flags.epochs, flags.data_dir))
     saved = cache(lambda: damages.save_steps(work / "saved" / "checkpoints"))
-
-    cases: dict[str, Callable[[np.random.Generator], Iterable[damages.Damage]]] = {
-        "flip": lambda rng: damages.flips(saved(), rng, flags.flips),
-        "truncate": lambda rng: damages.truncations(saved(), rng),
-        "delete": lambda rng: damages.deletions(saved()),
-        "foreign": lambda rng: damages.foreign_files(saved()),
-        "all": lambda rng: damages.total_losses(saved()),
+    totals = {"kill": flags.kills, "flip": flags.flips, "disk": N_LIMITS}
+    cases: dict[str, Callable[..., Iterator[damages.Damage]]] = {
+        "flip": partial(damages.flips, n=flags.flips),
+        "truncate": damages.truncations,
+        "delete": damages.deletions,
+        "foreign": damages.foreign_files,
+        "all": damages.total_losses,
     }
 
-    def tries(part: Part, rng: np.random.Generator) -> Iterator[Try]:
-        if part in cases:
-            yield from damages.try_damages(saved(), cases[part](rng), work)
+    def tries_of(part: Part, rng: np.random.Generator) -> Iterator[Try]:
         if part == "kill":
-            yield from runs().kills(rng, flags.kills)
+            return runs().kills(rng, flags.kills)
         if part == "disk":
-            yield from runs().full_disks()
-        if part == "all":
-            yield from runs().lost_checkpoints()
+            return runs().full_disks()
+        done = damages.try_damages(saved(), cases[part](saved(), rng), work)
+        return chain(done, runs().lost_checkpoints()) if part == "all" else done
 
-    totals = {"kill": flags.kills, "flip": flags.flips, "disk": N_LIMITS}
     for number, part in enumerate(FAULTS):
         if part in flags.parts:
             rng = np.random.default_rng([flags.seed, number])
-            done = list(watched(tries(part, rng), FAULTS[part], totals.get(part)))
-            names = [one.what if part in ("kill", "disk") else one.outcome for one in done]
-            yield Row(FAULTS[part], done, ", ".join(names) if part == "disk" else counted(names))
+            yield part, tries_of(part, rng), totals.get(part)
+
+
+def row(part: Part, tries: Sequence[Try]) -> str:
+    """A line of the table."""
+    survived = sum(one.survived for one in tries)
+    wrong = sum(one.outcome == "silently wrong" for one in tries)
+    names = [one.what if part in ("kill", "disk") else one.outcome for one in tries]
+    how = ", ".join(names) if part == "disk" else counted(names)
+    return f"| {FAULTS[part]} | {len(tries)} | {survived} | {wrong} | {how} |"
 
 
 def counted(words: Iterable[str]) -> str:
@@ -152,36 +145,32 @@ def circumstances(flags: Flags) -> str:
     )
 
 
-@contextlib.contextmanager
-def workplace(folder: Path | None) -> Iterator[Path]:
-    """A new folder: the given one, or a temporary one."""
-    if folder is None:
-        with tempfile.TemporaryDirectory(prefix="cgan_jax-faults-") as temporary:
-            yield Path(temporary)
-        return
+def new_folder(path: Path) -> Path:
+    """Create a folder. Raises RunError if it cannot be."""
     try:
-        folder.mkdir(parents=True)
+        path.mkdir(parents=True)
     except OSError as error:
         raise RunError(
-            f"{folder} cannot be created: {error.strerror}\n"
+            f"{path} cannot be created: {error.strerror}\n"
             "expected a path that does not exist yet\nName a new folder."
         ) from error
-    yield folder.absolute()
+    return path.absolute()
 
 
 def main() -> None:
     flags = parse(Flags, MODULE)
     flags.check()
     print(HEADER, flush=True)
-    tries: list[Try] = []
-    with workplace(flags.workdir) as work:
-        for row in rows(flags, work):
-            print(row, flush=True)
-            tries += row.tries
+    done: list[Try] = []
+    with tempfile.TemporaryDirectory(prefix="cgan_jax-faults-") as temporary:
+        work = new_folder(flags.workdir) if flags.workdir else Path(temporary)
+        for part, tries_of_part, total in tries(flags, work):
+            part_done = list(watched(tries_of_part, FAULTS[part], total))
+            print(row(part, part_done), flush=True)
+            done += part_done
     print(f"\n{circumstances(flags)}")
-    failed = sum(not one.survived for one in tries)
-    if failed:
-        fail(f"{failed} of {len(tries)} tries were not survived", code=1)
+    if failed := sum(not one.survived for one in done):
+        fail(f"{failed} of {len(done)} tries were not survived", code=1)
 
 
 if __name__ == "__main__":

@@ -4,19 +4,20 @@ What a step computed and how two are compared is in trajectory.py; bounds are in
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from flax.traverse_util import unflatten_dict
 from jax import random
-from torch import Tensor, nn
+from torch import Tensor
 
 from cgan_jax.config import TrainConfig
 from cgan_jax.data import Dataset
@@ -33,18 +34,15 @@ from cgan_jax.training.steps import Batch, run_keys, shuffle, train_step
 from experiments.proofs import torch_cgan
 from experiments.proofs.parity import ALONE, UPDATE
 from experiments.proofs.trajectory import (
-    Array,
-    Net,
     Noise,
-    Snapshot,
+    Step,
+    Trees,
     differences,
     draw_noise,
     feeds_batch_norm,
-    flatten,
     largest_gap,
-    make_state,
-    shift_idle,
-    snapshot,
+    observe,
+    parameters,
     with_arrays,
 )
 
@@ -53,8 +51,8 @@ Gaps = dict[str, float]
 _step = jax.jit(train_step, static_argnames="gan")
 
 
-class Twin:
-    """Both PyTorch networks with their Adams, and what their last step computed.
+class Twin(torch_cgan.CGAN):
+    """The PyTorch original, with its numbers by linen's names.
 
     Sizes are the configuration's; all other settings are the twin's own, which are the report's.
     """
@@ -65,45 +63,57 @@ class Twin:
         torch.manual_seed(seed)
         G = torch_cgan.Generator(model.latent_dim, model.n_classes, model.generator_widths, shape)
         D = torch_cgan.Discriminator(model.n_classes, model.discriminator_widths, shape)
-        self.G, self.D = G.to(dtype), D.to(dtype)
-        self.optimizers = torch_cgan.make_optimizers(self.G, self.D)
+        super().__init__(G.to(dtype), D.to(dtype))
         self._model, self._dtype = model, dtype
-        self._fakes: Array
-        self.G.register_forward_hook(self._keep_fakes)
-
-    def variables(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Both networks' weights as linen's."""
-        return (
-            generator_from_torch(_numpy(self.G.state_dict()), self._model),
-            discriminator_from_torch(_numpy(self.D.state_dict()), self._model),
-        )
+        self._fakes: list[Tensor] = []
+        self.G.register_forward_hook(lambda module, args, images: self._fakes.append(images))
 
     def load(self, other: "Twin") -> None:
         """Take over another twin's weights and moments, in this one's dtype."""
-        self.G.load_state_dict(other.G.state_dict())
-        self.D.load_state_dict(other.D.state_dict())
-        for optimizer, source in zip(self.optimizers, other.optimizers, strict=True):
-            optimizer.load_state_dict(deepcopy(source.state_dict()))
+        for part in ("G", "D", "opt_G", "opt_D"):
+            arrays = deepcopy(getattr(other, part).state_dict())
+            getattr(self, part).load_state_dict(arrays)
 
-    def step(self, batch: Batch, noise: Noise) -> Snapshot:
-        """One step on a batch (uint8 images) with this noise."""
+    def trees(self, value_of: Callable[[Any], Any], kind: str = "params") -> Trees:
+        """Both networks' trees of linen, with this value of each parameter."""
+        trees = {}
+        for net, network, convert in (
+            ("gen", self.G, generator_from_torch),
+            ("disc", self.D, discriminator_from_torch),
+        ):
+            values = {name: value_of(p) for name, p in network.named_parameters()}
+            values |= dict(network.named_buffers())
+            arrays = {name: value.detach().numpy().copy() for name, value in values.items()}
+            trees[net] = convert(arrays, self._model).get(kind, {})
+        return trees
+
+    def put_into(self, state: GANState) -> GANState:
+        """The library's state with the twin's weights, statistics and moments."""
+        adam = self.opt_G.state | self.opt_D.state
+
+        def moments(kind: str) -> Trees:
+            return self.trees(lambda p: adam[p][kind] if p in adam else torch.zeros_like(p))
+
+        weights, statistics = self.trees(lambda p: p), self.trees(lambda p: p, "batch_stats")
+        return with_arrays(state, weights, statistics, moments("exp_avg"), moments("exp_avg_sq"))
+
+    def step(self, batch: Batch, noise: Noise, like: GANState) -> Step:
+        """One step on a batch (uint8 images) with this noise; its state is one `like` ours."""
         masks = [[torch.from_numpy(np.array(mask)) for mask in layers] for layers in noise.masks]
         torch_cgan.inject_dropout_masks(self.D, masks)
-        d_loss, g_loss = torch_cgan.train_step(
-            self.G,
-            self.D,
-            *self.optimizers,
+        self._fakes.clear()
+        losses = self.train_step(
             real=self._images(batch.images) / 127.5 - 1,
             labels=_labels(batch.labels),
             z=torch.from_numpy(np.array(noise.latent)).to(self._dtype),
             fake_labels=_labels(noise.labels),
         )
-        gen = self._net(self.G, self.optimizers[0], generator_from_torch)
-        disc = self._net(self.D, self.optimizers[1], discriminator_from_torch)
-        return Snapshot(d_loss.item(), g_loss.item(), self._fakes, gen, disc)
+        fakes = self._fakes[0].detach().permute(0, 2, 3, 1).numpy()
+        grads = self.trees(lambda p: p.grad)
+        return Step((losses[0].item(), losses[1].item()), fakes, grads, self.put_into(like))
 
     @torch.no_grad()
-    def evaluate(self, latent: Any, labels: Any, images: Any) -> tuple[Array, Array]:
+    def evaluate(self, latent: Any, labels: Any, images: Any) -> tuple[Any, Any]:
         """G's images, and D's scores of the given images, in evaluation mode."""
         self.G.eval()
         self.D.eval()
@@ -111,60 +121,8 @@ class Twin:
         scores = self.D(self._images(images), _labels(labels))
         return fakes.permute(0, 2, 3, 1).numpy(), scores[:, 0].numpy()
 
-    def _net(
-        self, module: nn.Module, optimizer: torch.optim.Optimizer, convert: Callable[..., Any]
-    ) -> Net:
-        params, buffers = dict(module.named_parameters()), dict(module.named_buffers())
-
-        def arrays(value_of: Callable[[Tensor], Tensor], kind: str = "params") -> dict[str, Array]:
-            values = {name: value_of(param) for name, param in params.items()}
-            return flatten(convert(_numpy(values | buffers), self._model).get(kind, {}))
-
-        return Net(
-            params=arrays(lambda p: p),
-            grads=arrays(lambda p: p.grad),  # type: ignore[arg-type, return-value]
-            mu=arrays(lambda p: optimizer.state[p]["exp_avg"]),
-            nu=arrays(lambda p: optimizer.state[p]["exp_avg_sq"]),
-            batch_stats=arrays(lambda p: p, "batch_stats"),
-        )
-
     def _images(self, images: Any) -> Tensor:
         return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).to(self._dtype)
-
-    def _keep_fakes(self, module: nn.Module, args: Any, images: Tensor) -> None:
-        self._fakes = images.detach().permute(0, 2, 3, 1).numpy()
-
-
-class Result(NamedTuple):
-    """What a step from `before` computed, and what the networks give in evaluation mode after it.
-
-    The images are floats `[N, H, W, C]`, the scores are those of our images, `[N]`.
-    """
-
-    before: GANState
-    step: Snapshot
-    images: Any
-    scores: Any
-
-    def gaps(self, other: "Result") -> Gaps:
-        """The differences between this result and another: see `compare_steps`."""
-        return differences(self.step, other.step) | {
-            "images": largest_gap(self.images, other.images),
-            "scores": largest_gap(self.scores, other.scores),
-            UPDATE: abs(self.update_length() / other.update_length() - 1),
-        }
-
-    def update_length(self) -> float:
-        """The norm of what the step added to all parameters but biases before a BatchNorm."""
-        nets = (self.before.gen, self.step.gen), (self.before.disc, self.step.disc)
-        return math.hypot(
-            *(
-                np.linalg.norm(after.params[path].astype(np.float64) - array)
-                for before, after in nets
-                for path, array in flatten(before.params).items()
-                if not feeds_batch_norm(path, after.params)
-            )
-        )
 
 
 def compare_steps(
@@ -173,8 +131,8 @@ def compare_steps(
     """Train both from the same weights, and compare them after each step.
 
     Besides what `differences` has, each step's `images` and `scores` are those that the networks
-    give in evaluation mode after it, and `length of the update, relative` compares the norms of
-    what the step added to all parameters but the biases before a BatchNorm.
+    give in evaluation mode after it, both for our images, and `length of the update, relative`
+    compares the norms of what the step added to all parameters but the biases before a BatchNorm.
 
     The weights are PyTorch's. Batches, z, labels and dropout masks are those of our run with this
     seed; the steps are centred on the end of its first epoch, whose last batch is smaller. Our
@@ -197,30 +155,30 @@ def compare_steps(
         gan = GAN.from_config(config)
         twin = Twin(config, getattr(torch, dtype), seed)
         exact = Twin(config, torch.float64, seed) if dtype == "float32" else None
-        state = make_state(gan, *twin.variables())
+        state = twin.put_into(_fresh_state(gan))
         points = _evaluation_points(gan)
         first = max(0, steps_per_epoch(len(dataset), config.batch_size) - n_steps // 2)
         for batch, key, noise in _step_inputs(gan, config, dataset, first, n_steps, seed):
             before = state
             state, losses = _step(gan, before, batch, key)
-            step = snapshot(gan, before, state, losses, noise, config.optimizer.b1)
-            assert step.gen.params["output/kernel"].dtype == dtype
-            images, scores = _evaluate(gan, state.gen.variables, state.disc.variables, *points)
-            ours = Result(before, step, images, scores)
-            theirs = Result(before, twin.step(batch, noise), *twin.evaluate(*points, images))
-            gaps = ours.gaps(theirs)
+            step = observe(gan, before, state, losses, noise, config.optimizer.b1)
+            assert step.grads["gen"]["output"]["kernel"].dtype == dtype
+            ours = step, *_evaluate(gan, state, *points)
+            theirs = twin.step(batch, noise, state), *twin.evaluate(*points, ours[1])
+            gaps = _gaps(before, ours, theirs)
             if exact:
-                best = Result(before, exact.step(batch, noise), *exact.evaluate(*points, images))
-                gaps |= {f"{name}, {ALONE}": gap for name, gap in theirs.gaps(best).items()}
-                state = with_arrays(state, theirs.step)
+                best = exact.step(batch, noise, state), *exact.evaluate(*points, ours[1])
+                alone = _gaps(before, theirs, best)
+                gaps |= {f"{name}, {ALONE}": gap for name, gap in alone.items()}
+                state = theirs[0].state
                 exact.load(twin)
             yield gaps
 
 
 def compare_shifted(
-    config: TrainConfig, dataset: Dataset, n_steps: int, *, by: float = 1.0, seed: int = 0
+    config: TrainConfig, dataset: Dataset, n_steps: int, *, seed: int = 0
 ) -> Iterator[Gaps]:
-    """Our own steps in float64, against the same ones with other biases before each BatchNorm.
+    """Our own steps in float64, against the same ones with 1 added to each bias before a BatchNorm.
 
     Shows that those biases have no influence in training, whatever Adam makes of them. The running
     means take them in, so `images` (in evaluation mode) differ until the means have caught up, by
@@ -228,56 +186,73 @@ def compare_shifted(
     """
     with jax.enable_x64(True):
         gan = GAN.from_config(config)
-        state = make_state(gan, *Twin(config, torch.float64, seed).variables())
-        shifted = replace(state, gen=replace(state.gen, params=shift_idle(state.gen.params, by)))
-        states = [state, shifted]
+        state = Twin(config, torch.float64, seed).put_into(_fresh_state(gan))
+        params = parameters(state)
+        shifted = {path: leaf + feeds_batch_norm(path, params) for path, leaf in params.items()}
+        gen = replace(state.gen, params=unflatten_dict(shifted, sep="/")["gen"])
+        states = [state, replace(state, gen=gen)]
         for batch, key, noise in _step_inputs(gan, config, dataset, 0, n_steps, seed):
-            snapshots = []
+            steps = []
             for i, before in enumerate(states):
                 states[i], losses = _step(gan, before, batch, key)
-                snapshots.append(snapshot(gan, before, states[i], losses, noise))
-            yield differences(*snapshots)
+                steps.append(observe(gan, before, states[i], losses, noise))
+            yield differences(*steps)
 
 
 def compare_images_of_theirs(
     config: TrainConfig, dataset: Dataset, n_batches: int | None = None, seed: int = 0
 ) -> Gaps:
     """Train PyTorch's networks for an epoch, or its first batches, and use them on both sides."""
-    twin, model = Twin(config, torch.float32, seed), config.model
+    twin = Twin(config, torch.float32, seed)
     images = torch_cgan.scale_images(dataset.images)
     batches = torch_cgan.memory_batches(images, _labels(dataset.labels), config.batch_size)
-    sizes = model.latent_dim, model.n_classes
-    torch_cgan.train_epoch(twin.G, twin.D, *twin.optimizers, islice(batches, n_batches), *sizes)
-    return _compare_images(GAN.from_config(config), twin, *twin.variables())
+    twin.train_epoch(islice(batches, n_batches))
+    gan = GAN.from_config(config)
+    return _compare_images(gan, twin, twin.put_into(_fresh_state(gan)))
 
 
 def compare_images_of_ours(
     config: TrainConfig, dataset: Dataset, n_batches: int | None = None, seed: int = 0
 ) -> Gaps:
     """Train our networks for an epoch, or its first batches, and use them on both sides."""
-    gan, keys = GAN.from_config(config), run_keys(seed)
-    spans = Spans(gan, dataset, config.batch_size, keys)
-    state, step = jax.jit(gan.init)(keys.init), 0
-    end = n_batches or steps_per_epoch(len(dataset), config.batch_size)
-    while step < end:
-        state, span, _ = spans.run(state, step, end - step)
-        step += span.n_steps
-    gen, disc = state.gen.variables, state.disc.variables
+    gan = GAN.from_config(config)
+    spans = Spans(gan, dataset, config.batch_size, run_keys(seed))
+    state, end = spans.fresh_state(), n_batches or spans.per_epoch
+    while (step := int(state.step)) < end:
+        state, *_ = spans.run(state, step, end - step)
     twin, model = Twin(config, torch.float32, seed), as_report_model(config.model)
-    for module, arrays in (
-        (twin.G, generator_to_torch(gen, model, end)),
-        (twin.D, discriminator_to_torch(disc, model)),
+    for network, arrays in (
+        (twin.G, generator_to_torch(state.gen.variables, model, end)),
+        (twin.D, discriminator_to_torch(state.disc.variables, model)),
     ):
-        tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
-        module.load_state_dict(tensors, strict=True)
-    return _compare_images(gan, twin, gen, disc)
+        network.load_state_dict({name: torch.tensor(array) for name, array in arrays.items()})
+    return _compare_images(gan, twin, state)
 
 
-def _compare_images(gan: GAN, twin: Twin, gen: Any, disc: Any) -> Gaps:
+def _compare_images(gan: GAN, twin: Twin, state: GANState) -> Gaps:
     points = _evaluation_points(gan)
-    images, scores = _evaluate(gan, gen, disc, *points)
-    theirs = twin.evaluate(*points, images)
-    return {"images": largest_gap(images, theirs[0]), "scores": largest_gap(scores, theirs[1])}
+    images, scores = _evaluate(gan, state, *points)
+    return _output_gaps((images, scores), twin.evaluate(*points, images))
+
+
+def _gaps(before: GANState, one: tuple[Step, Any, Any], other: tuple[Step, Any, Any]) -> Gaps:
+    """The differences of two steps from `before`, and of images and scores after them."""
+    lengths = [_update_length(before, step.state) for step, *_ in (one, other)]
+    update = {UPDATE: abs(lengths[0] / lengths[1] - 1)}
+    return differences(one[0], other[0]) | _output_gaps(one[1:], other[1:]) | update
+
+
+def _output_gaps(one: tuple[Any, Any], other: tuple[Any, Any]) -> Gaps:
+    return {
+        name: largest_gap(*pair)
+        for name, *pair in zip(("images", "scores"), one, other, strict=True)
+    }
+
+
+def _update_length(before: GANState, after: GANState) -> float:
+    old, new = parameters(before), parameters(after)
+    moved = [path for path in new if not feeds_batch_norm(path, new)]
+    return math.hypot(*(np.linalg.norm(np.asarray(new[p], float) - old[p]) for p in moved))
 
 
 def _step_inputs(
@@ -290,27 +265,27 @@ def _step_inputs(
         epoch, i = divmod(step, steps_per_epoch(len(dataset), size))
         if i == 0 or step == first:
             shuffled = shuffle(data, keys.order, epoch)
-        rows = slice(i * size, (i + 1) * size)
-        batch = Batch(shuffled.images[rows], shuffled.labels[rows])
+        batch = Batch(*(array[i * size : (i + 1) * size] for array in shuffled))
         key = random.fold_in(keys.steps, step)
         yield batch, key, draw_noise(gan, key, len(batch.labels))
 
 
-def _evaluation_points(gan: GAN) -> tuple[jax.Array, Array]:
+def _fresh_state(gan: GAN) -> GANState:
+    return jax.jit(gan.init)(random.key(0))
+
+
+def _evaluation_points(gan: GAN) -> tuple[jax.Array, Any]:
     """Latent points and labels, ten of each class."""
     labels = np.arange(10 * gan.generator.n_classes, dtype=np.int32) % gan.generator.n_classes
     return random.normal(random.key(1), (len(labels), gan.generator.latent_dim)), labels
 
 
 @partial(jax.jit, static_argnames="gan")
-def _evaluate(gan: GAN, gen: Any, disc: Any, latent: Any, labels: Any) -> Any:
-    images = gan.generator.apply(gen, latent, labels, train=False)
-    return images, gan.discriminator.apply(disc, images, labels, train=False)
+def _evaluate(gan: GAN, state: GANState, latent: Any, labels: Any) -> Any:
+    images = gan.generator.apply(state.gen.variables, latent, labels, train=False)
+    scores = gan.discriminator.apply(state.disc.variables, images, labels, train=False)
+    return images, scores
 
 
 def _labels(labels: Any) -> Tensor:
     return torch.from_numpy(np.array(labels, np.int64))
-
-
-def _numpy(tensors: Mapping[str, Tensor]) -> dict[str, Array]:
-    return {name: tensor.detach().numpy().copy() for name, tensor in tensors.items()}

@@ -54,7 +54,7 @@ class Generator(nn.Module):
         negative_slope: float = 0.2,
     ) -> None:
         super().__init__()
-        self.img_shape = tuple(img_shape)
+        self.latent_dim, self.n_classes, self.img_shape = latent_dim, n_classes, tuple(img_shape)
         self.label_emb = nn.Embedding(n_classes, n_classes)
         sizes = (n_classes + latent_dim, *widths, math.prod(self.img_shape))
         norm = partial(nn.BatchNorm1d, eps=bn_eps, momentum=bn_momentum)
@@ -131,61 +131,72 @@ def _drop(layer: nn.Dropout, masks: deque[Tensor], x: Tensor) -> Tensor:
     return x * mask.to(x) / (1 - layer.p)
 
 
-def make_optimizers(
-    G: Generator,
-    D: Discriminator,
-    lr: float = 2e-4,
-    betas: tuple[float, float] = (0.5, 0.999),
-    fused: bool = False,
-) -> tuple[torch.optim.Adam, torch.optim.Adam]:
-    """The report's two Adams (eps 1e-8), G's first; `fused` does each update in one kernel."""
-    return (
-        torch.optim.Adam(G.parameters(), lr=lr, betas=betas, fused=fused),
-        torch.optim.Adam(D.parameters(), lr=lr, betas=betas, fused=fused),
-    )
+class CGAN:
+    """Both networks with the report's two Adams (eps 1e-8), and its update step.
 
-
-def train_step(
-    G: Generator,
-    D: Discriminator,
-    opt_G: torch.optim.Optimizer,
-    opt_D: torch.optim.Optimizer,
-    real: Tensor,
-    labels: Tensor,
-    z: Tensor,
-    fake_labels: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """One batch of the report: G's update, then D's on the same fakes. Returns (d_loss, g_loss).
-
-    1. G generates the fakes once, in training mode, before any update.
-    2. G minimises mean((D(fake) - 1)^2), D in training mode.
-    3. D, with fresh dropout masks, minimises (mean((D(real) - 1)^2) + mean(D(fake)^2)) / 2
-       on those fakes, cut off from G.
-
-    real float[B, C, H, W] in [-1, 1]; labels, fake_labels int64[B]; z float[B, latent_dim].
-    The losses are 0-d tensors without a graph. Source: least-squares GAN, Mao et al. 2017, eq. 9.
+    `fused` does each update in one kernel. The latent points and uniform labels of `train_epoch`
+    are drawn from torch's default generator.
     """
-    G.train()
-    D.train()
 
-    opt_G.zero_grad()
-    fake = G(z, fake_labels)
-    fake_scores = D(fake, fake_labels)
-    g_loss = F.mse_loss(fake_scores, torch.ones_like(fake_scores))
-    g_loss.backward()
-    opt_G.step()
+    def __init__(
+        self,
+        G: Generator,
+        D: Discriminator,
+        lr: float = 2e-4,
+        betas: tuple[float, float] = (0.5, 0.999),
+        fused: bool = False,
+    ) -> None:
+        self.G, self.D = G, D
+        self.opt_G: torch.optim.Optimizer = torch.optim.Adam(G.parameters(), lr, betas, fused=fused)
+        self.opt_D: torch.optim.Optimizer = torch.optim.Adam(D.parameters(), lr, betas, fused=fused)
 
-    # G's backward pass left gradients in D as well: this clears them.
-    opt_D.zero_grad()
-    real_scores = D(real, labels)
-    real_loss = F.mse_loss(real_scores, torch.ones_like(real_scores))
-    fake_scores = D(fake.detach(), fake_labels)
-    fake_loss = F.mse_loss(fake_scores, torch.zeros_like(fake_scores))
-    d_loss = (real_loss + fake_loss) / 2
-    d_loss.backward()
-    opt_D.step()
+    def train_step(self, real: Tensor, labels: Tensor, z: Tensor, fake_labels: Tensor) -> Batch:
+        """One batch of the report: G's update, then D's on the same fakes. Returns both losses.
 
-    return d_loss.detach(), g_loss.detach()
+        1. G generates the fakes once, in training mode, before any update.
+        2. G minimises mean((D(fake) - 1)^2), D in training mode.
+        3. D, with fresh dropout masks, minimises (mean((D(real) - 1)^2) + mean(D(fake)^2)) / 2
+           on those fakes, cut off from G.
+
+        real float[B, C, H, W] in [-1, 1]; labels, fake_labels int64[B]; z float[B, latent_dim].
+        The losses, D's first, are 0-d tensors without a graph. Source: least-squares GAN, Mao et
+        al. 2017, eq. 9.
+        """
+        G, D = self.G.train(), self.D.train()
+
+        self.opt_G.zero_grad()
+        fake = G(z, fake_labels)
+        fake_scores = D(fake, fake_labels)
+        g_loss = F.mse_loss(fake_scores, torch.ones_like(fake_scores))
+        g_loss.backward()
+        self.opt_G.step()
+
+        # G's backward pass left gradients in D as well: this clears them.
+        self.opt_D.zero_grad()
+        real_scores = D(real, labels)
+        real_loss = F.mse_loss(real_scores, torch.ones_like(real_scores))
+        fake_scores = D(fake.detach(), fake_labels)
+        fake_loss = F.mse_loss(fake_scores, torch.zeros_like(fake_scores))
+        d_loss = (real_loss + fake_loss) / 2
+        d_loss.backward()
+        self.opt_D.step()
+
+        return d_loss.detach(), g_loss.detach()
+
+    def train_epoch(self, batches: Iterable[Batch]) -> list[tuple[float, float]]:
+        """Runs `train_step` once for each batch and returns each one's (D loss, G loss).
+
+        The report prints both losses of each batch, so they are read from the device each time.
+        """
+        device, losses = next(self.G.parameters()).device, []
+        n_classes, latent_dim = self.G.n_classes, self.G.latent_dim
+        for images, labels in batches:
+            n = len(labels)
+            z = torch.randn(n, latent_dim, device=device)
+            fake_labels = torch.randint(n_classes, (n,), device=device)
+            step = self.train_step(images.to(device), labels.to(device), z, fake_labels)
+            losses.append((step[0].item(), step[1].item()))
+        return losses
 
 
 class Items(Dataset[tuple[Tensor, int]]):
@@ -219,61 +230,20 @@ def _with_channels(images: Images) -> Images:
     return images[..., None] if images.ndim == 3 else images
 
 
-def memory_batches(
-    images: Tensor, labels: Tensor, batch_size: int = 64, rng: torch.Generator | None = None
-) -> Iterator[Batch]:
+def memory_batches(images: Tensor, labels: Tensor, batch_size: int = 64) -> Iterator[Batch]:
     """One shuffled epoch over tensors in memory, with the last, smaller batch.
 
-    images float[N, C, H, W], labels int64[N], both on one device; `rng` is a CPU generator.
+    images float[N, C, H, W], labels int64[N], both on one device.
     """
-    order = torch.randperm(len(images), generator=rng).to(images.device)
-    for index in torch.split(order, batch_size):
+    for index in torch.split(torch.randperm(len(images)).to(images.device), batch_size):
         yield images[index], labels[index]
 
 
 def make_loader(
-    images: Images,
-    labels: Labels,
-    batch_size: int = 64,
-    workers: int = 0,
-    rng: torch.Generator | None = None,
+    images: Images, labels: Labels, batch_size: int = 64, workers: int = 0
 ) -> DataLoader[tuple[Tensor, int]]:
     """The notebook's way to the same batches: a shuffling DataLoader, item by item."""
-    return DataLoader(
-        Items(images, labels), batch_size, shuffle=True, num_workers=workers, generator=rng
-    )
-
-
-def train_epoch(
-    G: Generator,
-    D: Discriminator,
-    opt_G: torch.optim.Optimizer,
-    opt_D: torch.optim.Optimizer,
-    batches: Iterable[Batch],
-    latent_dim: int = 100,
-    n_classes: int = 10,
-) -> list[tuple[float, float]]:
-    """Runs `train_step` once for each batch and returns each one's (D loss, G loss).
-
-    z ~ N(0, 1) and uniform fake labels are drawn from torch's default generator. The report prints
-    both losses of each batch, so they are read from the device each time.
-    """
-    device = next(G.parameters()).device
-    losses = []
-    for real, labels in batches:
-        n = len(real)
-        d_loss, g_loss = train_step(
-            G,
-            D,
-            opt_G,
-            opt_D,
-            real.to(device),
-            labels.to(device),
-            z=torch.randn(n, latent_dim, device=device),
-            fake_labels=torch.randint(n_classes, (n,), device=device),
-        )
-        losses.append((d_loss.item(), g_loss.item()))
-    return losses
+    return DataLoader(Items(images, labels), batch_size, shuffle=True, num_workers=workers)
 
 
 def measure_steps_per_second(
@@ -284,7 +254,6 @@ def measure_steps_per_second(
     warmup: int = 30,
     device: str = "cpu",
     workers: int = 0,
-    batch_size: int = 64,
 ) -> float:
     """Times `n_steps` training steps of the report preset after `warmup` untimed ones.
 
@@ -299,32 +268,30 @@ def measure_steps_per_second(
     """
     if variant not in VARIANTS:
         raise ValueError(f"Unknown variant {variant!r}: choose one of {', '.join(VARIANTS)}.")
-    G, D = Generator().to(device), Discriminator().to(device)
-    optimizers = make_optimizers(G, D, fused=variant.startswith("fused"))
+    gan = CGAN(Generator().to(device), Discriminator().to(device), fused="fused" in variant)
     if variant.endswith("compile"):
-        G.compile()
-        D.compile()
-    batches = _endless_batches(variant, images, labels, device, workers, batch_size)
-    train_epoch(G, D, *optimizers, islice(batches, warmup))
+        gan.G.compile()
+        gan.D.compile()
+    batches = _endless_batches(variant, images, labels, device, workers)
+    gan.train_epoch(islice(batches, warmup))
     start = time.perf_counter()
-    # Each loss is read back inside, so the device has finished when this returns.
-    train_epoch(G, D, *optimizers, islice(batches, n_steps))
+    gan.train_epoch(islice(batches, n_steps))
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
     return n_steps / (time.perf_counter() - start)
 
 
 def _endless_batches(
-    variant: str, images: Images, labels: Labels, device: str, workers: int, batch_size: int
+    variant: str, images: Images, labels: Labels, device: str, workers: int
 ) -> Iterator[Batch]:
     if variant == "dataloader":
-        loader = make_loader(images, labels, batch_size, workers)
+        loader = make_loader(images, labels, workers=workers)
         while True:
             yield from loader
     x = scale_images(images).to(device)
     y = torch.from_numpy(labels.astype(np.int64)).to(device)
     while True:
-        yield from memory_batches(x, y, batch_size)
+        yield from memory_batches(x, y)
 
 
 def main(

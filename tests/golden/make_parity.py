@@ -9,13 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from experiments.proofs.torch_cgan import (
-    Discriminator,
-    Generator,
-    inject_dropout_masks,
-    make_optimizers,
-    train_step,
-)
+from experiments.proofs.torch_cgan import CGAN, Discriminator, Generator, inject_dropout_masks
 
 CLASSES, LATENT, SIZE, CHANNELS = 3, 5, 3, 2
 GENERATOR_WIDTHS, DISCRIMINATOR_WIDTHS = (6, 8, 8), (8, 8, 8)
@@ -36,7 +30,7 @@ def make() -> dict[str, np.ndarray]:
     image = (CHANNELS, SIZE, SIZE)
     G = Generator(LATENT, CLASSES, GENERATOR_WIDTHS, image).double()
     D = Discriminator(CLASSES, DISCRIMINATOR_WIDTHS, image).double()
-    optimizers = make_optimizers(G, D)
+    gan = CGAN(G, D)
     fakes: list[torch.Tensor] = []
     G.register_forward_hook(lambda module, args, images: fakes.append(images.detach()))
 
@@ -49,10 +43,7 @@ def make() -> dict[str, np.ndarray]:
         z = rng.standard_normal((n, LATENT))
         masks = rng.random((3, 2, n, DISCRIMINATOR_WIDTHS[-1])) < 0.6
         inject_dropout_masks(D, [[torch.from_numpy(m) for m in layers] for layers in masks])
-        d_loss, g_loss = train_step(
-            G,
-            D,
-            *optimizers,
+        d_loss, g_loss = gan.train_step(
             real=torch.from_numpy(images).permute(0, 3, 1, 2).double() / 127.5 - 1,
             labels=torch.from_numpy(labels).long(),
             z=torch.from_numpy(z),
@@ -67,7 +58,7 @@ def make() -> dict[str, np.ndarray]:
             "fakes": fakes[-1].permute(0, 2, 3, 1).numpy(),
         }
         arrays |= {f"{name}.{i}": array for name, array in inputs.items()}
-        moments = _moments("G", G, optimizers[0]) | _moments("D", D, optimizers[1])
+        moments = _moments("G", G, gan.opt_G) | _moments("D", D, gan.opt_D)
         losses = {"d_loss": d_loss.numpy(), "g_loss": g_loss.numpy()}
         steps.append(losses | _weights("G", G) | _weights("D", D) | moments)
     for name in steps[0]:

@@ -558,12 +558,12 @@ def test_torch_and_linen_networks_agree_both_ways(config: ModelConfig) -> None:
         )
 
     g, d = new()
-    opt_g, opt_d = torch_cgan.make_optimizers(g, d, lr=1e-2)
+    gan = torch_cgan.CGAN(g, d, lr=1e-2)
     z = torch.randn(16, config.latent_dim)
     labels = torch.arange(16) % config.n_classes
     real = torch.rand(16, *shape) * 2 - 1
     for _ in range(3):
-        torch_cgan.train_step(g, d, opt_g, opt_d, real, labels, z, labels.flip(0))
+        gan.train_step(real, labels, z, labels.flip(0))
     g.eval(), d.eval()
     with torch.no_grad():
         images, scores = g(z, labels).numpy(), d(real, labels).numpy()

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import random
 
 from cgan_jax.sampling.generator import TrainedGenerator
@@ -23,8 +24,9 @@ from cgan_jax.training.gan import GAN
 from cgan_jax.training.losses import LOSSES
 from cgan_jax.training.spans import compiled_train_steps
 from cgan_jax.training.steps import Batch, run_keys, train_step
-from experiments.proofs.trajectory import draw_noise, feeds_batch_norm, flatten, replay_step
+from experiments.proofs.trajectory import draw_noise, feeds_batch_norm
 from tests.helpers import ROOT
+from tests.replay import replay_step
 
 N_STEPS, BATCH_SIZE, SEEDS = 3, 4, (0, 1, 2)
 FAST_COMPILE = {"xla_backend_optimization_level": 0}  # half the time to compile
@@ -112,7 +114,8 @@ def numbers(states_and_losses):
     state = states_and_losses[-1][0]
     losses = [np.stack(losses, axis=-1) for _, losses in states_and_losses]
     moments = {"gen": state.gen.opt_state[0].mu, "disc": state.disc.opt_state[0].mu}
-    return {"losses": np.stack(losses, axis=-2)} | flatten(moments)
+    arrays = {"losses": np.stack(losses, axis=-2)} | flatten_dict(moments, sep="/")
+    return jax.tree.map(np.asarray, arrays)
 
 
 def plain(setting, seed=0):
@@ -197,12 +200,12 @@ def sharded(setting, tmp_path):
 SHARDED = f"""
 import json, sys
 import jax, numpy as np
+from flax.traverse_util import flatten_dict
 from jax import random
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from cgan_jax.config import from_dict
 from cgan_jax.training.gan import GAN
 from cgan_jax.training.steps import Batch, run_keys, train_step
-from experiments.proofs.trajectory import flatten
 
 gan, folder, keys = GAN.from_config(from_dict(json.loads(sys.argv[1]))), sys.argv[2], run_keys(0)
 mesh = jax.make_mesh((2,), ("batch",), axis_types=(AxisType.Auto,))
@@ -217,7 +220,7 @@ for i in range({N_STEPS}):
     state, losses = step(gan, state, batch, random.fold_in(keys.steps, i))
     rows.append(np.stack(losses))
 moments = {{"gen": state.gen.opt_state[0].mu, "disc": state.disc.opt_state[0].mu}}
-np.savez(folder + "/sharded.npz", losses=np.stack(rows), **flatten(moments))
+np.savez(folder + "/sharded.npz", losses=np.stack(rows), **flatten_dict(moments, sep="/"))
 """
 
 
@@ -263,15 +266,15 @@ def test_gradients_equal_finite_differences(setting, net):
             losses = step(params)[1]
             return float(losses.g_loss if net == "gen" else losses.d_loss)
 
-        grads = flatten(getattr(step(params)[0], net).opt_state[0].mu)
+        grads = flatten_dict(getattr(step(params)[0], net).opt_state[0].mu, sep="/")
         for path, mu in grads.items():
             direction = rng.standard_normal(mu.shape)
             direction /= np.linalg.norm(direction)
 
             def moved(by, path=path, direction=direction):
-                flat = flatten(params)
+                flat = flatten_dict(params, sep="/")
                 flat[path] = flat[path] + by * direction
-                return jax.tree.unflatten(jax.tree.structure(params), list(flat.values()))
+                return unflatten_dict(flat, sep="/")
 
             slope = (loss(moved(h)) - loss(moved(-h))) / (2 * h)
             projected = np.sum(2 * mu * direction)
@@ -309,5 +312,5 @@ def test_state_stays_finite_at_extreme_scores(setting, offset):
     state = state.replace(disc=state.disc.replace(params=params))
     after, losses = setting.step(setting.gan, state, setting.batch(0), setting.key(0))
     assert losses.d_loss > 1e11
-    for path, leaf in flatten((after, losses)).items():
+    for path, leaf in jax.tree.leaves_with_path((after, losses)):
         assert np.isfinite(leaf).all(), path

@@ -12,7 +12,8 @@ from cgan_jax.errors import RunError
 from cgan_jax.runs.checkpoint import Checkpoints
 from experiments.proofs import fault_damages as damages
 from experiments.proofs import faults
-from experiments.proofs.fault_runs import Runs, Try
+from experiments.proofs.fault_runs import Runs
+from experiments.proofs.fault_tries import Try
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,8 @@ def not_survived(tries):
 
 
 def without_manifest(saved):
-    (damage,) = (d for d in damages.deletions(saved) if d.what.endswith("/manifest deleted"))
+    what = f"{saved.newest}/manifest deleted"
+    (damage,) = (d for d in damages.deletions(saved, None) if d.what == what)
     return damage
 
 
@@ -55,7 +57,7 @@ def test_flipped_bit_is_silently_wrong_without_checksums(tmp_path, rng, monkeypa
             break
     n = len(tries)
     assert tries[-1].outcome == "silently wrong"
-    assert str(faults.Row("bits", tries)).startswith(f"| bits | {n} | {n - 1} | 1 |")
+    assert f"| {n} | {n - 1} | 1 |" in faults.row("flip", tries)
 
 
 def sabotaged(kind, folder):
@@ -97,7 +99,7 @@ def test_defective_restore_is_caught(saved, tmp_path, monkeypatch, kind, outcome
 
 
 def test_restore_after_a_total_loss_is_caught(saved, tmp_path, monkeypatch):
-    loss = next(damages.total_losses(saved))
+    loss = next(damages.total_losses(saved, None))
     (result,) = damages.try_damages(saved, [loss], tmp_path)
     assert result.outcome == "detected"
     monkeypatch.setattr(Checkpoints, "restore", lambda self, like: like)
@@ -106,7 +108,8 @@ def test_restore_after_a_total_loss_is_caught(saved, tmp_path, monkeypatch):
 
 
 def test_flips_hit_every_file_and_depend_on_the_seed(saved):
-    files = {path.relative_to(saved.folder) for path in saved.newest.rglob("*") if path.is_file()}
+    newest = saved.folder / str(saved.newest)
+    files = {path.relative_to(saved.folder) for path in newest.rglob("*") if path.is_file()}
     one, same, other = (
         [d.what for d in damages.flips(saved, np.random.default_rng(seed), 60)]
         for seed in (1, 1, 2)
@@ -127,9 +130,10 @@ def test_output_is_captured_and_not_shown(capfd):
 
 
 def test_row_counts_the_outcomes():
-    tries = [Try("a", "harmless"), Try("b", "silently wrong"), Try("c", "crashed")]
-    assert str(faults.Row("x", tries, "somehow")) == "| x | 3 | 1 | 1 | somehow |"
-    assert faults.counted(one.outcome for one in [*tries, tries[1]]).startswith("2 silently wrong,")
+    tries = [Try("a", "harmless"), *[Try("b", "silently wrong")] * 2, Try("c", "crashed")]
+    flips, full_disks = faults.row("flip", tries), faults.row("disk", tries)
+    assert flips.endswith("| 4 | 1 | 2 | 2 silently wrong, 1 harmless, 1 crashed |")
+    assert full_disks.endswith("| 4 | 1 | 2 | a, b, b, c |")
 
 
 @pytest.mark.slow
@@ -137,16 +141,16 @@ def test_damaged_checkpoints(saved, tmp_path, rng):
     for kind in (
         damages.flips(saved, rng, 40),
         damages.truncations(saved, rng),
-        damages.deletions(saved),
-        damages.foreign_files(saved),
-        damages.total_losses(saved),
+        damages.deletions(saved, rng),
+        damages.foreign_files(saved, rng),
+        damages.total_losses(saved, rng),
     ):
         assert not_survived(damages.try_damages(saved, kind, tmp_path)) == []
 
 
 def test_existing_workdir_is_refused(tmp_path):
-    with pytest.raises(RunError, match="Name a new folder"), faults.workplace(tmp_path):
-        pass
+    with pytest.raises(RunError, match="Name a new folder"):
+        faults.new_folder(tmp_path)
 
 
 @pytest.fixture(scope="module")

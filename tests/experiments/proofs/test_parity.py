@@ -12,18 +12,10 @@ from cgan_jax.interop import discriminator_from_torch, generator_from_torch
 from cgan_jax.training.gan import GAN
 from cgan_jax.training.steps import Batch
 from experiments.proofs import parity
-from experiments.proofs.trajectory import (
-    IDLE,
-    Net,
-    Noise,
-    Snapshot,
-    differences,
-    flatten,
-    make_state,
-    replay_step,
-    snapshot,
-)
+from experiments.proofs.parity import IDLE
+from experiments.proofs.trajectory import Noise, Step, differences, observe, with_arrays
 from tests.helpers import ROOT
+from tests.replay import replay_step
 
 MODEL = ModelConfig(
     n_classes=3,
@@ -88,37 +80,36 @@ def arrays_of(golden, net, kind, at):
     return arrays
 
 
-def variables(golden, at):
-    """Both networks' linen variables at one place along the steps; 0 is before the first."""
-    gen = arrays_of(golden, "G", "param", at) | arrays_of(golden, "G", "buffer", at)
-    disc = arrays_of(golden, "D", "param", at)
-    return generator_from_torch(gen, MODEL), discriminator_from_torch(disc, MODEL)
+def trees(golden, kind, at, part="params"):
+    """Both networks' trees with one kind of arrays; 0 is before the first step."""
+
+    def tree(net, convert):
+        arrays = arrays_of(golden, net, kind, at) | arrays_of(golden, net, "buffer", at)
+        return convert(arrays, MODEL).get(part, {})
+
+    return {"gen": tree("G", generator_from_torch), "disc": tree("D", discriminator_from_torch)}
 
 
-def theirs(golden, step):
+def moments(golden, kind, step):
+    """Adam's moments after a step; before the first they are zero."""
+    first = trees(golden, kind, max(step, 0))
+    return first if step >= 0 else jax.tree.map(np.zeros_like, first)
+
+
+def weights(golden, at):
+    """Both networks' parameters, and their BatchNorm statistics."""
+    return trees(golden, "param", at), trees(golden, "param", at, "batch_stats")
+
+
+def theirs(golden, step, like):
     """What PyTorch computed in a step; its gradients come out of its first moments."""
-
-    def net(name, convert, after):
-        def tree(kind, step):
-            buffers = arrays_of(golden, name, "buffer", step + 1)
-            return flatten(convert(arrays_of(golden, name, kind, step) | buffers, MODEL)["params"])
-
-        mu, old = tree("exp_avg", step), tree("exp_avg", max(step - 1, 0))
-        return Net(
-            params=flatten(after["params"]),
-            grads={path: 2 * mu[path] - (old[path] if step else 0) for path in mu},
-            mu=mu,
-            nu=tree("exp_avg_sq", step),
-            batch_stats=flatten(after.get("batch_stats", {})),
-        )
-
-    gen, disc = variables(golden, step + 1)
-    return Snapshot(
-        d_loss=golden["d_loss"][step],
-        g_loss=golden["g_loss"][step],
+    old, mu = (moments(golden, "exp_avg", i) for i in (step - 1, step))
+    nu = moments(golden, "exp_avg_sq", step)
+    return Step(
+        losses=(golden["d_loss"][step], golden["g_loss"][step]),
         fakes=golden[f"fakes.{step}"],
-        gen=net("G", generator_from_torch, gen),
-        disc=net("D", discriminator_from_torch, disc),
+        grads=jax.tree.map(lambda before, after: 2 * after - before, old, mu),
+        state=with_arrays(like, *weights(golden, step + 1), mu, nu),
     )
 
 
@@ -128,8 +119,10 @@ def replay(golden, dtype):
     # Unoptimised code compiles in half the time; test_parity_live.py has a run's own.
     options = {"xla_backend_optimization_level": 0}
     step = jax.jit(replay_step, static_argnames="gan", compiler_options=options)
-    cast = jax.tree.map(lambda leaf: leaf.astype(dtype), variables(golden, 0))
-    state = make_state(gan, *cast)
+    zeros = moments(golden, "exp_avg", -1)
+    arrays = *weights(golden, 0), zeros, zeros
+    cast = jax.tree.map(lambda leaf: leaf.astype(dtype), arrays)
+    state = with_arrays(jax.jit(gan.init, compiler_options=options)(jax.random.key(0)), *cast)
     steps = []
     for i in range(N_STEPS):
         batch = Batch(golden[f"images.{i}"], golden[f"labels.{i}"])
@@ -137,9 +130,12 @@ def replay(golden, dtype):
         noise = Noise(golden[f"z.{i}"].astype(dtype), golden[f"fake_labels.{i}"], masks)
         before = state
         state, losses = step(gan, before, batch, noise)
-        ours = snapshot(gan, before, state, losses, noise)
-        assert {leaf.dtype for leaf in jax.tree.leaves((ours.gen, ours.disc))} == {np.dtype(dtype)}
-        steps.append(differences(ours, theirs(golden, i)))
+        ours = observe(gan, before, state, losses, noise)
+        leaves = jax.tree.leaves((ours.grads, state.gen.variables, state.disc.variables))
+        assert {leaf.dtype for leaf in leaves} == {np.dtype(dtype)}
+        # Were anything of ours left in theirs, it would equal ours.
+        unknown = jax.tree.map(lambda leaf: np.full(leaf.shape, np.nan), state)
+        steps.append(differences(ours, theirs(golden, i, unknown)))
     return steps
 
 

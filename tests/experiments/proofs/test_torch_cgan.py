@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments.proofs import torch_cgan
-from experiments.proofs.torch_cgan import Discriminator, Generator
+from experiments.proofs.torch_cgan import CGAN, Discriminator, Generator
 from tests.helpers import ROOT
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
@@ -90,7 +90,8 @@ def test_settings_match_the_report() -> None:
     assert {m.p for m in d.model if isinstance(m, nn.Dropout)} == {0.4}
     slopes = [m.negative_slope for m in (*g.model, *d.model) if isinstance(m, nn.LeakyReLU)]
     assert set(slopes) == {0.2}
-    for optimizer in torch_cgan.make_optimizers(g, d):
+    gan = CGAN(g, d)
+    for optimizer in (gan.opt_G, gan.opt_D):
         (group,) = optimizer.param_groups
         assert (group["lr"], group["betas"], group["eps"]) == (2e-4, (0.5, 0.999), 1e-8)
 
@@ -132,9 +133,10 @@ def test_losses_and_updates_equal_a_step_written_out_by_hand() -> None:
     ) / 2
     d_grads = torch.autograd.grad(d_loss_ref, list(d_ref.parameters()))
 
-    opt_g, opt_d = torch.optim.SGD(g.parameters(), lr), torch.optim.SGD(d.parameters(), lr)
+    gan = CGAN(g, d)
+    gan.opt_G, gan.opt_D = (torch.optim.SGD(net.parameters(), lr) for net in (g, d))
     torch_cgan.inject_dropout_masks(d, masks)
-    d_loss, g_loss = torch_cgan.train_step(g, d, opt_g, opt_d, *b)
+    d_loss, g_loss = gan.train_step(*b)
 
     torch.testing.assert_close(d_loss, d_loss_ref.detach())
     torch.testing.assert_close(g_loss, g_loss_ref.detach())
@@ -151,7 +153,7 @@ def test_d_learns_from_the_fakes_that_g_was_updated_on() -> None:
     old_fakes = deepcopy(g)(b.z, b.fake_labels)
     passes: list[tuple[Tensor, Tensor]] = []
     d.register_forward_pre_hook(lambda _, args: passes.append((args[0].detach().clone(), args[1])))
-    torch_cgan.train_step(g, d, *torch_cgan.make_optimizers(g, d), *b)
+    CGAN(g, d).train_step(*b)
 
     (for_g, for_g_labels), (real, real_labels), (for_d, for_d_labels) = passes
     assert torch.equal(for_g, old_fakes) and torch.equal(for_d, old_fakes)
@@ -164,10 +166,10 @@ def test_d_learns_from_the_fakes_that_g_was_updated_on() -> None:
 @pytest.mark.parametrize("frozen", ["generator", "discriminator"])
 def test_each_optimizer_moves_its_own_network_only(frozen: str) -> None:
     g, d = small_networks()
-    opt_g, opt_d = torch_cgan.make_optimizers(g, d)
-    (opt_g if frozen == "generator" else opt_d).param_groups[0]["lr"] = 0.0
+    gan = CGAN(g, d)
+    (gan.opt_G if frozen == "generator" else gan.opt_D).param_groups[0]["lr"] = 0.0
     g_before, d_before = deepcopy(g), deepcopy(d)
-    torch_cgan.train_step(g, d, opt_g, opt_d, *batch())
+    gan.train_step(*batch())
     assert same_parameters(g, g_before) == (frozen == "generator")
     assert same_parameters(d, d_before) == (frozen == "discriminator")
 
@@ -177,7 +179,7 @@ def test_step_trains_in_training_mode_whatever_the_mode_before() -> None:
     g.eval(), d.eval()
     torch_cgan.inject_dropout_masks(d, keep_masks(passes=3))
     b = batch()
-    torch_cgan.train_step(g, d, *torch_cgan.make_optimizers(g, d), *b)
+    CGAN(g, d).train_step(*b)
     (norm, _) = (m for m in g.model if isinstance(m, nn.BatchNorm1d))
     assert norm.num_batches_tracked == 1
     with pytest.raises(RuntimeError, match="no dropout mask left"):
@@ -209,13 +211,13 @@ def test_injected_masks_replace_random_ones() -> None:
 def test_fused_adam_takes_the_same_steps() -> None:
     g, d = small_networks(dropout=0.0)
     g2, d2 = deepcopy(g), deepcopy(d)
-    plain = torch_cgan.make_optimizers(g, d)
-    fused = torch_cgan.make_optimizers(g2, d2, fused=True)
-    assert [o.defaults["fused"] for o in (*plain, *fused)] == [False, False, True, True]
+    plain, fused = CGAN(g, d), CGAN(g2, d2, fused=True)
+    optimizers = plain.opt_G, plain.opt_D, fused.opt_G, fused.opt_D
+    assert [o.defaults["fused"] for o in optimizers] == [False, False, True, True]
     b = batch()
     for _ in range(3):
-        losses = torch_cgan.train_step(g, d, *plain, *b)
-        losses2 = torch_cgan.train_step(g2, d2, *fused, *b)
+        losses = plain.train_step(*b)
+        losses2 = fused.train_step(*b)
         torch.testing.assert_close(losses, losses2, rtol=1e-5, atol=1e-6)
 
 
@@ -253,14 +255,7 @@ def test_epoch_returns_each_batchs_losses_and_draws_fresh_noise() -> None:
     drawn: list[tuple[Tensor, Tensor]] = []
     g.register_forward_pre_hook(lambda _, args: drawn.append(args))
     x, y = torch.rand(20, *SHAPE), torch.randint(CLASSES, (20,))
-    losses = torch_cgan.train_epoch(
-        g,
-        d,
-        *torch_cgan.make_optimizers(g, d),
-        torch_cgan.memory_batches(x, y, batch_size=8),
-        latent_dim=LATENT,
-        n_classes=CLASSES,
-    )
+    losses = CGAN(g, d).train_epoch(torch_cgan.memory_batches(x, y, batch_size=8))
     assert np.shape(losses) == (3, 2) and np.isfinite(losses).all()
     assert [z.shape for z, _ in drawn] == [(8, LATENT), (8, LATENT), (4, LATENT)]
     assert not torch.equal(drawn[0][0], drawn[1][0])
@@ -274,17 +269,17 @@ def test_stopwatch_counts_steps_per_second(
     fused: list[bool] = []
     fetched: list[int] = []
     seconds = iter([10.0, 12.0])
-    real_step, real_item = torch_cgan.train_step, torch_cgan.Items.__getitem__
+    real_step, real_item = CGAN.train_step, torch_cgan.Items.__getitem__
 
-    def step(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        fused.append(args[2].defaults["fused"] and args[3].defaults["fused"])
-        return real_step(*args, **kwargs)
+    def step(gan: CGAN, *args: Any) -> tuple[Tensor, Tensor]:
+        fused.append(gan.opt_G.defaults["fused"] and gan.opt_D.defaults["fused"])
+        return real_step(gan, *args)
 
     def item(items: torch_cgan.Items, index: int) -> tuple[Tensor, int]:
         fetched.append(index)
         return real_item(items, index)
 
-    monkeypatch.setattr(torch_cgan, "train_step", step)
+    monkeypatch.setattr(CGAN, "train_step", step)
     monkeypatch.setattr(torch_cgan.Items, "__getitem__", item)
     monkeypatch.setattr(time, "perf_counter", lambda: next(seconds))
     images = np.zeros((80, 28, 28), np.uint8)
