@@ -3,11 +3,15 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from cgan_jax.models import networks
 from cgan_jax.pictures.grids import grid
 from cgan_jax.runs.folder import RunFolder
 from cgan_jax.runs.tables import append_losses, write_measures
@@ -67,3 +71,28 @@ def finished_run(path, class_names=tiny.CLASS_NAMES):
     (path / "evaluation" / "evaluation.json").write_text(json.dumps(figures))
     grid(images[0, :2], class_names).save(path / "evaluation" / "confusion.png")
     return run
+
+
+def init_pair(config):
+    """Two networks' first outputs, for two inputs, and their variables: images, scores, G, D."""
+    generator, discriminator = networks(config)
+    gen_key, disc_key = jax.random.split(jax.random.key(0))
+    latent, labels = jax.random.normal(jax.random.key(1), (2, config.latent_dim)), jnp.arange(2)
+    images, gen = generator.init_with_output(gen_key, latent, labels, train=True)
+    scores, disc = discriminator.init_with_output(disc_key, images, labels, train=False)
+    return images, scores, gen, disc
+
+
+@partial(jax.jit, static_argnums=0)
+def change_by_label(config):
+    """For two inputs, how much another label changes any pixel of the image, and the score."""
+    generator, discriminator = networks(config)
+    images, scores, gen, disc = init_pair(config)
+    latent, other = jax.random.normal(jax.random.key(1), (2, config.latent_dim)), jnp.arange(2) + 1
+    changed = generator.apply(gen, latent, other, train=True, mutable=["batch_stats"])[0]
+    rescored = discriminator.apply(disc, images, other, train=False)
+    return jnp.abs(images - changed).max((1, 2, 3)), jnp.abs(scores - rescored)
+
+
+def n_parameters(variables):
+    return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))

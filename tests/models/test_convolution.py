@@ -88,7 +88,7 @@ def test_derivatives_are_those_of_finite_differences(name, float64):
 
 
 def test_every_derivative_has_the_fast_layout():
-    """In a loop on a CPU any other dimension numbers, dilation or stride is 30 times slower."""
+    """In a loop on a CPU any other is 30 times slower."""
     x, kernel = jnp.ones((2, 4, 4, 3)), jnp.ones((3, 3, 3, 5))
 
     def layouts(function):
@@ -98,17 +98,13 @@ def test_every_derivative_has_the_fast_layout():
 
             return (jax.grad(score)(x) ** 2).sum()
 
-        def loop(kernel):
-            return lax.fori_loop(0, 2, lambda _, k: k - jax.grad(penalty)(k), kernel)
-
-        text = jax.jit(loop).lower(kernel).as_text()
-        found = re.findall(r"dim_numbers = (\S+), window = \{([^}]*)\}", text)
-        assert len(found) >= 4
-        return {(layout, "stride" in w or "dilate" in w) for layout, w in found}
+        text = jax.jit(jax.grad(penalty)).lower(kernel).as_text()
+        layouts = re.findall(r"dim_numbers = (.*?), window", text)
+        assert len(layouts) >= 4
+        return set(layouts)
 
     assert len(layouts(jax_convolution)) > 1
-    (fast,) = layouts(convolution)
-    assert fast[0] == "[b,0,1,f]x[0,1,i,o]->[b,0,1,f]"
+    assert layouts(convolution) == {"[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"}
 
 
 def test_layer_keeps_the_size_and_the_dtype():

@@ -9,12 +9,9 @@ from jax import random
 
 from cgan_jax.models.layers import BatchNorm, Linear
 from cgan_jax.models.report import Discriminator, Generator
+from tests.helpers import n_parameters
 
 KEY = random.key(0)
-
-
-def n_parameters(variables):
-    return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
 
 
 @pytest.fixture(scope="module")
