@@ -77,7 +77,7 @@ class Case(NamedTuple):
 def random_variables(shapes, rng):
     """Random weights instead of initial ones, which have zeros and ones; positive variances."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: rng.uniform(-0.3, 0.7, leaf.shape) + (path[-1].key == "var"), shapes
+        lambda path, leaf: rng.uniform(-0.5, 0.5, leaf.shape) + (path[-1].key == "var"), shapes
     )
 
 

@@ -1,5 +1,6 @@
 """The residual pair: sizes, the state at the start of training, precision, refused sizes."""
 
+import re
 from functools import partial
 
 import jax
@@ -64,6 +65,13 @@ def test_sizes_that_do_not_halve_are_refused(size, nearest):
     assert third.startswith("Resize the images, or give fewer generator_widths")
 
 
+@pytest.mark.parametrize("name", ["generator_widths", "discriminator_widths"])
+def test_each_network_has_its_own_number_of_stages(name):
+    with pytest.raises(ConfigError, match="28 cannot be halved 3 times"):
+        ResidualConfig(**{name: (4, 4, 4)})
+    ResidualConfig(**{name: (4,)}, img_size=4)
+
+
 @pytest.mark.parametrize("name", ["generator_widths", "blocks", "features", "n_classes"])
 def test_networks_with_too_many_weights_are_refused(name):
     value = (2**20, 2**20) if name == "generator_widths" else 2**30
@@ -116,3 +124,18 @@ def test_bfloat16_is_for_the_stages_alone():
         results.append(jax.jit(init_pair, static_argnums=0)(config)[:2])
     for exact, near in zip(*results, strict=True):
         assert 0 < jnp.abs(exact - near).max() < 0.1
+
+
+def test_the_last_layers_compute_in_float32():
+    config = ResidualConfig(**SMALL, precision="bfloat16")
+    shapes = jax.eval_shape(lambda: init_pair(config))
+    inputs = (jnp.ones((2, 4)), jnp.ones((2, 8, 8, 1)))
+
+    def dtypes(which, operation):
+        apply = jax.jit(partial(networks(config)[which].apply, train=True))
+        text = apply.lower(shapes[2 + which], inputs[which], jnp.arange(2)).as_text()
+        return re.findall(rf"stablehlo.{operation}\b.*-> tensor<\S*x(\w+)>", text)
+
+    assert dtypes(0, "convolution") == ["bf16", "bf16", "f32"]  # two blocks, then the pixels
+    assert dtypes(1, "convolution") == ["bf16"] * 3
+    assert dtypes(1, "dot_general")[-2:] == ["f32", "f32"]  # the last features, and the score
