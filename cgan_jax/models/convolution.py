@@ -17,10 +17,11 @@ NONE: Padding = ((0, 0), (0, 0))
 def convolution(x_BxHxWxC: jax.Array, kernel_HxWxCxF: jax.Array, padding: Padding) -> jax.Array:
     """Cross-correlation with stride 1, as `lax.conv_general_dilated` and PyTorch's `conv2d`.
 
-    Its value and its derivatives of any order are those of JAX, but reverse mode alone works: a
-    custom rule keeps them fast inside `scan`, `fori_loop`, `while_loop` and `cond`. There XLA's CPU
-    compiler leaves a convolution as it is, and only the layout below (NHWC, HWIO, stride 1) has a
-    fast kernel. JAX's own gradients are in other layouts, 30 to 50 times slower (jax issue 12868).
+    Its value and its derivatives of any order are those of JAX, but on a CPU reverse mode alone
+    works: a custom rule keeps them fast inside `scan`, `fori_loop`, `while_loop` and `cond`. There
+    XLA's CPU compiler leaves a convolution as it is, and only the layout below (NHWC, HWIO, stride
+    1, small kernels) is fast. JAX's own gradients are in other layouts, 30 to 50 times slower (jax
+    issue 12868). Elsewhere JAX's are used.
 
     Args:
         x_BxHxWxC: floats.
@@ -35,11 +36,16 @@ def convolution(x_BxHxWxC: jax.Array, kernel_HxWxCxF: jax.Array, padding: Paddin
         channels, features = kernel_HxWxCxF.shape[2:]
         y_NxF = x_BxHxWxC.reshape(-1, channels) @ kernel_HxWxCxF.reshape(channels, features)
         return y_NxF.reshape(*x_BxHxWxC.shape[:3], features)
-    return _convolution(x_BxHxWxC, kernel_HxWxCxF, padding)
+    function = _convolution if jax.default_backend() == "cpu" else _plain
+    return function(x_BxHxWxC, kernel_HxWxCxF, padding)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _convolution(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
+    return _plain(x, kernel, padding)
+
+
+def _plain(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
     layout = ("NHWC", "HWIO", "NHWC")
     return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=layout)
 
@@ -53,24 +59,88 @@ def _forward(
 def _backward(
     padding: Padding, residuals: tuple[jax.Array, jax.Array], dy_BxHxWxF: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Both gradients as `_convolution`, so that it is its own derivative again."""
     x_BxHxWxC, kernel_HxWxCxF = residuals
-    # y[p] = sum_q x[p + q - low] k[q], so dx[p] = sum_q dy[p - q + low] k[q]: the kernel flipped.
-    (top, bottom), (left, right) = padding
-    height, width = kernel_HxWxCxF.shape[:2]
-    around: Padding = (
-        (height - 1 - top, height - 1 - bottom),
-        (width - 1 - left, width - 1 - right),
-    )
-    flipped_HxWxFxC = jnp.flip(kernel_HxWxCxF, (0, 1)).swapaxes(2, 3)
-    dx_BxHxWxC = _convolution(dy_BxHxWxF, flipped_HxWxFxC, around)
-    # dk[q] = sum_p x[p + q - low] dy[p]: a convolution of x with dy, summed over the batch.
-    x_CxHxWxB, dy_HxWxBxF = x_BxHxWxC.transpose(3, 1, 2, 0), dy_BxHxWxF.transpose(1, 2, 0, 3)
-    dkernel_CxHxWxF = _convolution(x_CxHxWxB, dy_HxWxBxF, padding)
-    return dx_BxHxWxC, dkernel_CxHxWxF.transpose(1, 2, 0, 3)
+    dx_BxHxWxC = _image_gradient(kernel_HxWxCxF, dy_BxHxWxF, padding)
+    return dx_BxHxWxC, _kernel_gradient(x_BxHxWxC, dy_BxHxWxF, padding)
 
 
 _convolution.defvjp(_forward, _backward)
+
+
+def _image_gradient(kernel: jax.Array, dy: jax.Array, padding: Padding) -> jax.Array:
+    """y[p] = sum_q x[p + q - low] k[q], so dx[r] = sum_q dy[r - q + low] k[q]: a flipped kernel."""
+    return _convolution(dy, jnp.flip(kernel, (0, 1)).swapaxes(2, 3), _around(kernel.shape, padding))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _kernel_gradient(x_BxHxWxC: jax.Array, dy_BxHxWxF: jax.Array, padding: Padding) -> jax.Array:
+    """dk[q] = sum_p x[p + q - low] dy[p] = sum_r x[r] dy[r - q + low], as matrix products.
+
+    The side with fewer channels is shifted. Few channels, or small images, are laid side by side
+    for one product; otherwise each shift has its own. As one convolution of x with dy, which has
+    kernels of the images' size, it is up to three times slower on a CPU.
+    """
+    channels, features = x_BxHxWxC.shape[-1], dy_BxHxWxF.shape[-1]
+    height, width = size = _kernel_size(x_BxHxWxC, dy_BxHxWxF, padding)
+    if channels < features:
+        shifted = _shifts(x_BxHxWxC, size, padding)
+        fixed_NxF = dy_BxHxWxF.reshape(-1, features)
+    else:
+        shifted = _shifts(dy_BxHxWxF, size, _around(size, padding))[::-1]
+        fixed_NxF = x_BxHxWxC.reshape(-1, channels)
+    few = min(channels, features)
+    if few <= 16 or len(fixed_NxF) <= 64 * len(x_BxHxWxC):
+        products = (fixed_NxF.T @ jnp.concatenate(shifted, -1)).reshape(-1, height, width, few)
+        products = products.transpose(1, 2, 3, 0)
+    else:
+        products = jnp.stack([each_NxC.T @ fixed_NxF for each_NxC in shifted])
+        products = products.reshape(height, width, few, -1)
+    return products if channels < features else products.swapaxes(2, 3)
+
+
+def _shifts(x_BxHxWxC: jax.Array, size: tuple[int, int], padding: Padding) -> list[jax.Array]:
+    """What a kernel of this size meets at each of its places, row by row: `[B H' W', C]` each."""
+    zero = jnp.zeros((), x_BxHxWxC.dtype)
+    padded = lax.pad(x_BxHxWxC, zero, ((0, 0, 0), *((*p, 0) for p in padding), (0, 0, 0)))
+    rows, columns = (n - k + 1 for n, k in zip(padded.shape[1:3], size, strict=True))
+    return [
+        padded[:, i : i + rows, j : j + columns].reshape(-1, padded.shape[-1])
+        for i in range(size[0])
+        for j in range(size[1])
+    ]
+
+
+def _kernel_gradient_forward(
+    x: jax.Array, dy: jax.Array, padding: Padding
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _kernel_gradient(x, dy, padding), (x, dy)
+
+
+def _kernel_gradient_backward(
+    padding: Padding, residuals: tuple[jax.Array, jax.Array], kernel: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """`<kernel, dk>` is `<dy, convolution(x, kernel)>`, so both derivatives are known already."""
+    x, dy = residuals
+    return _image_gradient(kernel, dy, padding), _convolution(x, kernel, padding)
+
+
+_kernel_gradient.defvjp(_kernel_gradient_forward, _kernel_gradient_backward)
+
+
+def _around(kernel_size: tuple[int, ...], padding: Padding) -> Padding:
+    """The padding of dy where a kernel of this size slides over it back to the size of x."""
+    (top, bottom), (left, right) = padding
+    height, width = kernel_size[:2]
+    return (height - 1 - top, height - 1 - bottom), (width - 1 - left, width - 1 - right)
+
+
+def _kernel_size(x: jax.Array, dy: jax.Array, padding: Padding) -> tuple[int, int]:
+    """That of the kernel that makes images of dy's size from those of x."""
+    height, width = (
+        n_in + sum(pads) - n_out + 1
+        for n_in, n_out, pads in zip(x.shape[1:3], dy.shape[1:3], padding, strict=True)
+    )
+    return height, width
 
 
 class Conv(nn.Module):

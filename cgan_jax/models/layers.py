@@ -76,17 +76,18 @@ class BatchNorm(nn.Module):
         features, dtype = x_BxF.shape[-1:], x_BxF.dtype
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, features)
         running_var = self.variable("batch_stats", "var", jnp.ones, features)
-        tables = (self.n_classes, *features) if self.n_classes else features
-        scale_F = self.param("scale", nn.initializers.ones, tables)
-        bias_F = self.param("bias", nn.initializers.zeros, tables)
-        if self.n_classes:
+        ones, zeros = nn.initializers.ones, nn.initializers.zeros
+        if self.n_classes is None:
+            scale_F = self.param("scale", ones, features)
+            bias_F = self.param("bias", zeros, features)
+        else:
             if labels_B is None:
                 raise TypeError("conditional batch normalisation needs the labels")
-            between = range(1, x_BxF.ndim - 1)
-            scale_F, bias_F = (
-                jnp.expand_dims(jnp.take(table, labels_B, axis=0), between)
-                for table in (scale_F, bias_F)
-            )
+            # Embeddings, so that two labels can be mixed like any others.
+            n_classes, width, between = self.n_classes, x_BxF.shape[-1], range(1, x_BxF.ndim - 1)
+            scale = nn.Embed(n_classes, width, embedding_init=ones, name="scale")
+            bias = nn.Embed(n_classes, width, embedding_init=zeros, name="bias")
+            scale_F, bias_F = (jnp.expand_dims(t(labels_B), between) for t in (scale, bias))
 
         x_BxF = x_BxF.astype(jnp.promote_types(dtype, jnp.float32))
         if train:

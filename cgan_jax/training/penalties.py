@@ -11,7 +11,7 @@ from typing import Protocol
 
 import jax
 import jax.numpy as jnp
-from jax import lax, random
+from jax import random
 
 from cgan_jax.checks import normalize_int, normalize_number
 from cgan_jax.config import PenaltyConfig, PenaltyName
@@ -25,7 +25,10 @@ Half = tuple[jax.Array, jax.Array]
 
 
 class Penalty(Protocol):
-    """A term that is added to the discriminator's loss."""
+    """A term that is added to the discriminator's loss.
+
+    If it has an attribute `every`, it is left out in the steps that `every` does not divide.
+    """
 
     def __call__(
         self, score: ScoreFn, real: Half, fake: Half, *, step: jax.Array, key: jax.Array
@@ -87,7 +90,7 @@ PENALTIES: Mapping[PenaltyName, Penalty] = {"r1": r1, "r2": r2, "r1_r2": r1_r2, 
 
 @dataclass(frozen=True)
 class WeightedPenalty:
-    """A penalty times `every * gamma` in each step that `every` divides, and no other.
+    """A penalty times `every * gamma`, in each step that `every` divides and in no other.
 
     Args:
         penalty: the function.
@@ -95,7 +98,7 @@ class WeightedPenalty:
         gamma_end: the weight after `schedule_steps` steps, reached on a cosine, and from there on;
             None for a constant one.
         schedule_steps: only read where the weight changes.
-        every: steps from one penalty to the next. The others do not compute it.
+        every: steps from one penalty to the next; the training step leaves it out in the others.
 
     Raises:
         ConfigError: a value is of the wrong type or out of range; the weight changes, but
@@ -119,17 +122,10 @@ class WeightedPenalty:
     def __call__(
         self, score: ScoreFn, real: Half, fake: Half, *, step: jax.Array, key: jax.Array
     ) -> jax.Array:
-        """See `Penalty`."""
-
-        def term() -> jax.Array:
-            return self.penalty(score, real, fake, step=step, key=key)
-
+        """See `Penalty`. That it is called in some steps alone is up to the training step."""
         gamma = schedule("gamma", self.gamma, self.gamma_end, self.schedule_steps)
         weight = self.every * (gamma(step) if callable(gamma) else gamma)
-        if self.every == 1:
-            return weight * term()
-        zero = jnp.zeros((), jax.eval_shape(term).dtype)
-        return weight * lax.cond(step % self.every == 0, term, lambda: zero)
+        return weight * self.penalty(score, real, fake, step=step, key=key)
 
 
 def penalty_from_config(

@@ -3,6 +3,8 @@
 The clock is `state.step`: order and noise derive from it and a key; nothing else is stored.
 """
 
+from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -88,6 +90,7 @@ def train_step(gan: GAN, state: GANState, batch: Batch, key: jax.Array) -> tuple
     4. Average: take the updated generator into its running average.
 
     Penalty, augmentation, average and pairing are static: what `gan` lacks is not in the program.
+    A penalty may be left out in some steps: see `cgan_jax.training.penalties`.
 
     Args:
         gan: networks, optimizers and loss (static under jit).
@@ -102,6 +105,18 @@ def train_step(gan: GAN, state: GANState, batch: Batch, key: jax.Array) -> tuple
         ConfigError: the batch is not what these networks take.
     """
     _check(batch, gan)
+    every = getattr(gan.penalty, "every", 1)
+    if every == 1:
+        return _step(gan, state, batch, key)
+    # A choice between two whole steps: within one, XLA would compute a second time, beside the
+    # penalty, what the penalty shares with the losses.
+    without = replace(gan, penalty=None)
+    is_due = state.step % every == 0
+    return lax.cond(is_due, partial(_step, gan), partial(_step, without), state, batch, key)
+
+
+def _step(gan: GAN, state: GANState, batch: Batch, key: jax.Array) -> tuple[GANState, Losses]:
+    """The step with every part that `gan` has."""
     keys = _split(key, gan)
     latent_BxZ, fake_labels_B = generator_inputs(gan, keys.latent, keys.labels, len(batch.labels))
     if gan.loss.paired:

@@ -3,15 +3,19 @@
     python -m experiments.proofs.benchmark_recipes   # some ten minutes on 2 cores; extra `torch`
 
 Both train the same networks with the same losses, penalty, optimizers and average on the same
-images, in turns: read the ratios, taken round by round. The twin is eager PyTorch, channels last,
-with fused Adam: torch_recipe.py.
+images, in turns and in processes of their own, since their threads would hinder one another: read
+the ratios, taken round by round. The twin is eager PyTorch, channels last, with fused Adam:
+torch_recipe.py.
 """
 
+import contextlib
 import json
+import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -59,10 +63,15 @@ def main() -> None:
     flags.check()
     figures = {}
     for name in flags.presets:
-        sides = {f"cgan_jax, {name}": ours(name), PEER: twin(name)}
-        steps = max(4, round(flags.seconds * min(side(4) for side in sides.values())))
-        steps += -steps % PRESETS[name].penalty.every  # whole periods of a lazy penalty
-        rates = in_turns(sides, flags.rounds, min(steps, 400))
+        with contextlib.ExitStack() as stack:
+            sides = {
+                f"cgan_jax, {name}": stack.enter_context(in_own_process(ours, name)),
+                PEER: stack.enter_context(in_own_process(twin, name)),
+            }
+            every = PRESETS[name].penalty.every  # whole periods of a penalty of some steps
+            slower = min(side(4 * every) for side in sides.values())
+            steps = every * max(2, round(flags.seconds * slower / every))
+            rates = in_turns(sides, flags.rounds, min(steps, 400))
         print(table(rates, PEER))
         figures[name] = {"steps per turn": steps} | rates
     if flags.json:
@@ -71,6 +80,34 @@ def main() -> None:
         with atomic_write(flags.json) as file:
             file.write_text(json.dumps(environment() | figures, indent=2) + "\n")
         print(f"Written to {flags.json}.")
+
+
+@contextlib.contextmanager
+def in_own_process(
+    side: Callable[[str], Callable[[int], float]], name: str
+) -> Iterator[Callable[[int], float]]:
+    """What `side(name)` returns, called in a process that sleeps meanwhile."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_serve, args=(side, name, there))
+    process.start()
+
+    def measure(steps: int) -> float:
+        here.send(steps)
+        rate: float = here.recv()
+        return rate
+
+    try:
+        yield measure
+    finally:
+        here.send(None)
+        process.join()
+
+
+def _serve(side: Callable[[str], Callable[[int], float]], name: str, pipe: Any) -> None:
+    measure = side(name)
+    while (steps := pipe.recv()) is not None:
+        pipe.send(measure(steps))
 
 
 def ours(name: str) -> Callable[[int], float]:

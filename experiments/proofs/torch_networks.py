@@ -78,8 +78,9 @@ def _load(
 ) -> None:
     if isinstance(layer, ClassBatchNorm | nn.BatchNorm2d):
         by_class = isinstance(layer, ClassBatchNorm)
-        _copy(layer.scale if by_class else layer.weight, params["scale"])
-        _copy(layer.bias, params["bias"])
+        scale, bias = params["scale"], params["bias"]
+        _copy(layer.scale if by_class else layer.weight, scale["embedding"] if by_class else scale)
+        _copy(layer.bias, bias["embedding"] if by_class else bias)
         norm: Any = layer.norm if by_class else layer
         _copy(norm.running_mean, _at(stats, path)["mean"])
         _copy(norm.running_var, _at(stats, path)["var"])

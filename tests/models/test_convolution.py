@@ -30,6 +30,8 @@ SHAPES = {
     "uneven padding": (3, 4, 7, 1, 2, (3, 5), ((0, 2), (3, 1))),
     "more padding than kernel": (2, 3, 3, 2, 2, (2, 2), ((3, 0), (2, 2))),
     "no padding": (3, 5, 5, 2, 1, (5, 3), NONE),
+    "many channels of large images": (2, 9, 8, 17, 18, (3, 2), ((1, 1), (1, 0))),
+    "more inputs than outputs": (1, 9, 8, 18, 17, (2, 3), ((0, 1), (1, 1))),
     "1x1": (3, 4, 5, 3, 2, (1, 1), NONE),
     "1x1 with padding": (2, 3, 3, 2, 2, (1, 1), ((1, 0), (0, 2))),
 }
@@ -87,8 +89,8 @@ def test_derivatives_are_those_of_finite_differences(name, float64):
     check_grads(function, (x, kernel), order=2, modes=["rev"], eps=1e-5, rtol=1e-6, atol=1e-6)
 
 
-def test_every_derivative_has_the_fast_layout():
-    """In a loop on a CPU any other is 30 times slower."""
+def test_every_derivative_has_the_fast_layout(monkeypatch):
+    """In a loop on a CPU any other is 30 times slower; elsewhere JAX's own are the fast ones."""
     x, kernel = jnp.ones((2, 4, 4, 3)), jnp.ones((3, 3, 3, 5))
 
     def layouts(function):
@@ -100,11 +102,13 @@ def test_every_derivative_has_the_fast_layout():
 
         text = jax.jit(jax.grad(penalty)).lower(kernel).as_text()
         layouts = re.findall(r"dim_numbers = (.*?), window", text)
-        assert len(layouts) >= 4
+        assert len(layouts) >= 3  # the kernel's gradient may be a product
         return set(layouts)
 
     assert len(layouts(jax_convolution)) > 1
     assert layouts(convolution) == {"[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"}
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert layouts(convolution) == layouts(jax_convolution)
 
 
 def test_layer_keeps_the_size_and_the_dtype():

@@ -33,6 +33,8 @@ def test_batch_norm_of_images(n_classes):
     module = BatchNorm(epsilon=1e-3, momentum=0.7, n_classes=n_classes)
     shape = (n_classes, 2) if n_classes else (2,)
     params = {"scale": rng.uniform(0.5, 2, shape), "bias": rng.normal(size=shape)}
+    tables = {name: {"embedding": jnp.asarray(table)} for name, table in params.items()}
+    layer_params = tables if n_classes else params
     stats = {"mean": np.zeros(2), "var": np.ones(2)}
     labels = np.array([2, 0, 1, 1, 2])
     oracle = torch.nn.BatchNorm2d(2, eps=1e-3, momentum=0.3, affine=False).double()
@@ -44,14 +46,14 @@ def test_batch_norm_of_images(n_classes):
 
     for _ in range(3):
         x = rng.normal(1, 3, (5, 4, 3, 2))
-        variables = {"params": params, "batch_stats": stats}
+        variables = {"params": layer_params, "batch_stats": stats}
         y, updated = module.apply(variables, x, labels, train=True, mutable=["batch_stats"])
         stats = updated["batch_stats"]
         assert_close(y, expected(x))
         assert_close(stats["mean"], oracle.running_mean)
         assert_close(stats["var"], oracle.running_var)
     oracle.eval()
-    variables = {"params": params, "batch_stats": stats}
+    variables = {"params": layer_params, "batch_stats": stats}
     assert_close(module.apply(variables, x, labels, train=False), expected(x))
 
 

@@ -84,8 +84,8 @@ def test_the_label_enters_every_batch_norm():
         for norm in ("batch_norm_0", "batch_norm_1"):
             changed = jax.tree.map(np.array, gen)
             tables = changed["params"][block][norm]
-            tables["scale"][2] += 0.5
-            tables["bias"][2] += 0.5
+            tables["scale"]["embedding"][2] += 0.5
+            tables["bias"]["embedding"][2] += 0.5
             after = generate(changed, latent, labels)
             np.testing.assert_array_equal(before[:2], after[:2])
             assert jnp.abs(before[2] - after[2]).max() > 1e-3, (block, norm)

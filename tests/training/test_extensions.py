@@ -19,6 +19,7 @@ from cgan_jax.runs.checkpoint import Checkpoints
 from cgan_jax.training.gan import GAN
 from cgan_jax.training.loop import train
 from cgan_jax.training.losses import LOSSES, AdversarialLoss
+from cgan_jax.training.penalties import WeightedPenalty, r1_r2
 from cgan_jax.training.steps import Batch, run_keys, train_step
 
 KEY = random.key(3)
@@ -232,6 +233,27 @@ def test_a_penalty_is_added_to_ds_loss_alone(gan, state, batch, step, plain):
     assert_trees_close(new.disc.params, expected)
     moved = jax.tree.map(lambda one, other: np.abs(one - other).max(), new.disc, plain[0].disc)
     assert max(jax.tree.leaves(moved)) > 1e-3
+
+
+@pytest.mark.parametrize(("n_done", "is_due"), [(0, True), (6, True), (7, False), (8, False)])
+def test_a_rare_penalty_is_left_out_in_the_steps_between(gan, state, batch, n_done, is_due):
+    state = state.replace(step=jnp.int32(n_done))
+    step = jax.jit(train_step, static_argnames="gan")
+    rare = replace(gan, penalty=WeightedPenalty(r1_r2, 0.5, every=3))
+    same = replace(gan, penalty=WeightedPenalty(r1_r2, 1.5) if is_due else None)
+    assert_trees_close(step(rare, state, batch, KEY), step(same, state, batch, KEY))
+    other = replace(gan, penalty=None if is_due else WeightedPenalty(r1_r2, 1.5))
+    new, old = (step(each, state, batch, KEY)[0].disc for each in (rare, other))
+    assert max(jax.tree.leaves(jax.tree.map(lambda a, b: np.abs(a - b).max(), new, old))) > 1e-4
+
+
+def test_only_a_rare_penalty_is_a_choice(gan, state, batch):
+    def program(penalty):
+        with_penalty = replace(gan, penalty=penalty)
+        return str(jax.make_jaxpr(partial(train_step, with_penalty))(state, batch, KEY))
+
+    assert "cond" not in program(WeightedPenalty(r1_r2, 2.0, gamma_end=1.0, schedule_steps=5))
+    assert "cond" in program(WeightedPenalty(r1_r2, every=2))
 
 
 def test_a_penalty_goes_through_the_augmentation(gan, state, batch, step):

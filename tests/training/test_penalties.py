@@ -149,30 +149,9 @@ def test_gamma_is_a_factor():
     assert value(WeightedPenalty(r1, 10.0)) == pytest.approx(10 * value(r1))
 
 
-def test_every_third_step_counts_three_times():
-    penalty = WeightedPenalty(r1, 2.0, every=3)
-    step = jax.jit(lambda step: value(penalty, step=step))
-    expected = [6 * value(r1), 0, 0] * 2 + [6 * value(r1)]
-    np.testing.assert_allclose([step(i) for i in range(7)], expected, rtol=1e-6)
-
-
-def test_the_gradient_of_a_rare_penalty_is_that_times_its_weight():
-    """By D's parameters, through the choice between a penalty and none."""
-
-    def grad(penalty, step):
-        return jax.grad(lambda slope: value(penalty, linear(slope), step))(0.5)
-
-    rare = WeightedPenalty(r1_r2, every=4)
-    assert grad(rare, 8) == pytest.approx(4 * grad(r1_r2, 8))
-    assert grad(rare, 9) == 0
-
-
-def test_only_a_rare_penalty_is_a_choice():
-    def program(penalty):
-        return str(jax.make_jaxpr(lambda step: value(penalty, step=step))(0))
-
-    assert "cond" not in program(WeightedPenalty(r1, 2.0, gamma_end=1.0, schedule_steps=5))
-    assert "cond" in program(WeightedPenalty(r1, every=2))
+def test_a_rare_penalty_counts_more():
+    """In which steps: test_extensions.py."""
+    assert value(WeightedPenalty(r1, 2.0, every=3)) == pytest.approx(6 * value(r1))
 
 
 def test_gamma_changes_on_a_cosine_and_then_stays():
