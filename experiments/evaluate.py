@@ -59,6 +59,8 @@ class Flags:
     """Train it on the real images too, instead of using their known figure."""
     best: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Measure the best checkpoint, which --eval-every keeps, instead of the newest."""
+    raw: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Measure the generator as it is trained, even where the run keeps an average of it."""
     inception_weights: Path | None = None
     """A TorchScript file of Inception for the FID, such as StyleGAN's inception-2015-12-05.pt.
     Needs the extra `torch`, and takes long. Nothing is downloaded."""
@@ -77,7 +79,7 @@ class Flags:
 
     def folder_name(self) -> str:
         """Each kind of evaluation has its own folder in the run's."""
-        return "evaluation" + "_best" * self.best + "_fast" * self.fast
+        return "evaluation" + "_best" * self.best + "_raw" * self.raw + "_fast" * self.fast
 
 
 def main() -> None:
@@ -95,7 +97,7 @@ def main() -> None:
     full = replace(FULL, cas=flags.cas, cas_on_real=flags.cas_on_real)
     protocol = FAST if flags.fast else full
     inception = load_inception(flags.inception_weights) if flags.inception_weights else None
-    generators = [Checkpoint(best=flags.best).load(each) for each in runs]
+    generators = [Checkpoint(best=flags.best, raw=flags.raw).load(each) for each in runs]
     training, test = (load(DATASET, split, flags.data_dir) for split in ("train", "test"))
     n_images = count_images(protocol, len(runs), len(training), fid=inception is not None)
     evaluations = []
