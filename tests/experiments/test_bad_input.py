@@ -90,10 +90,16 @@ CONFIGURATIONS = [
         ("one", lambda: TrainConfig(batch_size=1), "batch_size", "of at least 2", "default, 64"),
         ("seed", lambda: TrainConfig(seed=-1), "seed", "in 0..4294967295", "default, 0"),
         ("digits", lambda: TrainConfig(seed=DIGITS), "seed", "in 0..4294967295", "default, 0"),
-        ("loss", lambda: TrainConfig(loss="lsgan"), "loss", "hinge, not 'lsgan'", "default, least"),
+        (
+            "loss",
+            lambda: TrainConfig(loss="lsgan"),
+            "loss",
+            "wasserstein, not 'lsgan'",
+            "default, least",
+        ),
         ("losses", lambda: TrainConfig(loss=np.ones(2)), "loss", "one of least", "default, least"),
         ("array", lambda: TrainConfig(dataset=np.ones((9, 9))), "dataset", "a name", "default"),
-        ("model", lambda: TrainConfig(model={}), "model", "a ModelConfig, not {}", "Omit it"),
+        ("model", lambda: TrainConfig(model={}), "model", "SNGANConfig, not {}", "Omit it"),
         (
             "optimizer",
             lambda: TrainConfig(optimizer=3),
@@ -606,6 +612,15 @@ CASES = [*CONFIGURATIONS, *DATA, *OWN, *ARRAYS, *LABELS_AND_SEEDS, *EVERY, *WEIG
 TRAIN, HELP = "fashion_cgan", "--help"
 COMMANDS = [
     (TRAIN, "--epochs 0", "epochs", "at least 1", "default, 200", {}),
+    (TRAIN, "--preset residul", "preset 'residul'", "did you mean residual", "Choose", {}),
+    (TRAIN, "--augment cutuot", "augment", "did you mean cutout", "no augmentation", {}),
+    (TRAIN, "--penalty r1 --penalty-gamma -1", "gamma", "of at least 0", "default, 1.0", {}),
+    (TRAIN, "--penalty r1 --penalty-every 0", "every", "at least 1", "default, 1", {}),
+    (TRAIN, "--average --average-half-life -5", "half_life", "above 0", "default, 40000", {}),
+    (
+        *(TRAIN, "--preset residual --generator-widths 64 32 16"),
+        *("cannot be halved 3 times", "a multiple of 8", "give fewer generator_widths", {}),
+    ),
     (TRAIN, "--epochs ten", "--epochs", "int", HELP, {}),
     (TRAIN, "--epochs", "--epochs", "Expected 1", HELP, {}),
     (TRAIN, "--epoch 3", "--epoch", "--epochs", HELP, {}),
