@@ -50,8 +50,8 @@ PRESETS: Mapping[str, TrainConfig] = {
         disc_optimizer=OptimizerConfig(lr=4e-4, b1=0.0, b2=0.9),
         average=AverageConfig(keep=True),
     ),
-    # `residual` with more channels and blocks, large batches and bfloat16 inside: for a GPU. Neither
-    # timed nor measured yet.
+    # `residual` with more channels and blocks, large batches and bfloat16 inside: for a GPU. It has
+    # been neither timed nor measured yet.
     "residual_wide": TrainConfig(
         epochs=100,
         batch_size=256,
