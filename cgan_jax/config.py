@@ -305,7 +305,7 @@ PARTS: dict[str, type] = {
 
 
 def to_dict(config: TrainConfig) -> dict[str, Any]:
-    """A configuration as JSON has it. What configurations of earlier versions lack is left out."""
+    """A configuration as JSON has it; without `disc_optimizer` if that is None."""
     values = dataclasses.asdict(config) | {"model": model_to_dict(config.model)}
     if config.disc_optimizer is None:
         del values["disc_optimizer"]

@@ -178,8 +178,9 @@ class ResidualConfig(BaseModelConfig):
         discriminator_conditioning: how the label enters the discriminator: its embedding as
             constant planes beside the image, or as a projection on the last features (Miyato and
             Koyama 2018) with or without the unconditional term.
-        precision: of the stages' arithmetic; `bfloat16` is for GPUs. Parameters, the first and the
-            last layer, images and scores stay float32.
+        precision: of the stages' arithmetic; `bfloat16` is for GPUs. Parameters, the
+            generator's first and last layer, the discriminator's last two, images and scores stay
+            float32.
     """
 
     latent_dim: int = 64
@@ -247,7 +248,8 @@ class SNGANConfig(BaseModelConfig):
             constant planes beside the image, or as a projection on the last features with or
             without the unconditional term.
         precision: of the blocks' arithmetic; `bfloat16` is for GPUs. Parameters, statistics, the
-            first and the last layer, images and scores stay float32.
+            generator's first and last layer, the discriminator's last, images and scores stay
+            float32.
     """
 
     latent_dim: int = 128

@@ -64,7 +64,7 @@ PRESETS: Mapping[str, TrainConfig] = {
         ),
         optimizer=OptimizerConfig(lr=2e-4, b1=0.0, b2=0.9, lr_end=5e-5, b2_end=0.99),
         penalty=PenaltyConfig("r1_r2", gamma=0.2, gamma_end=0.02),
-        average=AverageConfig(keep=True, half_life=500_000),
+        average=AverageConfig(keep=True, half_life=200_000),
     ),
 }
 """Named configurations; `report` is the conditional GAN of the course report."""

@@ -4,7 +4,7 @@
     python -m experiments.evaluate runs/fashion_cgan --fast   # a first look, in half a minute
 
 Writes evaluation.json and plots into evaluation/ of the run's folder, or into evaluation_fast/ and
-evaluation_best/ with those flags. The measures are in cgan_jax.metrics.
+evaluation_best/, evaluation_raw/ with those flags. The measures are in cgan_jax.metrics.
 """
 
 import json
@@ -107,7 +107,7 @@ def main() -> None:
         )
         for run_folder, generator, folder in zip(runs, generators, folders, strict=False):
             evaluations.append(evaluator.evaluate(generator))
-            publish(evaluations[-1], run_folder, folder, best=flags.best)
+            publish(evaluations[-1], run_folder, folder, best=flags.best, raw=flags.raw)
     if len(runs) > 1:
         compare(evaluations, [each.path.name for each in runs], flags.out)
     print(f"Figures and plots are in {', '.join(map(str, folders))}.")
@@ -155,13 +155,15 @@ def progress_bar(total: int) -> "Iterator[ProgressFn]":
         yield on_progress
 
 
-def publish(evaluation: "Evaluation", run_folder: RunFolder, folder: Path, *, best: bool) -> None:
+def publish(
+    evaluation: "Evaluation", run_folder: RunFolder, folder: Path, *, best: bool, raw: bool
+) -> None:
     """Print an evaluation, and then write it and the run's page."""
     steps = evaluation.stamp["step"]
     tqdm.write(f"\n{run_folder.path}, {steps:,} steps\n{table(evaluation)}\n")
     for line in evaluation.warnings:
         tqdm.write(f"WARNING: {line}", file=sys.stderr)
-    about = {"run": run_folder.path.name, "seed": run_folder.config.seed, "best": best}
+    about = {"run": run_folder.path.name, "seed": run_folder.config.seed, "best": best, "raw": raw}
     write(evaluation, run_folder.class_names, about, folder)
     write_or_warn(run_folder.path)
 

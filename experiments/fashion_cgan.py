@@ -22,7 +22,9 @@ MODULE = "experiments.fashion_cgan"
 
 @dataclass(frozen=True)
 class Flags:
-    """Train the report's conditional GAN on Fashion-MNIST. Run it again to resume after a stop.
+    """Train the report's conditional GAN, or another preset, on Fashion-MNIST.
+
+    Run it again to resume after a stop.
 
     Examples:
       python -m experiments.fashion_cgan                         the report: 200 epochs
@@ -42,6 +44,9 @@ class Flags:
     def folder(cls, words: Sequence[str]) -> Path:
         """The run's folder, from unparsed words."""
         return Path(flag_value(words, "--workdir") or cls.workdir).expanduser()
+
+    def img_size_to_check(self) -> None:
+        """The preset's: Fashion-MNIST's."""
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from cgan_jax.config import TrainConfig
 from cgan_jax.data import SPECS, load
 from cgan_jax.errors import ConfigError
 from cgan_jax.presets import preset
+from cgan_jax.runs.folder import RunFolder
 from experiments.shared.command_line import parse, run
 from experiments.shared.settings import Setting, flag_fields, given, settings, with_settings
 from experiments.shared.sweep_folder import SweepFolder
@@ -25,6 +26,7 @@ from experiments.shared.training_flags import (
     flag_value,
     flag_words,
     flags_class,
+    holds_run,
     part_of,
     saved_flags,
     saved_words,
@@ -38,8 +40,8 @@ class Flags:
     """Train with many seeds and settings at once. Run it again to resume after a stop.
 
     Every combination is a run, in a folder of its own that all other commands take. Each setting
-    of one value takes several. Runs that differ in seed, --lr or --b1 alone share one program;
-    the others are trained one program after another.
+    of one value takes several. Runs that differ in seed, --lr or --b1 alone share one program, if
+    both networks have the same optimizer; the others are trained one program after another.
 
     Examples:
       python -m experiments.sweep                                four seeds, 200 epochs
@@ -141,12 +143,22 @@ def programs(members: dict[str, TrainConfig]) -> Sequence[dict[str, TrainConfig]
     return [dict(group) for _, group in itertools.groupby(members.items(), common)]
 
 
+def saved_schedule_steps(folder: Path) -> int | None:
+    """The length of a run's schedules, which a longer sweep does not stretch; None without one."""
+    return RunFolder.open(folder).config.schedule_steps if holds_run(folder) else None
+
+
 def main() -> None:
     flags, configs, command = parse_sweep()
     first = next(iter(configs.values()))
     n_images = SPECS[first.dataset].splits["train"].shape[0]
     first.check_data(n_images)
-    configs = {name: config.with_schedule_steps(n_images) for name, config in configs.items()}
+    configs = {
+        name: replace(
+            config, schedule_steps=saved_schedule_steps(flags.workdir / name)
+        ).with_schedule_steps(n_images)
+        for name, config in configs.items()
+    }
     SweepFolder.check(flags.workdir, configs)
     dataset = load(first.dataset, data_dir=flags.data_dir)
 

@@ -58,6 +58,10 @@ class Flags:
         folders = (default_folder(word) for word in words if not word.startswith("-"))
         return next(filter(holds_run, folders), None)
 
+    def img_size_to_check(self) -> int:
+        """The images' size if it is given; else one that halves often, until the data are read."""
+        return self.img_size or 64
+
     def load(self) -> Dataset:
         """The training images.
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from cgan_jax.checks import as_int, short_repr
+from cgan_jax.checks import as_int, check_int, short_repr
 from cgan_jax.config import BaseModelConfig, LossName, OptimizerConfig, TrainConfig
 from cgan_jax.errors import ConfigError
 from cgan_jax.models import networks
@@ -117,8 +117,9 @@ class GAN:
             if part is not None and not callable(part):
                 raise ConfigError(
                     f"{name} is {short_repr(part)}\nexpected a function, or None\n"
-                    f"Pass one with the signature that the docstring of GAN names, or omit it."
+                    f"Pass one with the signature that GAN's docstring refers to, or omit it."
                 )
+        check_int("every", getattr(self.penalty, "every", 1), 1, hint="Correct the penalty's.")
 
     @staticmethod
     def from_config(config: TrainConfig = PRESETS["report"]) -> "GAN":
@@ -161,7 +162,8 @@ class GAN:
             step=jnp.zeros((), jnp.int32),
             gen=(gen_state := _net_state(gen, self.gen_optimizer)),
             disc=_net_state(disc, self.disc_optimizer),
-            average=gen_state.variables if self.average else None,
+            # Copies: a step that is given its state to reuse must not be given an array twice.
+            average=jax.tree.map(jnp.copy, gen_state.variables) if self.average else None,
         )
 
 

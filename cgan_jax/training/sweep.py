@@ -117,7 +117,7 @@ def member_spans(
     """
     first = configs[0]
     for config in configs:
-        others = [d for d in differences(first, config) if not d.startswith(VARIED)]
+        others = [d for d in differences(first, config) if d.partition(":")[0] not in VARIED]
         if others:
             raise ConfigError(
                 f"members of one program differ in {'; '.join(others)}\n"

@@ -50,7 +50,8 @@ class Setting:
     def can_vary(self) -> bool:
         """Whether a sweep may vary it; all of its runs have the same data order and length."""
         fixed = ("epochs", "batch_size", "seed", "schedule_steps")
-        return get_origin(self.type) is not tuple and self.flag not in fixed
+        is_one_value = get_origin(self.type) is not tuple and self.type is not bool
+        return is_one_value and self.flag not in fixed
 
 
 def settings(config: TrainConfig) -> list[Setting]:
@@ -93,8 +94,15 @@ def given(flags: Any, setting: Setting) -> Any:
     return getattr(getattr(flags, setting.part) if setting.part else flags, setting.flag)
 
 
-def with_settings(config: TrainConfig, values: dict[Setting, Any]) -> TrainConfig:
+def with_settings(
+    config: TrainConfig, values: dict[Setting, Any], img_size: int | None = None
+) -> TrainConfig:
     """A configuration with other values for its settings.
+
+    Args:
+        config: what is not among the values.
+        values: of the settings.
+        img_size: another image size, which the model's settings must fit.
 
     Raises:
         ConfigError: a value is impossible.
@@ -103,16 +111,19 @@ def with_settings(config: TrainConfig, values: dict[Setting, Any]) -> TrainConfi
     for setting, value in values.items():
         if value != setting.value:
             parts[setting.part][setting.name] = value
-    changed = {
+    if img_size is not None:
+        parts["model"]["img_size"] = img_size
+    changed: dict[str, Any] = {
         part: dataclasses.replace(getattr(config, part), **parts[part])
         for part in GROUPS
         if part != "disc_optimizer"
     }
     old, disc = config.optimizer, config.disc_optimizer or config.optimizer
     own = {name: getattr(disc, name) for name in vars(old) if vars(disc)[name] != vars(old)[name]}
-    own |= parts["disc_optimizer"]
-    if own:
-        changed["disc_optimizer"] = dataclasses.replace(changed["optimizer"], **own)
+    for name, value in parts["disc_optimizer"].items():
+        own.pop(name, None)  # None: as the generator's
+        own |= {} if value is None else {name: value}
+    changed["disc_optimizer"] = dataclasses.replace(changed["optimizer"], **own) if own else None
     return dataclasses.replace(config, **parts[""], **changed)
 
 

@@ -40,6 +40,9 @@ class OwnFlags(Protocol):
     def folder(cls, words: Sequence[str]) -> Path | None:
         """The run's folder, found among unparsed words; None where they do not tell."""
 
+    def img_size_to_check(self) -> int | None:
+        """The image size to check a model's settings with; None for the preset's."""
+
 
 Own = TypeVar("Own", bound=OwnFlags)
 Part = TypeVar("Part")
@@ -187,7 +190,9 @@ def parse_job(own: type[Own], module: str, words: Sequence[str] | None = None) -
     folder = None if "--no-resume" in words else own.folder(words)
     run = RunFolder.open(folder) if folder and holds_run(folder) else None
     name = flag_value(words, "--preset")
-    base = run.config if run and not name else preset(name or "report")
+    # A run of the preset that is named again keeps its own settings.
+    is_same = run is not None and name in (None, nearest_preset(run.config))
+    base = run.config if run and is_same else preset(name or "report")
     if run and run.config.schedule_steps:  # a longer run does not stretch its schedules
         base = replace(base, schedule_steps=run.config.schedule_steps)
     setting_fields = flag_fields(base)
@@ -203,8 +208,9 @@ def parse_job(own: type[Own], module: str, words: Sequence[str] | None = None) -
     flags: Any = parse(kind, module, words, default=saved)
     flags.output.check()
     flags.device.check()
-    config = with_settings(base, {each: given(flags, each) for each in settings(base)})
     own_flags = part_of(flags, own)
+    values = {each: given(flags, each) for each in settings(base)}
+    config = with_settings(base, values, None if run else own_flags.img_size_to_check())
     return Job(
         own_flags,
         config,

@@ -80,7 +80,7 @@ def test_an_evaluation_is_printed_with_directions_and_written(tmp_path, capsys):
 def test_figures_are_printed_even_if_they_cannot_be_written(tmp_path, capsys):
     (tmp_path / "evaluation" / "confusion.png").mkdir(parents=True)
     with pytest.raises(RunError, match=r"confusion\.png cannot be written"):
-        publish(evaluation(), start(tmp_path / "run"), tmp_path / "evaluation", best=False)
+        publish(evaluation(), start(tmp_path / "run"), tmp_path / "evaluation", best=False, raw=False)
     assert "\ngan_test " in capsys.readouterr().out
 
 

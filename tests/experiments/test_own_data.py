@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cgan_jax.data import Dataset
 from cgan_jax.errors import ConfigError, RunError
 from cgan_jax.presets import PRESETS
 from cgan_jax.runs.folder import RunFolder
@@ -86,6 +87,22 @@ def test_fashion_mnist_matches_the_report(fashion_mnist):
     job = training_flags.parse_job(train.Flags, train.MODULE, ["fashion_mnist"])
     np.testing.assert_array_equal(job.own.load().images, fashion_mnist.images)
     assert job.config.for_data(fashion_mnist) == PRESETS["report"]
+
+
+@pytest.mark.parametrize("size", [(), ("--img-size", "32")])
+def test_networks_may_be_deeper_than_fashion_mnists_size_allows(size):
+    widths = ["--generator-widths", "8", "8", "8", "--discriminator-widths", "8", "8", "8"]
+    words = ["photos", "--preset", "residual", *widths, *size]
+    config = training_flags.parse_job(train.Flags, train.MODULE, words).config
+    images = np.zeros((4, 32, 32, 1), np.uint8)
+    photos = Dataset.from_arrays(images, np.arange(4) % 2, ["a", "b"], name="photos")
+    assert config.for_data(photos).model.img_size == 32
+
+
+def test_a_size_that_does_not_halve_is_refused_before_data_are_read():
+    words = ["photos", "--preset", "residual", "--img-size", "30"]
+    with pytest.raises(ConfigError, match="img_size 30 cannot be halved 2 times"):
+        training_flags.parse_job(train.Flags, train.MODULE, words)
 
 
 def test_digits_run_from_black_to_white():

@@ -14,7 +14,7 @@ from cgan_jax.runs.tables import read_losses
 from cgan_jax.sampling.generator import load_generator
 from experiments.shared import sweep_training
 from experiments.shared.sweep_folder import SweepFolder
-from experiments.sweep import parse_sweep, programs
+from experiments.sweep import parse_sweep, programs, saved_schedule_steps
 
 
 def test_members_are_all_combinations_named_by_what_varies():
@@ -48,6 +48,20 @@ def test_every_setting_of_one_value_can_vary():
     ]
     assert {config.model.generator_widths for config in members.values()} == {(8, 16)}
     assert [len(program) for program in programs(members)] == [1, 1, 1, 1]
+
+
+def test_an_average_is_kept_by_all_members_or_none():
+    _, members, command = parse_sweep(["--seeds", "2", "--average", "--lr", "1e-4", "2e-4"])
+    assert {config.average.keep for config in members.values()} == {True}
+    assert "--average" in command
+
+
+def test_a_longer_sweep_keeps_the_length_of_its_schedules(tmp_path):
+    _, members, _ = parse_sweep(["--seeds", "1", "--lr-end", "1e-5", "--epochs", "3"])
+    config = members["seed_0"].with_schedule_steps(640)
+    assert saved_schedule_steps(tmp_path / "seed_0") is None
+    RunFolder.start(tmp_path / "seed_0", config, ("a", "b"))
+    assert saved_schedule_steps(tmp_path / "seed_0") == config.schedule_steps == 30
 
 
 def test_a_sweeps_folder_is_enough_to_resume(tmp_path):

@@ -78,6 +78,9 @@ class Flags:
     def folder(cls, words):
         return Path(flag_value(words, "--workdir") or cls.workdir)
 
+    def img_size_to_check(self):
+        return None
+
 
 def parse(*words):
     return parse_job(Flags, MODULE, [str(word) for word in words])
@@ -151,6 +154,24 @@ def test_a_run_keeps_an_optimizer_that_no_flag_can_name(tmp_path):
     assert parse("images", "--workdir", tmp_path / "run").config == config
     faster = parse("images", "--workdir", tmp_path / "other", "--lr", "1e-3").config
     assert faster == TrainConfig(optimizer=OptimizerConfig(lr=1e-3))
+
+
+def test_the_discriminators_own_setting_can_be_given_up(tmp_path):
+    """Where the preset has one, the generator's is named by None, in a kept command too."""
+    for words in (("--disc-lr", "1e-4"), ("--lr", "4e-4")):
+        job = parse("images", "--preset", "projection", *words, "--workdir", tmp_path / "none")
+        own = job.config.disc_optimizer
+        assert own is None or own.lr == job.config.optimizer.lr
+        _, _, _, *again = shlex.split(job.command)
+        assert parse(*again).config == job.config
+
+
+def test_a_preset_that_is_named_again_changes_nothing(tmp_path):
+    words = ("images", "--preset", "residual", "--epochs", "5", "--lr", "1e-3")
+    config = parse(*words, "--workdir", tmp_path / "none").config.with_schedule_steps(640)
+    RunFolder.start(tmp_path / "run", config, ("a", "b"))
+    again = parse("images", "--preset", "residual", "--workdir", tmp_path / "run")
+    assert again.config == config
 
 
 def test_a_longer_run_keeps_the_length_of_its_schedules(tmp_path):
