@@ -56,7 +56,7 @@ def evaluation(fcd=3.5):
 
 def test_an_evaluation_is_printed_with_directions_and_written(tmp_path, capsys):
     run, folder = start(tmp_path / "run"), tmp_path / "run" / "evaluation_fast"
-    publish(evaluation(), run, folder, best=True)
+    publish(evaluation(), run, folder, best=True, raw=False)
     out, err = capsys.readouterr()
     assert "A FAST LOOK" in out and f"reference classifier {SHA256[:12]}" in out
     words = [line.split() for line in out.splitlines()]
@@ -67,7 +67,7 @@ def test_an_evaluation_is_printed_with_directions_and_written(tmp_path, capsys):
     names = sorted(path.name for path in folder.iterdir())
     assert names == ["confusion.png", "evaluation.json", "nearest.png", "per_class.png"]
     saved = json.loads((folder / "evaluation.json").read_text())
-    assert saved["about"] == {"run": "run", "seed": 0, "best": True}
+    assert saved["about"] == {"run": "run", "seed": 0, "best": True, "raw": False}
     for name in names:
         if name.endswith(".png"):
             with Image.open(folder / name) as image:
@@ -80,7 +80,9 @@ def test_an_evaluation_is_printed_with_directions_and_written(tmp_path, capsys):
 def test_figures_are_printed_even_if_they_cannot_be_written(tmp_path, capsys):
     (tmp_path / "evaluation" / "confusion.png").mkdir(parents=True)
     with pytest.raises(RunError, match=r"confusion\.png cannot be written"):
-        publish(evaluation(), start(tmp_path / "run"), tmp_path / "evaluation", best=False, raw=False)
+        publish(
+            evaluation(), start(tmp_path / "run"), tmp_path / "evaluation", best=False, raw=False
+        )
     assert "\ngan_test " in capsys.readouterr().out
 
 

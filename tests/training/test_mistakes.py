@@ -46,7 +46,7 @@ MISTAKES = [
     Mistake(
         "biased running variance",
         "models/layers.py",
-        "var_F * (rows / (rows - 1))",
+        "var_F * (n_rows / (n_rows - 1))",
         "var_F",
         "models/test_models.py::test_batch_norm_by_hand",
     ),
@@ -146,11 +146,9 @@ MISTAKES = [
     Mistake(
         "Flax default initialisers",
         "models/layers.py",
-        """        kernel_IxF = self.param("kernel", uniform, (fan_in, self.features))
-        bias_F = self.param("bias", uniform, (self.features,))""",
-        """        lecun, zeros = nn.initializers.lecun_normal(), nn.initializers.zeros
-        kernel_IxF = self.param("kernel", lecun, (fan_in, self.features))
-        bias_F = self.param("bias", zeros, (self.features,))""",
+        "        bias_init = nn.initializers.zeros if self.kernel_init else uniform",
+        """        bias_init = nn.initializers.zeros
+        uniform = nn.initializers.lecun_normal()""",
         "models/test_models.py::test_linear_is_initialised_as_in_pytorch",
     ),
     Mistake(
