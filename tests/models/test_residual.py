@@ -106,6 +106,7 @@ def test_labels_change_images_and_scores(conditioning):
     assert by_score.min() > 1e-4
 
 
+@pytest.mark.slow
 def test_bfloat16_is_for_the_stages_alone():
     """Parameters, gradients, images and scores stay float32; the numbers stay near."""
     results = []

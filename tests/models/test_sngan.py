@@ -103,6 +103,7 @@ def test_statistics_change_in_training_alone():
             assert all(jax.tree.leaves(same)) == (not train)
 
 
+@pytest.mark.slow
 def test_bfloat16_is_for_the_blocks_alone():
     results = []
     for precision in ("float32", "bfloat16"):

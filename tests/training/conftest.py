@@ -1,12 +1,16 @@
 """PyTorch's numbers of the parts that a GAN may have."""
 
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 
 from tests.helpers import ROOT
 
+LIVE = [pytest.param("live", marks=pytest.mark.torch)] if find_spec("torch") else []
 
-@pytest.fixture(scope="session", params=["stored", pytest.param("live", marks=pytest.mark.torch)])
+
+@pytest.fixture(scope="session", params=["stored", *LIVE])
 def from_torch(request):
     """The arrays of tests/golden/make_parts.py: stored, or made now from another seed."""
     if request.param == "live":

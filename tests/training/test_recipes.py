@@ -29,10 +29,11 @@ SMALL = {
     "projection": {"generator_width": 4, "discriminator_width": 4, "stages": 1},
     "residual_wide": {"generator_widths": (8, 4), "discriminator_widths": (4, 8), "features": 4},
 }
-MODERN = ["relativistic_mlp", "residual", "projection"]
-SLOW = pytest.param("residual_wide", marks=pytest.mark.slow)
+# The report has tests of its own; of the others, the fast tests take two.
 each_recipe = pytest.mark.parametrize(
-    "name", [SLOW if name == "residual_wide" else name for name in PRESETS]
+    "name",
+    ["relativistic_mlp", "residual"]
+    + [pytest.param(name, marks=pytest.mark.slow) for name in ("projection", "residual_wide")],
 )
 
 
@@ -83,7 +84,7 @@ def test_every_preset_is_here():
     assert SMALL.keys() == PRESETS.keys()
 
 
-@each_recipe
+@pytest.mark.parametrize("name", PRESETS)
 def test_presets_survive_json(name):
     config = PRESETS[name].with_schedule_steps(60_000)
     assert from_dict(to_dict(config)) == config
@@ -99,7 +100,7 @@ def test_a_run_stopped_twice_ends_with_the_same_bits(name, run_of, tmp_path):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
 
 
-@pytest.mark.parametrize("name", MODERN)
+@each_recipe
 def test_what_is_sampled_is_the_average(name, run_of):
     folder, state = run_of(name)
     average, raw = load_generator(folder), load_generator(folder, raw=True)
@@ -130,7 +131,7 @@ def test_a_subclass_is_not_described_as_its_base(tmp_path):
         load_generator(tmp_path / "file.safetensors")
 
 
-@pytest.mark.parametrize("name", MODERN)
+@each_recipe
 def test_labels_can_be_mixed(name, run_of):
     generator = load_generator(run_of(name)[0])
     frames = generator.morph([0], [1], frames=3)
