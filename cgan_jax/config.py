@@ -21,6 +21,7 @@ from cgan_jax.checks import (
 )
 from cgan_jax.errors import ConfigError
 from cgan_jax.model_config import (
+    ABOVE_ZERO,
     BELOW_ONE,
     DEFAULT_KIND,
     INT32_MAX,
@@ -60,7 +61,6 @@ LossName = Literal["least_squares", "non_saturating", "hinge", "relativistic", "
 PenaltyName = Literal["none", "r1", "r2", "r1_r2", "wgan_gp"]
 ScheduleName = Literal["linear", "cosine"]
 AUGMENTATIONS = ("color", "translation", "cutout")  # the words of an augmentation policy
-ABOVE_ZERO = math.nextafter(0, 1)
 
 
 @dataclass(frozen=True)

@@ -143,9 +143,11 @@ def programs(members: dict[str, TrainConfig]) -> Sequence[dict[str, TrainConfig]
     return [dict(group) for _, group in itertools.groupby(members.items(), common)]
 
 
-def saved_schedule_steps(folder: Path) -> int | None:
-    """The length of a run's schedules, which a longer sweep does not stretch; None without one."""
-    return RunFolder.open(folder).config.schedule_steps if holds_run(folder) else None
+def with_schedule_steps(config: TrainConfig, folder: Path, n_images: int) -> TrainConfig:
+    """A member with the length of its schedules: as asked for, as begun in its folder, or all."""
+    saved = RunFolder.open(folder).config.schedule_steps if holds_run(folder) else None
+    steps = config.schedule_steps or saved
+    return replace(config, schedule_steps=steps).with_schedule_steps(n_images)
 
 
 def main() -> None:
@@ -154,9 +156,7 @@ def main() -> None:
     n_images = SPECS[first.dataset].splits["train"].shape[0]
     first.check_data(n_images)
     configs = {
-        name: replace(
-            config, schedule_steps=saved_schedule_steps(flags.workdir / name)
-        ).with_schedule_steps(n_images)
+        name: with_schedule_steps(config, flags.workdir / name, n_images)
         for name, config in configs.items()
     }
     SweepFolder.check(flags.workdir, configs)

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from cgan_jax.checks import check_int, normalize_number
-from cgan_jax.config import ABOVE_ZERO, AverageConfig
+from cgan_jax.config import AverageConfig
+from cgan_jax.model_config import ABOVE_ZERO
 
 
 class Average(Protocol):

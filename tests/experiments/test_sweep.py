@@ -14,7 +14,7 @@ from cgan_jax.runs.tables import read_losses
 from cgan_jax.sampling.generator import load_generator
 from experiments.shared import sweep_training
 from experiments.shared.sweep_folder import SweepFolder
-from experiments.sweep import parse_sweep, programs, saved_schedule_steps
+from experiments.sweep import parse_sweep, programs, with_schedule_steps
 
 
 def test_members_are_all_combinations_named_by_what_varies():
@@ -58,10 +58,16 @@ def test_an_average_is_kept_by_all_members_or_none():
 
 def test_a_longer_sweep_keeps_the_length_of_its_schedules(tmp_path):
     _, members, _ = parse_sweep(["--seeds", "1", "--lr-end", "1e-5", "--epochs", "3"])
-    config = members["seed_0"].with_schedule_steps(640)
-    assert saved_schedule_steps(tmp_path / "seed_0") is None
-    RunFolder.start(tmp_path / "seed_0", config, ("a", "b"))
-    assert saved_schedule_steps(tmp_path / "seed_0") == config.schedule_steps == 30
+    config, folder = members["seed_0"], tmp_path / "seed_0"
+    begun = with_schedule_steps(config, folder, 640)
+    assert begun.schedule_steps == 30
+    RunFolder.start(folder, begun, ("a", "b"))
+    assert with_schedule_steps(replace(config, epochs=9), folder, 640).schedule_steps == 30
+
+
+def test_the_length_of_schedules_that_is_asked_for_is_kept(tmp_path):
+    _, members, _ = parse_sweep(["--seeds", "1", "--lr-end", "1e-5", "--schedule-steps", "12"])
+    assert with_schedule_steps(members["seed_0"], tmp_path / "none", 640).schedule_steps == 12
 
 
 def test_a_sweeps_folder_is_enough_to_resume(tmp_path):
