@@ -4,6 +4,7 @@ Shape suffixes: B batch, H height, W width, C input channels, F output channels.
 """
 
 from functools import partial
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -12,6 +13,7 @@ from jax import lax
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 NONE: Padding = ((0, 0), (0, 0))
+Resize = Literal["double", "halve"] | None
 
 
 def convolution(x_BxHxWxC: jax.Array, kernel_HxWxCxF: jax.Array, padding: Padding) -> jax.Array:
@@ -144,30 +146,79 @@ def _kernel_size(x: jax.Array, dy: jax.Array, padding: Padding) -> tuple[int, in
 
 
 class Conv(nn.Module):
-    """A convolution that keeps the image's size. Computes in the dtype of its input.
+    """A convolution that keeps, doubles or halves the image's size, in the dtype of its input.
 
     Args:
         features: number of output channels.
         size: height and width of the kernel.
         kernel_init: distribution of the kernel, a parameter `[size, size, C, features]`.
         use_bias: whether a bias, which starts at zero, is added.
+        resize: `double` for `nearest_upsample` before a 3x3 convolution, `halve` for
+            `mean_downsample` after it; each is computed as one convolution at the lower resolution.
     """
 
     features: int
     size: int = 3
     kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
     use_bias: bool = True
+    resize: Resize = None
 
     @nn.compact
     def __call__(self, x_BxHxWxC: jax.Array) -> jax.Array:
         shape = (self.size, self.size, x_BxHxWxC.shape[-1], self.features)
         kernel_HxWxCxF = self.param("kernel", self.kernel_init, shape).astype(x_BxHxWxC.dtype)
         sides = ((self.size - 1) // 2, self.size // 2)
-        y_BxHxWxF = convolution(x_BxHxWxC, kernel_HxWxCxF, (sides, sides))
+        if self.resize == "double":
+            y_BxHxWxF = _convolution_after_nearest(x_BxHxWxC, kernel_HxWxCxF)
+        elif self.resize == "halve":
+            y_BxHxWxF = _convolution_before_mean(x_BxHxWxC, kernel_HxWxCxF)
+        else:
+            y_BxHxWxF = convolution(x_BxHxWxC, kernel_HxWxCxF, (sides, sides))
         if not self.use_bias:
             return y_BxHxWxF
         bias_F = self.param("bias", nn.initializers.zeros, (self.features,))
         return y_BxHxWxF + bias_F.astype(y_BxHxWxF.dtype)
+
+
+def _convolution_before_mean(x_BxHxWxC: jax.Array, kernel_3x3xCxF: jax.Array) -> jax.Array:
+    """`mean_downsample` of a 3x3 convolution: 16 products per output and channel instead of 36.
+
+    Together they are a 4x4 convolution of stride 2, and so a 2x2 one of `space_to_depth`: as one
+    matrix product, whose four outputs per place are then added with their shifts.
+    """
+    channels, features = kernel_3x3xCxF.shape[2:]
+    kernel = (_convolved_with_square(kernel_3x3xCxF) / 4).reshape(2, 2, 2, 2, channels, features)
+    squares = space_to_depth(jnp.pad(x_BxHxWxC, ((0, 0), (1, 1), (1, 1), (0, 0))))
+    kernel = kernel.transpose(1, 3, 4, 0, 2, 5).reshape(4 * channels, 4 * features)
+    y = squares.reshape(-1, 4 * channels) @ kernel
+    y = y.reshape(*squares.shape[:3], 4, features)
+    rows, columns = (n // 2 for n in x_BxHxWxC.shape[1:3])
+    upper, lower = (y[:, i : i + rows, :, 2 * i : 2 * i + 2] for i in (0, 1))
+    both = upper + lower
+    return both[:, :, :columns, 0] + both[:, :, 1 : 1 + columns, 1]
+
+
+def _convolution_after_nearest(x_BxHxWxC: jax.Array, kernel_3x3xCxF: jax.Array) -> jax.Array:
+    """A 3x3 convolution of `nearest_upsample`: 4 products per output and channel instead of 9.
+
+    The transpose of a 4x4 convolution of stride 2: a 2x2 one to four times as many channels, whose
+    `depth_to_space` has a pixel too many on each side.
+    """
+    kernel_4x4xCxF = _convolved_with_square(kernel_3x3xCxF)
+    channels, features = kernel_3x3xCxF.shape[2:]
+    kernel = jnp.flip(kernel_4x4xCxF.reshape(2, 2, 2, 2, channels, features), (1, 3))
+    kernel = kernel.transpose(0, 2, 4, 1, 3, 5)
+    y = convolution(x_BxHxWxC, kernel.reshape(2, 2, channels, 4 * features), ((1, 1), (1, 1)))
+    return depth_to_space(y)[:, 1:-1, 1:-1]
+
+
+def _convolved_with_square(kernel_3x3xCxF: jax.Array) -> jax.Array:
+    """The sum of the kernel and its three copies one pixel further: `[4, 4, C, F]`."""
+    kernel = kernel_3x3xCxF
+    for axis in (0, 1):
+        before, after = ([(i, 1 - i) if a == axis else (0, 0) for a in range(4)] for i in (0, 1))
+        kernel = jnp.pad(kernel, before) + jnp.pad(kernel, after)
+    return kernel
 
 
 def space_to_depth(x_BxHxWxC: jax.Array) -> jax.Array:

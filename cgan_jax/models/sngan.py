@@ -6,6 +6,7 @@ batch, Z latent_dim, H height, W width, C channels, F features.
 """
 
 import math
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 
 from cgan_jax.config import SNGANConfig
 from cgan_jax.models.base import ConfiguredGenerator
-from cgan_jax.models.convolution import Conv, mean_downsample, nearest_upsample
+from cgan_jax.models.convolution import Conv, Resize, mean_downsample, nearest_upsample
 from cgan_jax.models.layers import (
     BatchNorm,
     ConditionalScore,
@@ -87,13 +88,11 @@ class GeneratorBlock(nn.Module):
             norm = BatchNorm(config.bn_epsilon, config.bn_momentum, n_classes, name=name)
             return nn.relu(norm(x, labels_B, train=train))
 
-        def conv(x: jax.Array, name: str, size: int, gain: float) -> jax.Array:
-            return Conv(width, size, _glorot(gain), use_bias=False, name=name)(x)
-
-        y = nearest_upsample(activate(x, "batch_norm_0"))
-        y = conv(y, "conv_0", 3, math.sqrt(2))
-        y = conv(activate(y, "batch_norm_1"), "conv_1", 3, math.sqrt(2))
-        return nearest_upsample(conv(x, "shortcut", 1, 1)) + y
+        conv = partial(Conv, width, kernel_init=_glorot(math.sqrt(2)), use_bias=False)
+        y = conv(resize="double", name="conv_0")(activate(x, "batch_norm_0"))
+        y = conv(name="conv_1")(activate(y, "batch_norm_1"))
+        shortcut = Conv(width, 1, _glorot(), use_bias=False, name="shortcut")
+        return nearest_upsample(shortcut(x)) + y
 
 
 class SNGANDiscriminator(nn.Module):
@@ -154,15 +153,15 @@ class DiscriminatorBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        def conv(x: jax.Array, name: str, size: int, gain: float) -> jax.Array:
-            layer = Conv(self.width, size, _glorot(gain), name=name)
-            return spectral(layer, x, train=train)
-
-        y = conv(x if self.first else nn.relu(x), "conv_0", 3, math.sqrt(2))
-        y = conv(nn.relu(y), "conv_1", 3, math.sqrt(2))
+        conv = partial(Conv, self.width, kernel_init=_glorot(math.sqrt(2)))
+        y = x if self.first else nn.relu(x)
+        y = nn.relu(spectral(conv(name="conv_0"), y, train=train))
+        resize: Resize = "halve" if self.down else None
+        y = spectral(conv(resize=resize, name="conv_1"), y, train=train)
         if not self.down:
             return x + y
-        return conv(mean_downsample(x), "shortcut", 1, 1) + mean_downsample(y)
+        shortcut = Conv(self.width, 1, _glorot(), name="shortcut")
+        return spectral(shortcut, mean_downsample(x), train=train) + y
 
 
 def _glorot(gain: float = 1) -> Initializer:

@@ -118,6 +118,9 @@ def test_layer_keeps_the_size_and_the_dtype():
         assert (y.shape, y.dtype) == ((2, 5, 4, 6), jnp.bfloat16)
         assert variables["params"]["kernel"].shape == (size, size, 3, 6)
         assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
+    for resize, shape in {"double": (2, 8, 8, 6), "halve": (2, 2, 2, 6)}.items():
+        y, _ = Conv(6, resize=resize).init_with_output(jax.random.key(0), x[:, :4])
+        assert (y.shape, y.dtype) == (shape, jnp.bfloat16)
     assert list(Conv(6, use_bias=False).init(jax.random.key(0), x)["params"]) == ["kernel"]
 
 
@@ -146,6 +149,33 @@ def test_nearest_and_mean_by_hand():
     assert up[0, :, :, 0].tolist() == rows
     np.testing.assert_array_equal(mean_downsample(up), x)
     assert mean_downsample(x).tolist() == [[[[2.75]]]]
+
+
+@pytest.mark.parametrize("size", [(4, 6), (2, 2)])
+@pytest.mark.parametrize("resize", ["double", "halve"])
+def test_resizing_convolution_is_both_in_turn(resize, size, float64):
+    """The layer's value, and its derivatives up to the second, with 3 and 5 channels."""
+    rng = np.random.default_rng(0)
+    x, layer = rng.normal(size=(3, *size, 3)), Conv(5)
+    params = jax.tree.map(
+        lambda leaf: rng.normal(size=leaf.shape), layer.init(jax.random.key(0), x)
+    )
+
+    def in_turn(params, x):
+        if resize == "double":
+            return layer.apply(params, nearest_upsample(x))
+        return mean_downsample(layer.apply(params, x))
+
+    def derivatives(function):
+        def penalty(params, x):
+            by_both = jax.grad(lambda *args: jnp.sin(function(*args)).sum(), (0, 1))(params, x)
+            return sum((leaf**2).sum() for leaf in jax.tree.leaves(by_both))
+
+        value = function(params, x)
+        return value, jax.value_and_grad(penalty, (0, 1))(params, x)
+
+    close = partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-10)
+    jax.tree.map(close, derivatives(Conv(5, resize=resize).apply), derivatives(in_turn))
 
 
 def dilated(x, factor=2):
