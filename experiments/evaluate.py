@@ -3,8 +3,10 @@
     python -m experiments.evaluate runs/fashion_cgan          # about 6 minutes on 2 cores
     python -m experiments.evaluate runs/fashion_cgan --fast   # a first look, in half a minute
 
-Writes evaluation.json and plots into evaluation/ of the run's folder, or into evaluation_fast/ and
-evaluation_best/, evaluation_raw/ with those flags. The measures are in cgan_jax.metrics.
+Measures the newest checkpoint and, where --eval-every kept one, the best: a table of best
+checkpoints alone would hide a collapse. Writes evaluation.json and plots into evaluation/ and
+evaluation_best/ of the run's folder; with --raw and --fast into evaluation_raw/, evaluation_fast/
+and the like. The measures are in cgan_jax.metrics.
 """
 
 import json
@@ -12,8 +14,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 import tyro
@@ -33,6 +36,7 @@ from experiments.shared.page import write_or_warn
 
 if TYPE_CHECKING:
     from cgan_jax.metrics.evaluation import Evaluation, ProgressFn
+    from cgan_jax.sampling.generator import TrainedGenerator
 
 MODULE = "experiments.evaluate"
 DATASET = PRESETS["report"].dataset
@@ -57,8 +61,8 @@ class Flags:
     """Train a classifier on fakes alone, which takes most of the time."""
     cas_on_real: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Train it on the real images too, instead of using their known figure."""
-    best: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Measure the best checkpoint, which --eval-every keeps, instead of the newest."""
+    best: bool = True
+    """Measure the best checkpoint too, where --eval-every kept one."""
     raw: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Measure the generator as it is trained, even where the run keeps an average of it."""
     inception_weights: Path | None = None
@@ -77,18 +81,26 @@ class Flags:
                 "expected a run whose cas is measured\nOmit one of them."
             )
 
-    def folder_name(self) -> str:
+    def folder(self, run_folder: RunFolder, best: bool) -> Path:
         """Each kind of evaluation has its own folder in the run's."""
-        return "evaluation" + "_best" * self.best + "_raw" * self.raw + "_fast" * self.fast
+        name = "evaluation" + "_best" * best + "_raw" * self.raw + "_fast" * self.fast
+        return run_folder.path / name
+
+
+class Candidate(NamedTuple):
+    """A checkpoint to measure: a run's newest or its best one."""
+
+    run: RunFolder
+    generator: "TrainedGenerator"
+    best: bool
 
 
 def main() -> None:
     flags = parse(Flags, MODULE)
     flags.check()
     runs = run_folders(flags.runs)
-    folders = [each.path / flags.folder_name() for each in runs]
-    folders += [flags.out] if len(runs) > 1 else []
-    for folder in folders:
+    folders = [flags.folder(each, best) for each in runs for best in (False, True)]
+    for folder in [*folders, flags.out] if len(runs) > 1 else folders:
         check_output(folder / "evaluation.json", overwrite=True)
 
     from cgan_jax.metrics.evaluation import FAST, FULL, Evaluator, count_images
@@ -97,20 +109,35 @@ def main() -> None:
     full = replace(FULL, cas=flags.cas, cas_on_real=flags.cas_on_real)
     protocol = FAST if flags.fast else full
     inception = load_inception(flags.inception_weights) if flags.inception_weights else None
-    generators = [Checkpoint(best=flags.best, raw=flags.raw).load(each) for each in runs]
+    candidates = [candidate for each in runs for candidate in checkpoints(each, flags)]
     training, test = (load(DATASET, split, flags.data_dir) for split in ("train", "test"))
-    n_images = count_images(protocol, len(runs), len(training), fid=inception is not None)
+    n_images = count_images(protocol, len(candidates), len(training), fid=inception is not None)
     evaluations = []
     with progress_bar(n_images) as on_progress:
         evaluator = Evaluator(
             training, test, protocol, inception=inception, on_progress=on_progress
         )
-        for run_folder, generator, folder in zip(runs, generators, folders, strict=False):
-            evaluations.append(evaluator.evaluate(generator))
-            publish(evaluations[-1], run_folder, folder, best=flags.best, raw=flags.raw)
-    if len(runs) > 1:
-        compare(evaluations, [each.path.name for each in runs], flags.out)
+        for candidate in candidates:
+            evaluations.append(evaluator.evaluate(candidate.generator))
+            folder = flags.folder(candidate.run, candidate.best)
+            publish(evaluations[-1], candidate, folder, raw=flags.raw)
+    summarize(candidates, evaluations, flags.out)
+    folders = [flags.folder(candidate.run, candidate.best) for candidate in candidates]
+    folders += [flags.out] if len(runs) > 1 else []
     print(f"Figures and plots are in {', '.join(map(str, folders))}.")
+
+
+def checkpoints(run_folder: RunFolder, flags: Flags) -> list[Candidate]:
+    """A run's newest checkpoint, and its best one if that is another."""
+    last = Checkpoint(raw=flags.raw).load(run_folder)
+    candidates = [Candidate(run_folder, last, best=False)]
+    if flags.best and run_folder.best.exists():
+        best = Checkpoint(best=True, raw=flags.raw).load(run_folder)
+        if best.step == last.step:
+            print(f"{run_folder.path}: the best checkpoint is the last one.")
+        else:
+            candidates.append(Candidate(run_folder, best, best=True))
+    return candidates
 
 
 def run_folders(paths: Sequence[Path]) -> list[RunFolder]:
@@ -155,15 +182,15 @@ def progress_bar(total: int) -> "Iterator[ProgressFn]":
         yield on_progress
 
 
-def publish(
-    evaluation: "Evaluation", run_folder: RunFolder, folder: Path, *, best: bool, raw: bool
-) -> None:
+def publish(evaluation: "Evaluation", candidate: Candidate, folder: Path, *, raw: bool) -> None:
     """Print an evaluation, and then write it and the run's page."""
-    steps = evaluation.stamp["step"]
-    tqdm.write(f"\n{run_folder.path}, {steps:,} steps\n{table(evaluation)}\n")
+    run_folder, which = candidate.run, "best" if candidate.best else "last"
+    what = f"{run_folder.path}, {which} checkpoint, {evaluation.stamp['step']:,} steps"
+    tqdm.write(f"\n{what}\n{table(evaluation)}\n")
     for line in evaluation.warnings:
         tqdm.write(f"WARNING: {line}", file=sys.stderr)
-    about = {"run": run_folder.path.name, "seed": run_folder.config.seed, "best": best, "raw": raw}
+    about = {"run": run_folder.path.name, "seed": run_folder.config.seed}
+    about |= {"best": candidate.best, "raw": raw}
     write(evaluation, run_folder.class_names, about, folder)
     write_or_warn(run_folder.path)
 
@@ -216,6 +243,24 @@ def write(
     with atomic_write(folder / "nearest.png") as temporary:
         grid(np.concatenate([fakes, nearest], axis=2), class_names).save(temporary)
     write_json({"about": about} | evaluation.to_dict(), folder / "evaluation.json")
+
+
+def summarize(
+    candidates: Sequence[Candidate], evaluations: "Sequence[Evaluation]", out: Path
+) -> None:
+    """Print the last and the best of each run side by side; compare the last ones of several."""
+    rows = list(zip(candidates, evaluations, strict=True))
+    row = "{:<17} {:<9} {:>10} {:>10}"
+    for (_, last), (candidate, best) in pairwise(rows):
+        if candidate.best:
+            print(f"\n{candidate.run.path}\n{row.format('measure', 'better', 'last', 'best')}")
+            print(row.format("steps", "", *(f"{each.stamp['step']:,}" for each in (last, best))))
+            for name, direction in ((name, MEASURES[name].better) for name in last.measures):
+                means = (each.measures[name]["mean"] for each in (last, best))
+                print(row.format(name, direction, *map(format_figure, means)))
+    last_ones = [(each.run.path.name, evaluation) for each, evaluation in rows if not each.best]
+    if len(last_ones) > 1:
+        compare([evaluation for _, evaluation in last_ones], [name for name, _ in last_ones], out)
 
 
 def compare(evaluations: "Sequence[Evaluation]", names: Sequence[str], folder: Path) -> None:

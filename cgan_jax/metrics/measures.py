@@ -1,7 +1,10 @@
 """The measures by name: what each one means, and which direction is better."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
+
+CLEARLY_WORSE = 0.25  # relative to the best; larger than what one evaluation differs from the next
+PATIENCE = 3  # evaluations in a row
 
 
 class Meaning(NamedTuple):
@@ -41,3 +44,32 @@ def describe(name: str) -> str:
     """A measure's meaning with the direction that is better; empty for an unknown name."""
     meaning = MEASURES.get(name)
     return f"{meaning.text}; {meaning.better} is better" if meaning else ""
+
+
+def find_declines(rows: Sequence[Mapping[str, float]]) -> list[str]:
+    """Find the measures that have fallen clearly below their best, as when a GAN collapses.
+
+    Those are worse than their best by a quarter in each of the last three evaluations.
+
+    Args:
+        rows: of a run's evaluations, in order: `epoch`, and measures by name. Only those whose
+            direction is known (`higher` or `lower`) are looked at.
+
+    Returns:
+        a sentence for each such measure.
+    """
+    lines = []
+    for name in rows[-1] if len(rows) > PATIENCE else ():
+        better = MEASURES[name].better if name in MEASURES else ""
+        if better not in ("higher", "lower"):
+            continue
+        sign = 1 if better == "higher" else -1  # the higher, the better
+        best = max(rows, key=lambda row: sign * row[name])
+        bound = best[name] * (1 - CLEARLY_WORSE) ** sign
+        recent = [row[name] for row in rows[-PATIENCE:]]
+        if all(sign * value < sign * bound for value in recent):
+            lines.append(
+                f"{name} has been clearly worse than its best for {PATIENCE} evaluations: "
+                f"{recent[-1]:.3g} now, {best[name]:.3g} after epoch {best['epoch']:.0f}"
+            )
+    return lines

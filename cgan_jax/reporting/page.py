@@ -20,7 +20,7 @@ from cgan_jax.checks import one_line
 from cgan_jax.config import TrainConfig, leaves
 from cgan_jax.errors import ConfigError, RunError
 from cgan_jax.files import atomic_write
-from cgan_jax.metrics.measures import describe
+from cgan_jax.metrics.measures import describe, find_declines
 from cgan_jax.model_config import kind_of
 from cgan_jax.pictures.grids import tiles
 from cgan_jax.presets import PRESETS
@@ -130,6 +130,7 @@ def _contents(run: RunFolder) -> dict[str, Any]:
             "measures": {
                 k: v for row in measures[-1:] for k, v in row.items() if k not in INDEX_COLUMNS
             },
+            "declines": find_declines(measures),
             "measures_plot": _picture(run.path / "measures.png"),
             "evaluations": [
                 _evaluation(file) for file in sorted(run.path.glob("evaluation*/evaluation.json"))

@@ -9,10 +9,13 @@ import time
 
 from tqdm import tqdm
 
+from cgan_jax.metrics.measures import find_declines
 from cgan_jax.runs.folder import RunFolder
-from cgan_jax.runs.tables import INDEX_COLUMNS, measures_at
+from cgan_jax.runs.tables import INDEX_COLUMNS, measures_at, read_measures
 from cgan_jax.training.callbacks import Callback, EpochEnd, SpanEnd
 from cgan_jax.training.gan import GANState
+
+AFTER_DECLINE = "The GAN may be collapsing; best/ keeps its best state."
 
 
 class Progress(Callback):
@@ -66,12 +69,16 @@ class Progress(Callback):
         d_loss, g_loss = epoch.losses.mean(axis=0).tolist()
         rate = len(epoch.losses) / self._epoch_seconds
         text = [f"D loss {d_loss:.4f}", f"G loss {g_loss:.4f}", f"{rate:.1f} steps/s"]
-        lines = [text + self._time_left(epoch.step)]
+        self._write(epoch.epoch, text + self._time_left(epoch.step))
         if self._run and (row := measures_at(self._run, epoch.step)):
-            lines.append([f"{k} {v:.4g}" for k, v in row.items() if k not in INDEX_COLUMNS])
-        for line in lines:
-            tqdm.write(f"Epoch {epoch.epoch}/{self._epochs}: {', '.join(line)}")
+            measures = [f"{k} {v:.4g}" for k, v in row.items() if k not in INDEX_COLUMNS]
+            self._write(epoch.epoch, measures)
+            for line in find_declines(read_measures(self._run.measures)):
+                tqdm.write(f"WARNING: {line}. {AFTER_DECLINE}", file=sys.stderr)
         self._epoch_seconds = 0.0
+
+    def _write(self, epoch: int, words: list[str]) -> None:
+        tqdm.write(f"Epoch {epoch}/{self._epochs}: {', '.join(words)}")
 
     def on_train_end(self, step: int, state: GANState) -> None:
         self._bar.close()

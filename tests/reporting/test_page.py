@@ -19,6 +19,7 @@ from cgan_jax.errors import RunError
 from cgan_jax.presets import PRESETS
 from cgan_jax.reporting.page import EXAMPLES, MOST_GRIDS, settings, spread, write_page
 from cgan_jax.runs.folder import RunFolder
+from cgan_jax.runs.tables import read_measures, write_measures
 from experiments.proofs.tiny import CONFIG, dataset
 from experiments.report import main
 from experiments.shared import training
@@ -77,6 +78,17 @@ def test_a_page_shows_what_the_folder_holds(run):
     held = {image["src"].partition("base64,")[2] for image in page.all("img")}
     for file in run.path.rglob("*.png"):
         assert base64.b64encode(file.read_bytes()).decode() in held, file
+
+
+def test_a_page_warns_of_a_decline(run):
+    def warned():
+        return "Warning: pixel_fd has been clearly worse" in Page(write_page(run.path)).text
+
+    assert not warned()
+    rows = read_measures(run.measures)
+    later = [row | {"pixel_fd": 3.0} for row in rows[-1:] * 3]
+    write_measures(run.measures, [*rows, *later])
+    assert warned()
 
 
 def test_text_of_a_run_cannot_become_markup(run):

@@ -7,7 +7,10 @@ import sys
 import numpy as np
 import pytest
 
+from cgan_jax.runs.folder import RunFolder
+from cgan_jax.runs.tables import write_measures
 from cgan_jax.training.callbacks import EpochEnd, SpanEnd
+from experiments.proofs.tiny import CONFIG
 from experiments.shared import progress
 from experiments.shared.progress import Progress, duration
 
@@ -50,6 +53,25 @@ def test_lines_and_time_left(clock, capsys):
         "[Epoch 0/3] [Batch 8/10] [D loss: 0.800000] [G loss: 0.200000]",
         "Epoch 1/3: D loss 0.4500, G loss 0.5500, 0.1 steps/s, 40 s left",
     ]
+
+
+def test_a_decline_is_a_warning(clock, capsys, tmp_path):
+    """After the fourth evaluation, the third that is clearly worse than the best."""
+    run = RunFolder.start(tmp_path / "run", CONFIG, ("a", "b"))
+    callback, losses = Progress(epochs=5, run=run), np.zeros((1, 2), np.float32)
+    callback.on_train_start(0, 5, 1)
+    rows, warnings = [], []
+    for epoch, coverage in enumerate((0.6, 0.3, 0.3, 0.2, 0.5), start=1):
+        rows.append({"epoch": epoch, "step": epoch, "coverage": coverage})
+        write_measures(run.measures, rows)
+        spans_end(callback, clock, (0, losses, 1.0, False))
+        callback.on_epoch_end(EpochEnd(epoch, epoch, None, losses))
+        out, err = capsys.readouterr()
+        assert f"Epoch {epoch}/5: coverage {coverage}" in out
+        warnings.append(err)
+    assert warnings == ["", "", "", warnings[3], ""]
+    assert warnings[3].startswith("WARNING: coverage has been clearly worse than its best for 3 ")
+    assert "0.2 now, 0.6 after epoch 1. The GAN may be collapsing" in warnings[3]
 
 
 def test_time_left_ignores_spans_that_compile(clock, capsys):
