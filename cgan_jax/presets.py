@@ -19,28 +19,29 @@ PRESETS: Mapping[str, TrainConfig] = {
     # TrainConfig. 200 epochs took the report 63 minutes on a laptop's GPU, and take 36 to 48
     # minutes here on two CPU cores. It covers 29% of the real distribution (docs/results.md).
     "report": TrainConfig(),
-    # The report's MLPs without BatchNorm and dropout, trained as R3GAN is (Huang et al. 2024). Nine
-    # minutes on two CPU cores (89 steps per second). Quality: not measured yet.
+    # The report's MLPs without BatchNorm and dropout, trained as R3GAN is (Huang et al. 2024), with
+    # a projection discriminator: 20 minutes on two CPU cores (40 steps per second). What was tried
+    # is in docs/recipes.md.
     "relativistic_mlp": TrainConfig(
         epochs=50,
         loss="relativistic",
-        model=MLPConfig(),
+        model=MLPConfig(latent_dim=32, discriminator_conditioning="projection"),
         optimizer=OptimizerConfig(lr=2e-4, b1=0.0, b2=0.999),
-        penalty=PenaltyConfig("r1_r2", gamma=0.3),
+        penalty=PenaltyConfig("r1_r2", gamma=0.3, every=4),
         average=AverageConfig(keep=True),
     ),
-    # R3GAN's config E (Huang et al. 2024), sized for small images and two CPU cores: an hour there
-    # (10.8 steps per second). Quality: not measured yet.
+    # R3GAN's config E (Huang et al. 2024), sized for small images and two CPU cores: one to two
+    # hours there (11 to 5 steps per second). What was tried is in docs/recipes.md.
     "residual": TrainConfig(
         epochs=40,
         loss="relativistic",
         model=ResidualConfig(generator_widths=(128, 48), discriminator_widths=(48, 128)),
-        optimizer=OptimizerConfig(lr=4e-4, b1=0.0, b2=0.99, lr_end=2e-5),
-        penalty=PenaltyConfig("r1_r2", gamma=0.1, gamma_end=0.01, every=4),
+        optimizer=OptimizerConfig(lr=4e-4, b1=0.0, b2=0.99),
+        penalty=PenaltyConfig("r1_r2", gamma=0.1, every=4),
         average=AverageConfig(keep=True),
     ),
     # The projection discriminator (Miyato and Koyama 2018) on SNGAN's networks, with hinge losses
-    # and the two learning rates of Zhang et al. 2019. An hour on two CPU cores (5.1 steps per
+    # and the two learning rates of Zhang et al. 2019. Under two hours on two CPU cores (3 steps per
     # second). Quality: not measured yet.
     "projection": TrainConfig(
         epochs=20,

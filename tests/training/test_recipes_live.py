@@ -24,7 +24,12 @@ SMALL = {
 
 
 def small(name, n_steps):
+    """A preset at a small size; `residual` with schedules, which it does not have."""
     config = PRESETS[name]
+    if name == "residual":
+        optimizer = replace(config.optimizer, lr_end=2e-5)
+        penalty = replace(config.penalty, gamma_end=0.01)
+        config = replace(config, optimizer=optimizer, penalty=penalty)
     config = replace(config, model=replace(config.model, **SIZES, **SMALL[name]), batch_size=4)
     return replace(config, schedule_steps=n_steps + 10)
 
