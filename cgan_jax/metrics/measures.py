@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-CLEARLY_WORSE = 0.25  # relative to the best; larger than what one evaluation differs from the next
+CLEARLY_WORSE = 0.25  # relative to the best
 PATIENCE = 3  # evaluations in a row
 
 

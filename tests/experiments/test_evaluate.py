@@ -152,11 +152,12 @@ def test_the_command_evaluates_a_run_and_its_copy(trained, tmp_path):
     assert "\ncas " not in done.stdout
     assert "Traceback" not in done.stderr
     assert str(out) in done.stdout
-    saved = json.loads((folder / "evaluation_fast" / "evaluation.json").read_text())
-    assert saved["stamp"]["protocol"]["name"] == "fast"
-    assert saved["stamp"]["reference_sha256"] == SHA256
-    assert np.sum(saved["confusion"]["fakes"]) == 2000
-    assert 0 <= saved["measures"]["gan_test"]["mean"] <= 1
+    for kind in ("evaluation_fast", "evaluation_best_fast")[: 1 + both]:
+        saved = json.loads((folder / kind / "evaluation.json").read_text())
+        assert saved["stamp"]["protocol"]["name"] == "fast"
+        assert saved["stamp"]["reference_sha256"] == SHA256
+        assert np.sum(saved["confusion"]["fakes"]) == 2000
+        assert 0 <= saved["measures"]["gan_test"]["mean"] <= 1
     saved = json.loads((out / "comparison.json").read_text())
     assert saved["runs"] == ["run", "again"]
     for name, (first, second) in saved["measures"].items():
