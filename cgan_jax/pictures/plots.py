@@ -152,3 +152,36 @@ def plot_measures(epochs: Sequence[int], values: Mapping[str, Sequence[float]], 
         axes.set(title=name, xlabel="epoch")
         axes.grid(alpha=0.3)
     figure.savefig(path)
+
+
+def plot_curves(
+    curves: Mapping[str, Sequence[Mapping[str, Sequence[float]]]],
+    x_label: str,
+    real: Mapping[str, float],
+    path: Path,
+) -> None:
+    """Draw measures against time, one panel each: one colour per recipe, one line per run.
+
+    Args:
+        curves: by the recipe's name, its runs: `x`, larger than 0, and the measures by name.
+        x_label: what `x` is; its scale is logarithmic.
+        real: a line in each panel, by the measure's name.
+        path: the PNG file to write.
+    """
+    figure = _figure(3.6 * len(real), 3.6)
+    panels = figure.subplots(1, len(real), squeeze=False)[0]
+    for axes, (measure, value) in zip(panels, real.items(), strict=True):
+        for i, (name, runs) in enumerate(curves.items()):
+            for j, run in enumerate(runs):
+                label = None if j else name
+                axes.plot(run["x"], run[measure], f"C{i}.-", linewidth=1.2, label=label)
+        axes.axhline(value, color="black", linestyle="--", linewidth=1, label="real images")
+        axes.set(title=measure, xlabel=x_label, xscale="log")
+        if axes.get_ylim()[1] > 2:  # a distance, which falls by orders of magnitude
+            axes.set_yscale("log")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter(lambda *_: "")
+        axes.grid(alpha=0.3)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
+    figure.savefig(path)

@@ -12,7 +12,7 @@ import contextlib
 import json
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from cgan_jax.checks import check_int_field
+from cgan_jax.config import TrainConfig
 from cgan_jax.errors import ConfigError
 from cgan_jax.files import atomic_write
 from cgan_jax.presets import PRESETS, preset
@@ -65,13 +66,12 @@ def main() -> None:
     for name in flags.presets:
         with contextlib.ExitStack() as stack:
             sides = {
-                f"cgan_jax, {name}": stack.enter_context(in_own_process(ours, name)),
-                PEER: stack.enter_context(in_own_process(twin, name)),
+                f"cgan_jax, {name}": stack.enter_context(in_own_process(ours, PRESETS[name])),
+                PEER: stack.enter_context(in_own_process(twin, PRESETS[name])),
             }
-            every = PRESETS[name].penalty.every  # whole periods of a penalty of some steps
-            slower = min(side(4 * every) for side in sides.values())
-            steps = every * max(2, round(flags.seconds * slower / every))
-            rates = in_turns(sides, flags.rounds, min(steps, 400))
+            every = PRESETS[name].penalty.every
+            steps = steps_per_turn(list(sides.values()), every, flags.seconds)
+            rates = in_turns(sides, flags.rounds, steps)
         print(table(rates, PEER))
         figures[name] = {"steps per turn": steps} | rates
     if flags.json:
@@ -82,14 +82,22 @@ def main() -> None:
         print(f"Written to {flags.json}.")
 
 
+Timer = Callable[[int], float]
+"""Trains for so many steps; returns steps per second."""
+
+
+def steps_per_turn(timers: Sequence[Timer], every: int, seconds: float) -> int:
+    """How many steps the slowest takes in some seconds: whole periods of its lazy penalty."""
+    slowest = min(timer(4 * every) for timer in timers)
+    return min(400, every * max(2, round(seconds * slowest / every)))
+
+
 @contextlib.contextmanager
-def in_own_process(
-    side: Callable[[str], Callable[[int], float]], name: str
-) -> Iterator[Callable[[int], float]]:
-    """What `side(name)` returns, called in a process that sleeps meanwhile."""
+def in_own_process(side: Callable[[TrainConfig], Timer], config: TrainConfig) -> Iterator[Timer]:
+    """The timer `side(config)`, in a process that sleeps between its turns."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(side, name, there))
+    process = context.Process(target=_serve, args=(side, config, there))
     process.start()
 
     def measure(steps: int) -> float:
@@ -104,13 +112,13 @@ def in_own_process(
         process.join()
 
 
-def _serve(side: Callable[[str], Callable[[int], float]], name: str, pipe: Any) -> None:
-    measure = side(name)
+def _serve(side: Callable[[TrainConfig], Timer], config: TrainConfig, pipe: Any) -> None:
+    measure = side(config)
     while (steps := pipe.recv()) is not None:
         pipe.send(measure(steps))
 
 
-def ours(name: str) -> Callable[[int], float]:
+def ours(config: TrainConfig) -> Timer:
     """Times our loop over a span of steps."""
     from cgan_jax.data import load
     from cgan_jax.training.gan import GAN
@@ -118,7 +126,7 @@ def ours(name: str) -> Callable[[int], float]:
     from cgan_jax.training.steps import run_keys
 
     dataset = load()
-    config = PRESETS[name].for_data(dataset)
+    config = config.for_data(dataset)
     spans = Spans(GAN.from_config(config), dataset, config.batch_size, run_keys(0))
 
     def measure(steps: int) -> float:
@@ -130,7 +138,7 @@ def ours(name: str) -> Callable[[int], float]:
     return measure
 
 
-def twin(name: str) -> Callable[[int], float]:
+def twin(config: TrainConfig) -> Timer:
     """Times the twin's loop, its batches from memory, its losses read once."""
     import torch
 
@@ -138,7 +146,7 @@ def twin(name: str) -> Callable[[int], float]:
     from experiments.proofs.torch_recipe import Recipe
 
     dataset = load()
-    config = PRESETS[name].for_data(dataset)
+    config = config.for_data(dataset)
     recipe, n = Recipe(config), config.batch_size
     images = torch.from_numpy(dataset.images.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1)
     labels = torch.from_numpy(dataset.labels.astype(np.int64))

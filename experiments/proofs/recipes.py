@@ -1,0 +1,247 @@
+"""What each recipe gives, and in how many minutes: train them, evaluate them, make one table.
+
+    python -m experiments.proofs.recipes                                      # hours; it resumes
+    python -m experiments.proofs.recipes --recipes relativistic_mlp residual_short   # an hour
+    python -m experiments.proofs.recipes --recipes residual --seeds 1 2       # more seeds
+
+The runs are those of `experiments.fashion_cgan`, each with `--eval-every` for its curve, and their
+last checkpoints are measured as by `experiments.evaluate`. Table and pictures show everything that
+the folder holds so far. Minutes are steps divided by the pace, which is measured in turns before
+training begins, so that other work beside a long run does not count.
+"""
+
+import contextlib
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple, get_args
+
+import tyro
+
+from cgan_jax.checks import check_int_field
+from cgan_jax.config import TrainConfig
+from cgan_jax.data import Dataset, load
+from cgan_jax.errors import ConfigError, RunError
+from cgan_jax.presets import PRESETS
+from cgan_jax.runs.folder import RunFolder
+from cgan_jax.training.spans import steps_per_epoch
+from experiments import evaluate, fashion_cgan
+from experiments.proofs import recipes_table as results
+from experiments.proofs.benchmark_recipes import in_own_process, ours, steps_per_turn
+from experiments.shared.choice import NEWEST
+from experiments.shared.command_line import parse, run
+from experiments.shared.output import check_output
+from experiments.shared.progress import duration
+from experiments.shared.training_flags import Job, parse_job
+
+MODULE = "experiments.proofs.recipes"
+SECONDS = 8.0  # about how long a turn lasts when the pace is measured
+DATASET = PRESETS["report"].dataset
+CURVE_POINTS = 20  # evaluations in the course of a run
+
+Name = Literal[
+    "report", "report_average", "relativistic_mlp", "residual_short", "residual", "projection"
+]
+
+
+class Recipe(NamedTuple):
+    """A run of `experiments.fashion_cgan`.
+
+    Attributes:
+        epochs: of training.
+        words: its other flags.
+        folder: its own name, or that of a longer recipe, which resumes this one's run. That is the
+            same as training the longer one at once, since neither has schedules.
+    """
+
+    epochs: int
+    words: tuple[str, ...]
+    folder: str
+
+
+def of_preset(name: Name) -> Recipe:
+    return Recipe(PRESETS[name].epochs, ("--preset", name), name)
+
+
+RECIPES: Mapping[Name, Recipe] = {
+    "report": of_preset("report"),
+    "report_average": Recipe(PRESETS["report"].epochs, ("--average",), "report_average"),
+    "relativistic_mlp": of_preset("relativistic_mlp"),
+    "residual_short": Recipe(10, ("--preset", "residual"), "residual"),
+    "residual": of_preset("residual"),
+    "projection": of_preset("projection"),
+}
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Train recipes, evaluate them, and make one table, one plot and one picture.
+
+    Run it again to resume, or to add recipes and seeds.
+
+    Examples:
+      python -m experiments.proofs.recipes
+      python -m experiments.proofs.recipes --recipes relativistic_mlp residual_short
+      python -m experiments.proofs.recipes --recipes residual --seeds 0 1 2
+    """
+
+    recipes: tuple[Name, ...] = get_args(Name)
+    """Which recipes. residual_short is the beginning of residual."""
+    seeds: tuple[int, ...] = (0,)
+    """Of training: one run of each recipe for each of them."""
+    workdir: Path = Path("runs/recipes")
+    """Where the run folders, the figures, the table and the pictures are."""
+    rounds: int = 5
+    """How many turns each recipe gets when its pace is measured."""
+    fast: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """A rehearsal, in workdir/fast: one epoch of each, and a first look at few images."""
+
+    def check(self) -> None:
+        """Raises ConfigError for a number out of range, and for no recipe, or the same twice."""
+        check_int_field(self, "rounds", 1, 1000)
+        for name in ("recipes", "seeds"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise ConfigError(
+                    f"{name} is {' '.join(map(str, values)) or 'empty'}\n"
+                    "expected at least one, and each of them once\nOmit it for the default."
+                )
+
+    @property
+    def folder(self) -> Path:
+        """A rehearsal has its own, since its figures do not compare with others."""
+        return self.workdir / "fast" if self.fast else self.workdir
+
+    def stages(self) -> "list[Stage]":
+        """The chosen recipes with each seed; a shorter run before the one that extends it."""
+        stages = []
+        for name in sorted(self.recipes, key=list(RECIPES).index):
+            recipe = RECIPES[name]
+            epochs = 1 if self.fast else recipe.epochs
+            longest = max(each.epochs for each in RECIPES.values() if each.folder == recipe.folder)
+            every = 1 if self.fast else longest // CURVE_POINTS
+            for seed in self.seeds:
+                path = self.folder / f"{recipe.folder}_seed_{seed}"
+                words = [*recipe.words, "--seed", seed, "--epochs", epochs, "--workdir", path]
+                words += ["--eval-every", every]
+                stages.append(Stage(name, seed, path, tuple(map(str, words))))
+        return stages
+
+
+class Stage(NamedTuple):
+    """A recipe's run with one seed.
+
+    Attributes:
+        name: the recipe's.
+        seed: of training.
+        path: the run's folder.
+        words: the flags of `experiments.fashion_cgan` that train it, or resume it.
+    """
+
+    name: Name
+    seed: int
+    path: Path
+    words: tuple[str, ...]
+
+    @property
+    def figures(self) -> Path:
+        """The file with what was measured of it."""
+        return self.path.parent / f"{self.name}_seed_{self.seed}.json"
+
+    def job(self) -> Job[fashion_cgan.Flags]:
+        """What trains it.
+
+        Raises:
+            RunError: the folder holds another run, or this one has gone on to a longer recipe.
+        """
+        job = parse_job(fashion_cgan.Flags, fashion_cgan.MODULE, self.words)
+        saved = RunFolder.check(self.path, job.config)
+        if saved and saved.config.epochs > job.config.epochs:
+            raise RunError(
+                f"{self.path} holds a run of {saved.config.epochs} epochs\n"
+                f"expected one of at most {job.config.epochs}, to measure {self.name}\n"
+                f"Move it away, or name the other recipes with --recipes."
+            )
+        return job
+
+
+def main() -> None:
+    flags = parse(Flags, MODULE)
+    flags.check()
+    check_output(flags.folder / results.TABLE, overwrite=True)
+    jobs = [(stage, stage.job()) for stage in flags.stages() if not stage.figures.exists()]
+    rows = results.read_figures(flags.folder, list(RECIPES))
+    configs = {row.family: RunFolder.open(row.run).config for row in rows}
+    configs |= {RECIPES[stage.name].folder: job.config for stage, job in jobs}
+    pace = results.read_pace(flags.folder)
+    if jobs or not configs.keys() <= pace.keys():
+        pace = measure_pace(configs, flags.rounds)
+        results.write_pace(pace, flags.folder)
+    dataset = load(DATASET)
+    if jobs:
+        print(plan(jobs, len(dataset), pace), flush=True)
+        train_and_evaluate(jobs, dataset, flags)
+    results.publish(results.read_figures(flags.folder, list(RECIPES)), dataset, pace)
+
+
+def measure_pace(configs: Mapping[str, TrainConfig], rounds: int) -> dict[str, float]:
+    """Median steps per second of each, in turns, each in a process of its own."""
+    print(f"Measuring the pace of {', '.join(configs)}.", flush=True)
+    rates: dict[str, list[float]] = {name: [] for name in configs}
+    with contextlib.ExitStack() as stack:
+        sides = {
+            name: stack.enter_context(in_own_process(ours, config))
+            for name, config in configs.items()
+        }
+        steps = {
+            name: steps_per_turn([side], configs[name].penalty.every, SECONDS)
+            for name, side in sides.items()
+        }
+        for _ in range(rounds):
+            for name, side in sides.items():
+                rates[name].append(side(steps[name]))
+    return {name: statistics.median(values) for name, values in rates.items()}
+
+
+def plan(
+    jobs: Sequence[tuple[Stage, Job[fashion_cgan.Flags]]], n_images: int, pace: Mapping[str, float]
+) -> str:
+    """What is left to train, and how long it takes."""
+    lines, total = [], 0.0
+    done: dict[Path, int] = {}
+    for stage, job in jobs:
+        last = job.config.epochs * steps_per_epoch(n_images, job.config.batch_size)
+        first = done.get(stage.path, RunFolder(stage.path, job.config, ()).steps_saved())
+        done[stage.path] = last
+        seconds = (last - first) / pace[RECIPES[stage.name].folder]
+        lines.append(
+            f"{stage.name}, seed {stage.seed}: {last - first:,} steps, {duration(seconds)}"
+        )
+        total += seconds
+    lines.append(f"{duration(total)} of training in all, and some minutes for each evaluation.")
+    return "\n".join(lines)
+
+
+def train_and_evaluate(
+    jobs: Sequence[tuple[Stage, Job[fashion_cgan.Flags]]], dataset: Dataset, flags: Flags
+) -> None:
+    """Train each run to its end and write its figures; a signal stops and saves, as in a run."""
+    from cgan_jax.metrics.evaluation import FAST, FULL, Evaluator, count_images
+
+    protocol = FAST if flags.fast else FULL
+    test = load(DATASET, "test")
+    for stage, job in jobs:
+        job.train(job.config.with_schedule_steps(len(dataset)), dataset, stage.path)
+        with evaluate.progress_bar(count_images(protocol, 1, len(dataset))) as on_progress:
+            evaluator = Evaluator(dataset, test, protocol, on_progress=on_progress)
+            run_folder = RunFolder.open(stage.path)
+            last = evaluate.Candidate(run_folder, NEWEST.load(run_folder), best=False)
+            evaluation = evaluator.evaluate(last.generator)
+            evaluate.publish(evaluation, last, stage.path / "evaluation", raw=False)
+        about = {"recipe": stage.name, "seed": stage.seed, "run": stage.path.name}
+        evaluate.write_json(about | {"command": job.command} | evaluation.to_dict(), stage.figures)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,170 @@
+"""The recipes' command: what it trains and when, its table, and once the whole of it."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cgan_jax.errors import ConfigError, RunError
+from cgan_jax.presets import PRESETS
+from cgan_jax.runs.folder import RunFolder
+from cgan_jax.runs.tables import write_measures
+from experiments.proofs import recipes_table
+from experiments.proofs.recipes import RECIPES, Flags, plan
+from tests.helpers import command
+
+CLASS_NAMES = tuple("ABCDEFGHIJ")
+PACE = {"report": 100.0, "residual": 5.0}
+
+
+def write_figures(folder, recipe, seed, run, steps, fcd):
+    measures = {name: {"mean": 0.5, "real": 0.9} for name in recipes_table.COLUMNS}
+    measures["fcd"] = {"mean": fcd, "real": 0.014}
+    saved = {"recipe": recipe, "seed": seed, "run": run, "stamp": {"step": steps}}
+    (folder / f"{recipe}_seed_{seed}.json").write_text(json.dumps(saved | {"measures": measures}))
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """Three runs: the report's, and two seeds of residual, one of which was measured twice."""
+    write_figures(tmp_path, "residual", 0, "residual_seed_0", 36_000, 1.0)
+    write_figures(tmp_path, "residual", 1, "residual_seed_1", 36_000, 2.0)
+    write_figures(tmp_path, "residual_short", 0, "residual_seed_0", 9_000, 3.0)
+    write_figures(tmp_path, "report", 0, "report_seed_0", 1_200, 4.0)
+    return recipes_table.read_figures(tmp_path, list(RECIPES))
+
+
+def test_recipes_of_one_folder_are_stages_of_one_run():
+    """They differ in epochs alone, and nothing in them depends on these."""
+    for name, recipe in RECIPES.items():
+        whole = RECIPES[recipe.folder]
+        assert recipe.words == whole.words
+        assert recipe.epochs <= whole.epochs
+        if name != recipe.folder:
+            assert not PRESETS[recipe.folder].has_schedules
+
+
+def test_stages_are_commands_with_some_twenty_evaluations():
+    stages = Flags(seeds=(3, 4)).stages()
+    names = [name for name in RECIPES for _ in range(2)]
+    assert [stage.name for stage in stages] == names  # the short run before the one it begins
+    for stage in stages:
+        job, recipe = stage.job(), RECIPES[stage.name]
+        expected = PRESETS.get(recipe.folder, PRESETS["report"])
+        average = replace(expected.average, keep=True)
+        expected = replace(expected, epochs=recipe.epochs, seed=stage.seed)
+        if stage.name == "report_average":
+            expected = replace(expected, average=average)
+        assert job.config == expected
+        assert stage.path == Flags.workdir / f"{recipe.folder}_seed_{stage.seed}"
+        assert 18 <= RECIPES[recipe.folder].epochs // job.output.eval_every <= 25
+        assert recipe.epochs % job.output.eval_every == 0
+
+
+def test_a_rehearsal_has_its_own_folder():
+    for stage in Flags(fast=True).stages():
+        assert stage.path.parent == Flags.workdir / "fast"
+        assert stage.job().config.epochs == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"recipes": ()}, "recipes is empty"),
+        ({"seeds": (1, 1)}, "seeds is 1 1"),
+        ({"rounds": 0}, "rounds must be"),
+    ],
+)
+def test_bad_flags_are_refused(flags, message):
+    with pytest.raises(ConfigError, match=message):
+        Flags(**flags).check()
+
+
+def test_a_run_that_went_on_is_not_measured_as_the_shorter_one(tmp_path):
+    longer, shorter = Flags(recipes=("residual", "residual_short"), workdir=tmp_path).stages()[::-1]
+    RunFolder.start(longer.path, longer.job().config, CLASS_NAMES)
+    longer.job()
+    with pytest.raises(RunError, match="of 40 epochs\nexpected one of at most 10"):
+        shorter.job()
+
+
+def test_plan_counts_the_steps_left(tmp_path):
+    stages = Flags(recipes=("report", "residual_short", "residual"), workdir=tmp_path).stages()
+    jobs = [(stage, stage.job()) for stage in stages]
+    (stages[0].path / "checkpoints" / "180000").mkdir(parents=True)
+    assert plan(jobs, 60_000, PACE).splitlines() == [
+        "report, seed 0: 7,600 steps, 1 min 16 s",
+        "residual_short, seed 0: 9,380 steps, 31 min 16 s",
+        "residual, seed 0: 28,140 steps, 1 h 33 min",
+        "2 h 06 min of training in all, and some minutes for each evaluation.",
+    ]
+
+
+def test_table_has_mean_and_spread_over_the_seeds(rows):
+    lines = recipes_table.table(rows, PACE).splitlines()
+    assert len({line.count("|") for line in lines}) == 1
+    assert lines[2].startswith("| `report` | 0 | 0.2 | 0.500 | 0.500 | 4.00 |")
+    assert lines[3].startswith("| `residual_short` | 0 | 30 | 0.500 | 0.500 | 3.00 |")
+    assert lines[4].startswith("| `residual` | 0 1 | 120 | 0.500 ± 0 | 0.500 ± 0 | 1.50 ± 0.71 |")
+    assert lines[5].startswith("| real images | | | 0.900 | 0.900 | 0.0140 |")
+
+
+def test_each_run_has_one_curve(rows):
+    points = {"gan_test": 0.5, "fcd": 2.0, "coverage": 0.25}
+    for run in {row.run for row in rows}:
+        run.mkdir()
+        measured = [{"epoch": i, "step": 600.0 * i} | points for i in (1, 2)]
+        write_measures(run / "measures.csv", measured)
+    curves = recipes_table.curves(rows, PACE)
+    assert list(curves) == ["report", "residual"]
+    assert curves["report"] == [
+        {"x": [0.1, 0.2], "gan_test": [0.5, 0.5], "fcd": [2.0, 2.0], "coverage": [0.25, 0.25]}
+    ]
+    assert [run["x"] for run in curves["residual"]] == [[2.0, 4.0], [2.0, 4.0]]
+
+
+@pytest.mark.parametrize("content", ["{", "{}", '{"measures": 3}', "[]"])
+def test_a_damaged_file_is_named(tmp_path, content):
+    (tmp_path / "report_seed_0.json").write_text(content)
+    with pytest.raises(RunError, match=r"report_seed_0\.json cannot be read"):
+        recipes_table.read_figures(tmp_path, list(RECIPES))
+    (tmp_path / recipes_table.PACE).write_text(content)
+    with pytest.raises(RunError, match=r"pace\.json cannot be read"):
+        recipes_table.read_pace(tmp_path)
+
+
+def pixels(path):
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("L"))
+
+
+@pytest.mark.slow
+def test_a_rehearsal_makes_all_of_it_and_adds_to_it(tmp_path, fashion_mnist):
+    flags = ("--fast", "--rounds", 1, "--workdir", tmp_path)
+    done = command("proofs.recipes", *flags, "--recipes", "report")
+    assert done.returncode == 0, done.stderr
+    assert "report, seed 0: 938 steps" in done.stdout
+    folder = tmp_path / "fast"
+    table = (folder / recipes_table.TABLE).read_text(encoding="utf-8")
+    assert table in done.stdout
+    assert [line.split(" |")[0] for line in table.splitlines()[2:]] == [
+        "| `report`",
+        "| real images",
+    ]
+    alone = pixels(folder / recipes_table.SAMPLES)
+
+    done = command("proofs.recipes", *flags, "--recipes", "report", "relativistic_mlp")
+    assert done.returncode == 0, done.stderr
+    assert "report, seed 0" not in done.stdout  # it is measured
+    table = (folder / recipes_table.TABLE).read_text(encoding="utf-8")
+    assert [line.split(" |")[0] for line in table.splitlines()[2:4]] == [
+        "| `report`",
+        "| `relativistic_mlp`",
+    ]
+    both = pixels(folder / recipes_table.SAMPLES)
+    assert both.shape[0] > alone.shape[0]
+    block = slice(0, alone.shape[0] - 20)  # real images and the report's are the same
+    assert (both[block] == alone[block]).all()
+    assert pixels(folder / recipes_table.PLOT).std() > 15
