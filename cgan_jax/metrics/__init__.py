@@ -8,10 +8,13 @@ from cgan_jax.metrics.classification import ConfusionMatrix, confusion_matrix
 from cgan_jax.metrics.diversity import nearest_neighbours, within_class_diversity
 from cgan_jax.metrics.frechet import frechet_distance, intra_frechet_distances
 from cgan_jax.metrics.kernel import kernel_distance
+from cgan_jax.metrics.likelihood import FeatureLikelihood, FeatureLikelihoodDivergence
 from cgan_jax.metrics.manifold import Manifold, manifold_measures
 
 __all__ = [
     "ConfusionMatrix",
+    "FeatureLikelihood",
+    "FeatureLikelihoodDivergence",
     "Manifold",
     "confusion_matrix",
     "frechet_distance",

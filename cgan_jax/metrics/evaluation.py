@@ -19,6 +19,7 @@ from cgan_jax.metrics.diversity import Neighbours, nearest_neighbours, within_cl
 from cgan_jax.metrics.frechet import frechet_distance, intra_frechet_distances
 from cgan_jax.metrics.inception import Features
 from cgan_jax.metrics.kernel import kernel_distance
+from cgan_jax.metrics.likelihood import FeatureLikelihood, FeatureLikelihoodDivergence
 from cgan_jax.metrics.manifold import manifold_measures
 from cgan_jax.metrics.measures import MEASURES
 from cgan_jax.metrics.reference import SHA256, load_reference
@@ -48,6 +49,7 @@ class EvalProtocol:
         kernel_subsets: of the kernel distance.
         kernel_size: images per subset.
         n_nearest: images whose nearest training image is looked for.
+        likelihood: whether to measure `fld` and `fld_gap`, of the first seed.
         cas: whether to train a classifier on 60,000 fakes of the first seed.
         cas_on_real: whether to train it on the real images too, instead of using the known figure.
     """
@@ -60,13 +62,26 @@ class EvalProtocol:
     kernel_subsets: int = 100
     kernel_size: int = 1_000
     n_nearest: int = 2_000
+    likelihood: bool = True
     cas: bool = True
     cas_on_real: bool = False
+
+    @property
+    def whole_split(self) -> bool:
+        """Whether the features of all training images are needed."""
+        return bool(self.n_large or self.likelihood)
 
 
 FULL = EvalProtocol()
 FAST = EvalProtocol(
-    "fast", seeds=(0,), n_images=2_000, n_large=0, kernel_size=500, n_nearest=500, cas=False
+    "fast",
+    seeds=(0,),
+    n_images=2_000,
+    n_large=0,
+    kernel_size=500,
+    n_nearest=500,
+    likelihood=False,
+    cas=False,
 )
 
 
@@ -135,7 +150,7 @@ def count_images(
     inception = protocol.n_images * fid
     fakes = protocol.n_images * len(protocol.seeds)
     fakes += max(0, protocol.n_large - protocol.n_images)
-    real = (n_training if protocol.n_large else protocol.n_images) + protocol.n_images
+    real = (n_training if protocol.whole_split else protocol.n_images) + protocol.n_images
     real += trained * protocol.cas_on_real + 2 * inception
     return real + n_generators * (fakes + trained + inception)
 
@@ -176,10 +191,10 @@ class Evaluator:
         rows = balanced(test.labels, protocol.n_images, self._n_classes)
         self.real_test = self._classify(test.images[rows], test.labels[rows], "test images")
         chosen = balanced(training.labels, protocol.n_images, self._n_classes)
-        rows = np.arange(len(training)) if protocol.n_large else chosen
+        rows = np.arange(len(training)) if protocol.whole_split else chosen
         stand_in = self._classify(training.images[rows], training.labels[rows], "training images")
         self._training_features = stand_in.features
-        if protocol.n_large:
+        if protocol.whole_split:
             stand_in = ClassifiedImages(*(array[chosen] for array in stand_in))
 
         self._start("measures of real images")
@@ -188,6 +203,16 @@ class Evaluator:
         nearest = nearest_neighbours(self.real_test.images[spread], training.images)
         self.real_measures = self._collect_measures(self.real_test, nearest, stand_in)
         extras = self.real_measures.overall
+        if protocol.likelihood:
+            self._start("likelihood of real images")
+            features, n_centres = (
+                self._training_features,
+                min(protocol.n_images, len(training) // 2),
+            )
+            self._likelihood = FeatureLikelihoodDivergence(
+                features, self.real_test.features, n_centres=n_centres
+            )
+            extras |= _likelihood_measures(self._likelihood.real)
         if protocol.cas_on_real:
             extras["cas"] = self._cas(training.images, training.labels, "real images")
         elif protocol.cas:
@@ -296,6 +321,9 @@ class Evaluator:
             more = self._classify(images[rest], labels[rest], f"seed {seed}: more classes")
             features = np.concatenate([fakes.features, more.features])
             extras["fcd_50k"] = frechet_distance(self._training_features, features)
+        if protocol.likelihood:
+            self._start(f"seed {seed}: likelihood")
+            extras |= _likelihood_measures(self._likelihood(fakes.features))
         if protocol.cas:
             extras["cas"] = self._cas(images[: cas.N_IMAGES], labels[: cas.N_IMAGES], "fakes")
         if self._inception:
@@ -311,6 +339,10 @@ class Evaluator:
     def _fid(self, inception: Features, images: np.ndarray, name: str) -> float:
         features = inception(images, self._start(f"Inception: {name}"))
         return frechet_distance(self._test_inception, features)
+
+
+def _likelihood_measures(likelihood: FeatureLikelihood) -> dict[str, float]:
+    return {"fld": likelihood.divergence, "fld_gap": likelihood.gap}
 
 
 def _summary(values: list[float], real: float | None) -> dict[str, Any]:

@@ -32,6 +32,8 @@ MEASURES: Mapping[str, Meaning] = {
     "density": Meaning("real neighbourhoods around a fake", "higher"),
     "coverage": Meaning("share of real neighbourhoods with a fake", "higher"),
     "cas": Meaning("test accuracy of a classifier trained on fakes", "higher"),
+    "fld": Meaning("feature likelihood divergence, which sees copies too", "lower"),
+    "fld_gap": Meaning("far below real: copies of training images", "near real"),
     "nearest_training": Meaning("grey levels to the nearest training image", "near real"),
     "diversity": Meaning("grey levels between two images of a class", "near real"),
     "fid": Meaning("Frechet distance in Inception's features", "lower"),

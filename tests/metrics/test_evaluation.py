@@ -92,7 +92,7 @@ def test_each_measure_has_one_value_per_seed_and_a_real_figure(of_real):
     assert list(of_real.measures) == [n for n in MEASURES if n not in ("cas", "fid", "pixel_fd")]
     for name, figures in of_real.measures.items():
         values = figures["values"]
-        assert len(values) == (1 if name == "fcd_50k" else 2)
+        assert len(values) == (1 if name in ("fcd_50k", "fld", "fld_gap") else 2)
         assert figures["mean"] == pytest.approx(np.mean(values))
         if len(values) > 1:
             assert figures["sd"] == pytest.approx(np.std(values, ddof=1))
