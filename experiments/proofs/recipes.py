@@ -25,7 +25,6 @@ from cgan_jax.data import Dataset, load
 from cgan_jax.errors import ConfigError, RunError
 from cgan_jax.presets import PRESETS
 from cgan_jax.runs.folder import RunFolder
-from cgan_jax.training.spans import steps_per_epoch
 from experiments import evaluate, fashion_cgan
 from experiments.proofs import recipes_table as results
 from experiments.proofs.benchmark_recipes import in_own_process, ours, steps_per_turn
@@ -208,6 +207,8 @@ def plan(
     jobs: Sequence[tuple[Stage, Job[fashion_cgan.Flags]]], n_images: int, pace: Mapping[str, float]
 ) -> str:
     """What is left to train, and how long it takes."""
+    from cgan_jax.training.spans import steps_per_epoch
+
     lines, total = [], 0.0
     done: dict[Path, int] = {}
     for stage, job in jobs:

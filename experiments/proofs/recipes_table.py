@@ -17,7 +17,6 @@ from cgan_jax.pictures.fonts import drawable
 from cgan_jax.pictures.grids import MARGIN, grid, labelled_examples
 from cgan_jax.pictures.plots import plot_curves
 from cgan_jax.runs.tables import format_figure, read_measures
-from cgan_jax.sampling.generator import load_generator
 
 TABLE, PACE, PLOT, SAMPLES = "recipes.md", "pace.json", "quality.png", "samples.png"
 COLUMNS = ("gan_test", "gan_test_worst", "fcd", "precision", "recall", "coverage", "cas")
@@ -117,7 +116,9 @@ def table(rows: Sequence[Figures], pace: Mapping[str, float]) -> str:
         minutes = runs[0].steps / pace[runs[0].family] / 60
         cells = [_mean_and_sd([run.means.get(name) for run in runs]) for name in COLUMNS]
         seeds = " ".join(str(run.seed) for run in runs)
-        lines.append(f"| `{recipe}` | {seeds} | {minutes:.{minutes < 10:d}f} | {' | '.join(cells)} |")
+        lines.append(
+            f"| `{recipe}` | {seeds} | {minutes:.{minutes < 10:d}f} | {' | '.join(cells)} |"
+        )
     real = [format_figure(rows[0].real.get(name)) for name in COLUMNS]
     lines.append(f"| real images | | | {' | '.join(real)} |")
     return "\n".join(lines)
@@ -150,6 +151,8 @@ def samples(rows: Sequence[Figures], dataset: Dataset) -> Image.Image:
 
     Of the first seed; the first latent points of seed 0, none of them selected.
     """
+    from cgan_jax.sampling.generator import load_generator  # imports JAX
+
     names, shape = dataset.class_names, dataset.images.shape[1:]
     real = labelled_examples(dataset.images, dataset.labels, len(names), ROWS)
     blocks = {"real images": grid(real, names)}

@@ -721,6 +721,7 @@ COMMANDS = [
     ("export", "{at} --format torch --out g.pt --best --step 3", "step", "--best", "Omit", {}),
     ("export", "{at} --format pickle --out {at}/g.pt", "pickle", "onnx", HELP, {}),
     ("export", f"{{at}} --format {'x' * 5000}", "invalid choice 'xxx", "", HELP, {}),
+    ("proofs.recipes", "--seeds 1 1", "seeds is 1 1", "each of them once", "default", {}),
     ("proofs.benchmark", "--rounds 0", "rounds", "in 1..1000", "default, 5", {}),
     ("proofs.parity", "--float64-steps 939", "float64_steps", "in 1..938", "default, 200", {}),
     ("demo", "{at}", "is not a run folder", "config.json", "Name a run's folder", {}),
