@@ -3,8 +3,11 @@
 What the data decide (their name, size, channels and classes) has no flag. Imports no JAX.
 """
 
+import contextlib
 import dataclasses
 import itertools
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, make_dataclass
 from typing import Annotated, Any, get_origin, get_type_hints
 
@@ -12,10 +15,11 @@ import docstring_parser
 import tyro
 
 from cgan_jax.config import TrainConfig
+from cgan_jax.errors import ConfigError
 
 FROM_DATA = ("dataset", "n_classes", "img_size", "channels")
 # In --help, below the commonest flags:
-GROUPS = ("optimizer", "penalty", "average", "model", "disc_optimizer")
+GROUPS = ("optimizer", "penalty", "average", "model", "disc_optimizer")  # the last needs the first
 Field = tuple[str, Any, Any]  # as `dataclasses.make_dataclass` takes it
 
 
@@ -113,18 +117,45 @@ def with_settings(
             parts[setting.part][setting.name] = value
     if img_size is not None:
         parts["model"]["img_size"] = img_size
-    changed: dict[str, Any] = {
-        part: dataclasses.replace(getattr(config, part), **parts[part])
-        for part in GROUPS
-        if part != "disc_optimizer"
-    }
+    changed: dict[str, Any] = {}
+    for part in GROUPS[:-1]:
+        with _flags_in_errors(part, values):
+            changed[part] = dataclasses.replace(getattr(config, part), **parts[part])
     old, disc = config.optimizer, config.disc_optimizer or config.optimizer
     own = {name: getattr(disc, name) for name in vars(old) if vars(disc)[name] != vars(old)[name]}
     for name, value in parts["disc_optimizer"].items():
         own.pop(name, None)  # None: as the generator's
         own |= {} if value is None else {name: value}
-    changed["disc_optimizer"] = dataclasses.replace(changed["optimizer"], **own) if own else None
-    return dataclasses.replace(config, **parts[""], **changed)
+    with _flags_in_errors("disc_optimizer", values):
+        changed["disc_optimizer"] = (
+            dataclasses.replace(changed["optimizer"], **own) if own else None
+        )
+    with _flags_in_errors("", values):
+        return dataclasses.replace(config, **parts[""], **changed)
+
+
+@contextlib.contextmanager
+def _flags_in_errors(part: str, settings: Iterable[Setting]) -> Iterator[None]:
+    """Errors of a part name a setting and its class's default; on a command line, say its flag.
+
+    The default there is the preset's or the run's.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        name, _, text = str(error).partition(" ")
+        for setting in settings:
+            if (setting.part, setting.name) == (part, name):
+                text = re.sub(r"(?<=the default), [-+.e\d(), ]*(?=\.$)", _default(setting), text)
+                raise ConfigError(f"--{setting.flag.replace('_', '-')} {text}") from error
+        raise
+
+
+def _default(setting: Setting) -> str:
+    """A setting's value as its flag takes it, after a comma; nothing for None."""
+    value = setting.value
+    words = value if isinstance(value, tuple) else () if value is None else (value,)
+    return ", " * bool(words) + " ".join(map(str, words))
 
 
 def _settings_of(config: Any, part: str) -> list[Setting]:
