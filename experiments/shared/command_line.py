@@ -100,7 +100,7 @@ def fail(message: str, code: int = 2) -> NoReturn:
     plain = re.sub(r"\x1b\[[0-9;]*m?", "", message)
     print(f"error: {plain}", file=sys.stderr)
     try:
-        _flush()
+        sys.stdout.flush()
     except OSError:  # which Python would report after this
         _discard_output()
     raise SystemExit(code)
@@ -108,6 +108,10 @@ def fail(message: str, code: int = 2) -> NoReturn:
 
 def run(main: Callable[[], Any]) -> NoReturn:
     """Run a command: the library's notices and errors become lines on the screen."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed, as by >&-
+            nothing = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, used until the end
+            setattr(sys, name, nothing)
     sys.unraisablehook = _unraisable
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax raises what it logs as an error
     notices = logging.getLogger("cgan_jax")
@@ -120,7 +124,7 @@ def run(main: Callable[[], Any]) -> NoReturn:
             main()
         except SystemExit as end:  # after --help or a stop
             code = end.code
-        _flush()
+        sys.stdout.flush()
     except DivergenceError as error:
         fail(str(error), code=1)
     except CGANError as error:
@@ -135,11 +139,6 @@ def run(main: Callable[[], Any]) -> NoReturn:
             fail(problem)
         raise
     raise SystemExit(code)
-
-
-def _flush() -> None:
-    if sys.stdout:  # None where it was closed
-        sys.stdout.flush()
 
 
 def _discard_output() -> None:

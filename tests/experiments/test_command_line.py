@@ -383,6 +383,16 @@ def test_output_to_a_full_device(body, error, unbuffered):
     assert len(done.stderr.splitlines()) <= 3, done.stderr
 
 
+@pytest.mark.parametrize(("flags", "code"), [("--help", 0), ("--epochs 0", 2)])
+def test_closed_output_is_no_error(flags, code):
+    line = f"{shlex.join(COMMAND)} {flags} 2>&1 >&-"
+    done = subprocess.run(["sh", "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == code
+    assert "Traceback" not in done.stdout
+    line = f"{shlex.join(COMMAND)} {flags} >&- 2>&-"
+    assert subprocess.run(["sh", "-c", line], cwd=ROOT, timeout=60).returncode == code
+
+
 def test_other_errors_keep_their_traceback():
     done = run_script("raise OSError(5, 'a mistake')", capture_output=True)
     assert done.returncode == 1
