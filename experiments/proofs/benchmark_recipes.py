@@ -108,14 +108,16 @@ def in_own_process(side: Callable[[TrainConfig], Timer], config: TrainConfig) ->
     try:
         yield measure
     finally:
-        here.send(None)
+        with contextlib.suppress(OSError):  # it has ended already, by Ctrl-C
+            here.send(None)
         process.join()
 
 
 def _serve(side: Callable[[TrainConfig], Timer], config: TrainConfig, pipe: Any) -> None:
-    measure = side(config)
-    while (steps := pipe.recv()) is not None:
-        pipe.send(measure(steps))
+    with contextlib.suppress(KeyboardInterrupt):  # the command that started it says so
+        measure = side(config)
+        while (steps := pipe.recv()) is not None:
+            pipe.send(measure(steps))
 
 
 def ours(config: TrainConfig) -> Timer:
