@@ -1,7 +1,7 @@
 """The documents are true: examples run, links and paths exist, commands parse, figures agree.
 
-Most sections of docs/tutorial.md train for some epochs, here on 256 images. All but two of them are
-slow tests. Weights & Biases comes with the extra `dev`.
+Most sections of docs/tutorial.md train for some epochs, here on 256 images. All but three of them
+are slow tests. Weights & Biases comes with the extra `dev`.
 """
 
 import importlib
@@ -73,11 +73,9 @@ def small_data(fashion_mnist, tmp_path, monkeypatch):
 
 
 def test_readme_examples_run(report_run):
-    assert len(blocks(read("README.md"), "python")) == 2
+    assert len(blocks(read("README.md"), "python")) == 1
     names = run_examples("README.md")
     assert (names["images"].shape, names["images"].dtype) == ((3, 28, 28, 1), np.uint8)
-    assert int(names["state"].step) == 100
-    assert float(names["losses"].d_loss) < 0.2
 
 
 def check_resumed_run(names):
@@ -232,7 +230,7 @@ SECTIONS = {
     "An experiment tracker": check_tracker,
     "Your own loop": check_loop,
 }
-FAST = ["Train, stop, resume, sample", "Images of a trained run"]
+FAST = ["Train, stop, resume, sample", "Images of a trained run", "Your own loop"]
 
 
 @pytest.mark.parametrize(
@@ -387,13 +385,15 @@ def normalised(name):
 
 
 def test_readme_results_are_those_of_the_results_page():
-    """Every figure of README's table is in docs/results.md; faults are its table's sums."""
+    """Every figure of README's tables is in docs/results.md; faults are its table's sums."""
     results = read("docs/results.md")
     rows = section_of("README.md", "Results").splitlines()
     rows = [row for row in rows if row.startswith("| ")][2:]
     assert 5 <= len(rows) <= 10
     *rows, faults = rows
-    for row in rows:
+    recipes = re.findall(r"^\| (?:`|real images \| \|).*", read("README.md"), flags=re.MULTILINE)
+    assert len(recipes) > 2
+    for row in [*rows, *recipes]:
         for figure in re.findall(r"\d[\d.,e±-]*\d", row.replace(" ± ", "±")):
             assert figure in results.replace(" ± ", "±"), figure
     counts = re.findall(r"^\| [^|]+ \| (\d+) \| (\d+) \| (\d+) \|", results, flags=re.MULTILINE)
