@@ -1,6 +1,6 @@
 """Measure how good a trained generator's images are, beside real images.
 
-    python -m experiments.evaluate runs/fashion_cgan          # about 6 minutes on 2 cores
+    python -m experiments.evaluate runs/fashion_cgan          # some minutes on 2 cores
     python -m experiments.evaluate runs/fashion_cgan --fast   # a first look, in half a minute
 
 Measures the newest checkpoint and, where --eval-every kept one, the best: a table of best
