@@ -9,7 +9,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +35,16 @@ BATCHES, WIDTHS = (64, 256, 1024, 4096), (1, 2, 4)
 Stopwatch = Callable[[int], float]  # from a number of steps to steps per second
 
 
-def spans(config: TrainConfig = REPORT) -> Stopwatch:
+def spans(config: TrainConfig = REPORT, data_dir: Path | None = None) -> Stopwatch:
     """Times our loop over a span of steps: nothing is read back until its end."""
-    return _times_spans(Spans(GAN.from_config(config), load(), config.batch_size, run_keys(0)), 1)
+    dataset = load(data_dir=data_dir)
+    return _times_spans(Spans(GAN.from_config(config), dataset, config.batch_size, run_keys(0)), 1)
 
 
-def seeds_at_once(n_seeds: int) -> Stopwatch:
+def seeds_at_once(n_seeds: int, data_dir: Path | None = None) -> Stopwatch:
     """Times several runs in one program: the steps of all of them."""
     configs = [replace(REPORT, seed=seed) for seed in range(n_seeds)]
-    return _times_spans(member_spans(configs, load()), n_seeds)
+    return _times_spans(member_spans(configs, load(data_dir=data_dir)), n_seeds)
 
 
 def _times_spans(runs: Spans, n_runs: int) -> Stopwatch:
@@ -80,20 +80,31 @@ def torch_contestants(*, compiled: bool) -> dict[str, Stopwatch]:
     """The report's loop in PyTorch: as it is, its data item by item, and at PyTorch's best."""
     import torch
 
-    from experiments.proofs.torch_cgan import measure_steps_per_second
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    names = torch_variants(device, compiled=compiled)
+    return {name: torch_stopwatch(variant, device) for name, variant in names.items()}
 
-    dataset, device = load(), "cuda" if torch.cuda.is_available() else "cpu"
+
+def torch_variants(device: str, *, compiled: bool) -> dict[str, str]:
+    """The variants of the loop in torch_cgan.py that take part, by their names in the table."""
     variants = {
         PEER: "eager",
         "PyTorch, eager, DataLoader": "dataloader",
         "PyTorch, fused Adam, in memory": "fused",
-    } | ({"PyTorch, fused Adam, compiled": "fused+compile"} if compiled else {})
-    return {
-        name: partial(
-            measure_steps_per_second, variant, dataset.images, dataset.labels, device=device
-        )
-        for name, variant in variants.items()
     }
+    if compiled:
+        variants["PyTorch, fused Adam, compiled"] = "fused+compile"
+    if device == "cuda":
+        variants["PyTorch, fused Adam, CUDA graphs"] = "graphs"
+    return variants
+
+
+def torch_stopwatch(variant: str, device: str, data_dir: Path | None = None) -> Stopwatch:
+    """Times the report's loop in PyTorch."""
+    from experiments.proofs.torch_cgan import stopwatch
+
+    dataset = load(data_dir=data_dir)
+    return stopwatch(variant, dataset.images, dataset.labels, device)
 
 
 def products(config: TrainConfig = REPORT) -> Stopwatch:
@@ -192,14 +203,18 @@ def startup() -> dict[str, float]:
 
 def sampling() -> dict[str, float]:
     """Images per second, in one call for 10,000."""
-    gan = GAN.from_config()
-    gen = jax.jit(gan.init)(run_keys(0).init).gen
-    names = tuple(map(str, range(10)))
-    trained = TrainedGenerator(gan.generator, gen.variables, names, 0)
+    trained = fresh_generator()
     labels = np.arange(10_000, dtype=np.int32) % 10
     trained.generate(labels, seed=0)
     seconds = _seconds(lambda: trained.generate(labels, seed=1))
     return {"sampling, images per second": len(labels) / seconds}
+
+
+def fresh_generator() -> TrainedGenerator:
+    """The report's generator before any step, which is as fast as a trained one."""
+    gan = GAN.from_config()
+    gen = jax.jit(gan.init)(run_keys(0).init).gen
+    return TrainedGenerator(gan.generator, gen.variables, tuple(map(str, range(10))), 0)
 
 
 def data() -> dict[str, float]:

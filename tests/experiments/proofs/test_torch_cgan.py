@@ -6,7 +6,7 @@ Its agreement with cgan_jax is tested in test_parity_live.py.
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from typing import Any, NamedTuple
 
@@ -292,8 +292,33 @@ def test_stopwatch_counts_steps_per_second(
 
 def test_stopwatch_names_its_variants() -> None:
     images, labels = np.zeros((1, 28, 28), np.uint8), np.zeros(1, np.int32)
-    with pytest.raises(ValueError, match="'turbo': choose one of eager"):
-        torch_cgan.measure_steps_per_second("turbo", images, labels)
+    with pytest.raises(ValueError, match="'turbo' on cpu: choose one of eager"):
+        torch_cgan.stopwatch("turbo", images, labels)
+    with pytest.raises(ValueError, match="'graphs' on cpu"):
+        torch_cgan.stopwatch("graphs", images, labels)
+    assert torch_cgan.variants("cuda:0") == (*torch_cgan.variants("cpu"), "graphs")
+
+
+def test_graphed_steps_are_the_eager_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph is only on CUDA: here its recording is replaced by doing the work each time."""
+    recorded = []
+
+    def capture(work: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        recorded.append(work)
+        return work
+
+    monkeypatch.setattr(torch_cgan, "capture", capture)
+    x, y = torch.rand(44, *SHAPE), torch.randint(CLASSES, (44,))
+    losses, weights = [], []
+    for kind in (CGAN, torch_cgan.GraphedCGAN):
+        torch.manual_seed(0)
+        gan = kind(*small_networks())
+        losses.append(gan.train_epoch(torch_cgan.memory_batches(x, y, batch_size=8)))
+        weights.append(torch.cat([p.flatten() for p in (*gan.G.parameters(), *gan.D.parameters())]))
+    assert len(recorded) == 1
+    assert len(losses[0]) == 6  # the last batch has another size
+    np.testing.assert_allclose(losses[1], losses[0], atol=1e-6)
+    torch.testing.assert_close(weights[1], weights[0], atol=1e-4, rtol=0)
 
 
 def test_missing_torch_is_one_clear_error() -> None:
