@@ -10,12 +10,10 @@ torch_recipe.py.
 
 import contextlib
 import json
-import multiprocessing
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -25,6 +23,7 @@ from cgan_jax.errors import ConfigError
 from cgan_jax.files import atomic_write
 from cgan_jax.presets import PRESETS, preset
 from experiments.proofs.benchmark import in_turns, table
+from experiments.proofs.processes import Timer, in_own_process
 from experiments.shared.command_line import parse, run
 
 MODULE = "experiments.proofs.benchmark_recipes"
@@ -82,42 +81,10 @@ def main() -> None:
         print(f"Written to {flags.json}.")
 
 
-Timer = Callable[[int], float]
-"""Trains for so many steps; returns steps per second."""
-
-
 def steps_per_turn(timers: Sequence[Timer], every: int, seconds: float) -> int:
     """How many steps the slowest takes in some seconds: whole periods of its lazy penalty."""
     slowest = min(timer(4 * every) for timer in timers)
     return min(400, every * max(2, round(seconds * slowest / every)))
-
-
-@contextlib.contextmanager
-def in_own_process(side: Callable[[TrainConfig], Timer], config: TrainConfig) -> Iterator[Timer]:
-    """The timer `side(config)`, in a process that sleeps between its turns."""
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(side, config, there))
-    process.start()
-
-    def measure(steps: int) -> float:
-        here.send(steps)
-        rate: float = here.recv()
-        return rate
-
-    try:
-        yield measure
-    finally:
-        with contextlib.suppress(OSError):  # it has ended already, by Ctrl-C
-            here.send(None)
-        process.join()
-
-
-def _serve(side: Callable[[TrainConfig], Timer], config: TrainConfig, pipe: Any) -> None:
-    with contextlib.suppress(KeyboardInterrupt):  # the command that started it says so
-        measure = side(config)
-        while (steps := pipe.recv()) is not None:
-            pipe.send(measure(steps))
 
 
 def ours(config: TrainConfig) -> Timer:

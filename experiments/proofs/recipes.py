@@ -27,7 +27,8 @@ from cgan_jax.presets import PRESETS
 from cgan_jax.runs.folder import RunFolder
 from experiments import evaluate, fashion_cgan
 from experiments.proofs import recipes_table as results
-from experiments.proofs.benchmark_recipes import in_own_process, ours, steps_per_turn
+from experiments.proofs.benchmark_recipes import ours, steps_per_turn
+from experiments.proofs.processes import in_own_process
 from experiments.shared.choice import NEWEST
 from experiments.shared.command_line import parse, run
 from experiments.shared.output import check_output
