@@ -14,6 +14,7 @@ from cgan_jax import Checkpoints, RunFolder, load_generator
 from cgan_jax.config import from_dict, leaves, to_dict
 from cgan_jax.data import Dataset
 from cgan_jax.errors import ConfigError
+from cgan_jax.model_config import MODEL_KINDS
 from cgan_jax.presets import PRESETS
 from cgan_jax.sampling.generator import TrainedGenerator
 from cgan_jax.training.gan import GAN
@@ -22,13 +23,6 @@ from cgan_jax.training.sweep import Member, train_members
 from experiments.proofs import tiny
 from tests.helpers import ROOT, StopAfter
 
-SMALL = {
-    "report": {"generator_widths": (4, 4), "discriminator_widths": (4, 4)},
-    "relativistic_mlp": {"generator_widths": (4, 4), "discriminator_widths": (4, 4)},
-    "residual": {"generator_widths": (8, 4), "discriminator_widths": (4, 8), "features": 4},
-    "projection": {"generator_width": 4, "discriminator_width": 4, "stages": 1},
-    "residual_wide": {"generator_widths": (8, 4), "discriminator_widths": (4, 8), "features": 4},
-}
 # The report has tests of its own; of the others, the fast tests take two.
 each_recipe = pytest.mark.parametrize(
     "name",
@@ -47,8 +41,7 @@ def recipe(name):
         optimizer = replace(config.optimizer, lr_end=2e-5)
         penalty = replace(config.penalty, gamma_end=0.01)
         config = replace(config, optimizer=optimizer, penalty=penalty)
-    model = replace(config.model, latent_dim=3, label_dim=2, **SMALL[name])
-    return replace(config, epochs=2, batch_size=4, model=model).for_data(tiny.dataset())
+    return tiny.shrink(replace(config, epochs=2))
 
 
 def trained(config, folder=None, stop_after=10**9, **options):
@@ -87,8 +80,8 @@ def assert_trees_equal(one, other):
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-def test_every_preset_is_here():
-    assert SMALL.keys() == PRESETS.keys()
+def test_every_kind_of_model_has_a_tiny_size():
+    assert tiny.SIZES.keys() == set(MODEL_KINDS.values())
 
 
 @pytest.mark.parametrize("name", PRESETS)
