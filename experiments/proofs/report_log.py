@@ -134,10 +134,13 @@ def summary_of_last(losses: Array) -> dict[str, Any]:
     return figures
 
 
-def offsets_of_first(figures: dict[str, Any]) -> Array:
-    """How far the report's first losses are from the seeds' mean, in standard deviations."""
+def offsets_of_first(figures: dict[str, Any], losses: Array | None = None) -> Array:
+    """How far first losses `[25, 2]`, by default the report's, are from the seeds' mean.
+
+    In standard deviations.
+    """
     mean, sd = (np.transpose([figures["first"][n][key] for n in LOSSES]) for key in ("mean", "sd"))
-    return (report_losses()[0] - mean) / sd
+    return ((report_losses()[0] if losses is None else losses) - mean) / sd
 
 
 def offsets_of_last(figures: dict[str, Any]) -> Array:

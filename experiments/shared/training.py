@@ -219,7 +219,7 @@ def describe(config: TrainConfig, dataset: Dataset, workdir: Path, *, resume: bo
     if resume and (workdir / "config.json").exists():
         left -= min(total, RunFolder.open(workdir).steps_done())
         steps = f"{left:,} of the {steps}"
-    timer = _Timer()
+    timer = PaceTimer()
     train(gan, config, dataset, callbacks=[timer], should_stop=timer.is_done)
     print(f"{'generator':<28} {_size(shapes.gen.params):,} parameters")
     print(f"{'discriminator':<28} {_size(shapes.disc.params):,} parameters")
@@ -232,24 +232,28 @@ def describe(config: TrainConfig, dataset: Dataset, workdir: Path, *, resume: bo
     )
 
 
-class _Timer(Callback):
-    """Times a few seconds of training, without the spans that compile and the first one after."""
+class PaceTimer(Callback):
+    """Times a few seconds of training, without the spans that compile and the first one after.
+
+    Attributes:
+        spans: all spans so far.
+    """
 
     def __init__(self, seconds: float = 3.0) -> None:
         self._wanted = seconds
-        self._spans: list[SpanEnd] = []
+        self.spans: list[SpanEnd] = []
 
     def on_span_end(self, span: SpanEnd) -> None:
-        self._spans.append(span)
+        self.spans.append(span)
 
     def is_done(self) -> bool:
         return sum(span.seconds for span in self._warm()) > self._wanted
 
     def _warm(self) -> list[SpanEnd]:
-        return [span for span in self._spans if not span.compiled][1:]
+        return [span for span in self.spans if not span.compiled][1:]
 
     def steps_per_second(self) -> float:
-        spans = self._warm() or self._spans
+        spans = self._warm() or self.spans
         return sum(len(span.losses) for span in spans) / sum(span.seconds for span in spans)
 
 

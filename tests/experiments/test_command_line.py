@@ -222,8 +222,8 @@ def test_dry_run_describes_the_run_and_writes_nothing(tmp_path):
 def test_dry_run_counts_the_steps_left_and_no_compilation(
     tiny_dataset, tmp_path, capsys, monkeypatch
 ):
-    timer = training._Timer
-    monkeypatch.setattr(training, "_Timer", lambda: timer(seconds=0.2))
+    timer = training.PaceTimer
+    monkeypatch.setattr(training, "PaceTimer", lambda: timer(seconds=0.2))
     config = replace(tiny.CONFIG, epochs=1000)
     run = RunFolder.start(tmp_path, config, tiny_dataset.class_names)
     run.losses.write_text("epoch,batch,d_loss,g_loss\n" + 600 * "0,0,1,1\n")
