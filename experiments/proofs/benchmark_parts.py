@@ -101,8 +101,12 @@ def torch_variants(device: str, *, compiled: bool) -> dict[str, str]:
 
 def torch_stopwatch(variant: str, device: str, data_dir: Path | None = None) -> Stopwatch:
     """Times the report's loop in PyTorch."""
+    import torch
+
     from experiments.proofs.torch_cgan import stopwatch
 
+    if device == "cuda":  # products as JAX computes them there by default
+        torch.set_float32_matmul_precision("high")
     dataset = load(data_dir=data_dir)
     return stopwatch(variant, dataset.images, dataset.labels, device)
 

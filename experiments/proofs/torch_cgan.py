@@ -135,8 +135,8 @@ def _drop(layer: nn.Dropout, masks: deque[Tensor], x: Tensor) -> Tensor:
 class CGAN:
     """Both networks with the report's two Adams (eps 1e-8), and its update step.
 
-    `fused` does each update in one kernel, `capturable` lets a CUDA graph hold it. The latent points and uniform labels of `train_epoch`
-    are drawn from torch's default generator.
+    `fused` does each update in one kernel, and a CUDA graph can hold one that is `capturable`. The
+    latent points and uniform labels of `train_epoch` are drawn from torch's default generator.
     """
 
     def __init__(
