@@ -67,3 +67,10 @@ def test_report_losses_are_the_printed_ones():
     assert first[0].tolist() == [0.480817, 0.972361]
     assert first[24].tolist() == [0.033376, 0.624410]
     assert last.tolist()[-1] == [0.224027, 0.287491]
+
+
+def test_a_runs_own_first_losses_have_offsets_too(figures):
+    losses = np.stack([figures["first"][loss]["examples"][0] for loss in LOSSES], axis=-1)
+    offsets = offsets_of_first(figures, losses)
+    assert np.abs(offsets).max() <= 4
+    assert (offsets != offsets_of_first(figures)).all()
