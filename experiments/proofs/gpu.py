@@ -2,7 +2,7 @@
 
     python -m experiments.proofs.gpu                           # needs a GPU and the extra `torch`
     python -m experiments.proofs.gpu --parts main speed        # other parts in the file stay
-    python -m experiments.proofs.gpu --tiny --json tiny.json   # a rehearsal in a minute, CPU or GPU
+    python -m experiments.proofs.gpu --tiny --json tiny.json   # a rehearsal, on a CPU or a GPU
 
 Sized for less than eight minutes on an H100. Each part runs in a process of its own, for a limited
 time, and its figures are written at once: a part that fails takes none of the others with it. What

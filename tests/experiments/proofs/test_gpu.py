@@ -326,7 +326,8 @@ def test_the_wide_preset_is_measured_in_two_precisions():
 def test_a_rehearsal_runs_every_part(tmp_path, fashion_mnist):
     pytest.importorskip("torch")
     file = tmp_path / "gpu.json"
-    done = command("proofs.gpu", "--tiny", "--json", file, "--workdir", tmp_path / "runs")
+    words = ("--tiny", "--json", file, "--workdir", tmp_path / "runs")
+    done = command("proofs.gpu", *words, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
     saved = json.loads(file.read_text())["parts"]
     assert list(saved) == ["main", "speed", "sweep", "presets", "exactness", "samples"]
