@@ -133,10 +133,11 @@ def run_parts(flags: Flags, results: dict[str, Any], machine: Mapping[str, Any])
 def attempt(
     work: Callable[..., Outcome], *args: Any, timeout: float
 ) -> tuple[Outcome, str | None, float]:
-    """What some work has measured in a process of its own, why it failed, and its seconds."""
+    """What some work has measured in a process of its own, what failed, and its seconds."""
     began, outcome, problem = time.perf_counter(), Outcome(()), None
     try:
         outcome = isolated(work, *args, timeout=timeout)
+        problem = "; ".join(f"{what}: {why}" for what, why in outcome.failed.items()) or None
     except RunError as error:
         problem = str(error)
     return outcome, problem, time.perf_counter() - began

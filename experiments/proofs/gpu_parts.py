@@ -67,9 +67,7 @@ def speed(job: Job) -> Outcome:
     failed: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
         timers = {
-            OURS: stack.enter_context(
-                in_own_process(benchmark_parts.spans, REPORT, job.data_dir),
-            )
+            OURS: stack.enter_context(in_own_process(benchmark_parts.spans, REPORT, job.data_dir))
         } | {
             name: stack.enter_context(
                 in_own_process(benchmark_parts.torch_stopwatch, variant, device, job.data_dir)
@@ -88,7 +86,7 @@ def speed(job: Job) -> Outcome:
     rows += [Row(f"{name}: failed", None, "steps/s") for name in failed]
     ratio = median_ratio(rates[OURS], rates[PEER]) if {OURS, PEER} <= rates.keys() else None
     rows.append(Row("cgan_jax beside eager PyTorch", ratio, "times", at_least=15))
-    return Outcome(rows, {"steps per second": rates, "failed": failed})
+    return Outcome(rows, {"steps per second": rates}, failed)
 
 
 def median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
@@ -121,9 +119,8 @@ class Pace(NamedTuple):
 def presets(job: Job) -> Outcome:
     """Each preset's speed and memory, in its own process; and what bfloat16 does to the losses."""
     rows, failed, curves = list[Row](), dict[str, str](), dict[str, np.ndarray]()
-    deadline = (
-        time.perf_counter() + 0.95 * job.timeout
-    )  # so that what was measured until then stays
+    # Earlier than that of the whole part, so that what was measured until then stays.
+    deadline = time.perf_counter() + 0.95 * job.timeout
     for name, config in job.size.presets.items():
         try:
             left = max(0.0, deadline - time.perf_counter())
@@ -143,7 +140,7 @@ def presets(job: Job) -> Outcome:
         for name, losses in curves.items():
             for loss, mean in zip("DG", losses[-(n // 4) :].mean(axis=0).tolist(), strict=True):
                 rows.append(Row(f"{name}, {loss} loss of the last quarter of {n} steps", mean))
-    return Outcome(rows, {"failed": failed, "curves": str(job.curves) if curves else None})
+    return Outcome(rows, {"curves": str(job.curves) if curves else None}, failed)
 
 
 def pace_of(config: TrainConfig, job: Job) -> Pace:

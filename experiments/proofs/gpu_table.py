@@ -50,10 +50,17 @@ class Row(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a part has measured: lines of the table, and further figures for the file."""
+    """What a part has measured.
+
+    Attributes:
+        rows: lines of the table.
+        details: further figures for the file.
+        failed: what could not be measured, and why.
+    """
 
     rows: Sequence[Row]
     details: Mapping[str, Any] = {}
+    failed: Mapping[str, str] = {}
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""

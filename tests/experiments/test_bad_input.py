@@ -726,7 +726,7 @@ COMMANDS = [
     ("export", f"{{at}} --format {'x' * 5000}", "invalid choice 'xxx", "", HELP, {}),
     ("proofs.recipes", "--seeds 1 1", "seeds is 1 1", "each of them once", "default", {}),
     ("proofs.benchmark", "--rounds 0", "rounds", "in 1..1000", "default, 5", {}),
-    ("proofs.gpu", "--parts speed speed", "parts is speed speed", "each of them once", "Omit it", {}),
+    ("proofs.gpu", "--parts main main", "parts is main main", "each of them once", "Omit it", {}),
     ("proofs.gpu", "--parts main", "there is no GPU", "expected an NVIDIA GPU", "--tiny", {}),
     ("proofs.gpu", "--parts main --json {at}/gpu.json", "gpu.json cannot be read", "earlier call",
          "--json", {"gpu.json": b"{"}),
