@@ -30,10 +30,11 @@ PRESETS: Mapping[str, TrainConfig] = {
         penalty=PenaltyConfig("r1_r2", gamma=0.3, every=4),
         average=AverageConfig(keep=True),
     ),
-    # R3GAN's config E (Huang et al. 2024), sized for small images and two CPU cores: one to two
-    # hours there (11 to 5 steps per second). What was tried is in docs/recipes.md.
+    # R3GAN's config E (Huang et al. 2024), sized for small images and two CPU cores: 36 to 52
+    # minutes there (11 to 7.5 steps per second). Measured in docs/results.md; what was tried is in
+    # docs/recipes.md.
     "residual": TrainConfig(
-        epochs=40,
+        epochs=25,
         loss="relativistic",
         model=ResidualConfig(generator_widths=(128, 48), discriminator_widths=(48, 128)),
         optimizer=OptimizerConfig(lr=4e-4, b1=0.0, b2=0.99),

@@ -22,15 +22,14 @@ collect_ignore_glob += [] if find_spec("playwright") else ["*_in_a_browser.py"]
 
 
 def pytest_configure(config):
-    """Tell XLA not to optimise the programs of the fast tests, which run for milliseconds.
+    """Tell XLA not to optimise programs, most of which run for milliseconds here.
 
-    Most of such a test's time goes into compilation. Commands that tests start inherit the flags.
-    What is compared stays the same: numbers of NumPy and PyTorch, or two programs compiled alike.
-    Slow tests train for longer than they compile, at full size, so their programs are optimised.
+    Most of a test's time goes into compilation; a full-size step takes a quarter longer. Commands
+    that tests start inherit the flags. What is compared stays the same: numbers of NumPy and
+    PyTorch, or two programs compiled alike.
     """
-    if config.option.markexpr == "not slow":
-        flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
+    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
 
 
 @pytest.fixture(scope="session")
