@@ -38,7 +38,7 @@ from experiments.shared.training_flags import Job, parse_job
 MODULE = "experiments.proofs.recipes"
 SECONDS = 8.0  # about how long a turn lasts when the pace is measured
 DATASET = PRESETS["report"].dataset
-CURVE_POINTS = 20  # evaluations in the course of a run
+CURVE_POINTS = 20  # evaluations in the course of a run, or one per epoch
 
 Name = Literal[
     "report", "report_average", "relativistic_mlp", "residual_short", "residual", "projection"
@@ -120,7 +120,7 @@ class Flags:
             recipe = RECIPES[name]
             epochs = 1 if self.fast else recipe.epochs
             longest = max(each.epochs for each in RECIPES.values() if each.folder == recipe.folder)
-            every = 1 if self.fast else longest // CURVE_POINTS
+            every = 1 if self.fast else max(1, longest // CURVE_POINTS)
             for seed in self.seeds:
                 path = self.folder / f"{recipe.folder}_seed_{seed}"
                 words = [*recipe.words, "--seed", seed, "--epochs", epochs, "--workdir", path]

@@ -59,7 +59,7 @@ def test_stages_are_commands_with_some_twenty_evaluations():
             expected = replace(expected, average=average)
         assert job.config == expected
         assert stage.path == Flags.workdir / f"{recipe.folder}_seed_{stage.seed}"
-        assert 18 <= RECIPES[recipe.folder].epochs // job.output.eval_every <= 25
+        assert 16 <= RECIPES[recipe.folder].epochs // job.output.eval_every <= 25
         assert recipe.epochs % job.output.eval_every == 0
 
 
