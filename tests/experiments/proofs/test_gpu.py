@@ -211,7 +211,7 @@ def test_printed_losses_and_times_are_read():
 @pytest.mark.parametrize(
     ("words", "kill_at", "message"),
     [
-        (["--epochs", 0], None, "run ended with code 2: error: epochs"),
+        (["--epochs", 0], None, "run ended with code 2: error: --epochs"),
         (["--help"], "[Epoch 1/", "run ended with code 0"),
     ],
 )
