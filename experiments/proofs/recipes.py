@@ -1,8 +1,8 @@
 """What each recipe gives, and in how many minutes: train them, evaluate them, make one table.
 
-    python -m experiments.proofs.recipes                                      # hours; it resumes
-    python -m experiments.proofs.recipes --recipes relativistic_mlp residual_short   # an hour
-    python -m experiments.proofs.recipes --recipes residual --seeds 1 2       # more seeds
+    python -m experiments.proofs.recipes                                   # hours; it resumes
+    python -m experiments.proofs.recipes --recipes relativistic_mlp residual_short  # under an hour
+    python -m experiments.proofs.recipes --recipes residual --seeds 1 2    # more seeds
 
 The runs are those of `experiments.fashion_cgan`, each with `--eval-every` for its curve, and their
 last checkpoints are measured as by `experiments.evaluate`. Table and pictures show everything that
