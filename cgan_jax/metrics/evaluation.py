@@ -205,12 +205,10 @@ class Evaluator:
         extras = self.real_measures.overall
         if protocol.likelihood:
             self._start("likelihood of real images")
-            features, n_centres = (
-                self._training_features,
-                min(protocol.n_images, len(training) // 2),
-            )
             self._likelihood = FeatureLikelihoodDivergence(
-                features, self.real_test.features, n_centres=n_centres
+                self._training_features,
+                self.real_test.features,
+                n_centres=min(protocol.n_images, len(training) // 2),
             )
             extras |= _likelihood_measures(self._likelihood.real)
         if protocol.cas_on_real:

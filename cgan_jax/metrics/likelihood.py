@@ -22,7 +22,7 @@ from cgan_jax.metrics.inputs import check_features, chunks
 N_CENTRES = 10_000
 BATCH = 10_000  # training images per update
 EPOCHS, LEARNING_RATE = 50, 0.5
-SETTLED, PATIENCE = 5e-4, 5  # stop once the loss is this close to those of five epochs before
+SETTLED, PATIENCE = 5e-4, 5  # stop once the last five epochs' losses are this close
 LEAST_SQUARE = 1e-3  # of a distance, so that a copy's first variance is above 0
 LARGEST_LOG_VARIANCE = 40.0
 BACKGROUND_SCALE = 0.9  # of the distance to the training images' mean
@@ -79,7 +79,6 @@ class FeatureLikelihoodDivergence:
             )
         self._test = self._scaled(test)
         self._training = np.random.default_rng(seed).permutation(self._scaled(training))
-        self._baseline = 0.0
         centres, rest = np.split(self._training, [n_centres])
         self._baseline, gap = self._nll_and_gap(centres, rest)
         self.real = FeatureLikelihood(0.0, gap)

@@ -227,17 +227,21 @@ def data() -> dict[str, float]:
     return {"loading the data, s": _seconds(load)}
 
 
-def _first_step(folder: Path, name: str) -> tuple[float, float]:
-    """Start the main job, and stop it after its first line of losses: seconds, peak GiB."""
-    command = [sys.executable, "-u", "-m", "experiments.fashion_cgan", "--log-every", "1"]
-    caches = {
+def programs_in(folder: Path) -> dict[str, str]:
+    """The environment in which commands keep their compiled programs in a folder of theirs."""
+    return {
         "JAX_COMPILATION_CACHE_DIR": str(folder / "programs"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
     }
+
+
+def _first_step(folder: Path, name: str) -> tuple[float, float]:
+    """Start the main job, and stop it after its first line of losses: seconds, peak GiB."""
+    command = [sys.executable, "-u", "-m", "experiments.fashion_cgan", "--log-every", "1"]
     began = time.perf_counter()
     with subprocess.Popen(
         [*command, "--workdir", str(folder / name)],
-        env=os.environ | caches,
+        env=os.environ | programs_in(folder),
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,

@@ -27,7 +27,7 @@ from cgan_jax.presets import PRESETS
 from experiments.proofs import gpu_job, gpu_table
 from experiments.proofs.gpu_table import HEADER, Outcome
 from experiments.proofs.processes import isolated
-from experiments.shared.command_line import fail, parse, run
+from experiments.shared.command_line import check_each_once, fail, parse, run
 from experiments.shared.output import check_output
 
 MODULE = "experiments.proofs.gpu"
@@ -66,11 +66,7 @@ class Flags:
     def check(self) -> None:
         """Raises ConfigError for a number out of range, no part or one twice, or no PyTorch."""
         check_int_field(self, "timeout", 1, 86_400)
-        if not self.parts or len(set(self.parts)) < len(self.parts):
-            raise ConfigError(
-                f"parts is {' '.join(self.parts) or 'empty'}\n"
-                "expected at least one, and each of them once\nOmit it for all parts."
-            )
+        check_each_once("parts", self.parts, "Omit it for all parts.")
         needs = [part for part in self.parts if part in NEED_TORCH]
         if needs and not find_spec("torch"):
             raise ConfigError(

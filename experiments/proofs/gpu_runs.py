@@ -20,6 +20,7 @@ import numpy as np
 from cgan_jax.errors import RunError
 from experiments import fashion_cgan
 from experiments.proofs import parity, report_log
+from experiments.proofs.benchmark_parts import programs_in
 from experiments.proofs.fault_runs import ROOT, bits
 from experiments.proofs.fault_tries import last_lines
 from experiments.proofs.gpu_job import Job, dataset_of
@@ -96,16 +97,13 @@ def command(
     """
     if job.data_dir:
         words = ("--data-dir", job.data_dir, *words)
-    caches = {
-        "JAX_COMPILATION_CACHE_DIR": str(job.folder / "programs"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {xla_flags}".strip(),
-    }
+    settings = programs_in(job.folder)
+    settings["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {xla_flags}".strip()
     lines, began = list[Line](), time.perf_counter()
     with subprocess.Popen(
         [sys.executable, "-u", "-m", fashion_cgan.MODULE, "--workdir", folder, *map(str, words)],
         cwd=ROOT,
-        env=os.environ | caches,
+        env=os.environ | settings,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -22,7 +22,7 @@ import tyro
 from cgan_jax.checks import check_int_field
 from cgan_jax.config import TrainConfig
 from cgan_jax.data import Dataset, load
-from cgan_jax.errors import ConfigError, RunError
+from cgan_jax.errors import RunError
 from cgan_jax.presets import PRESETS
 from cgan_jax.runs.folder import RunFolder
 from experiments import evaluate, fashion_cgan
@@ -30,7 +30,7 @@ from experiments.proofs import recipes_table as results
 from experiments.proofs.benchmark_recipes import ours, steps_per_turn
 from experiments.proofs.processes import in_own_process
 from experiments.shared.choice import NEWEST
-from experiments.shared.command_line import parse, run
+from experiments.shared.command_line import check_each_once, parse, run
 from experiments.shared.output import check_output
 from experiments.shared.progress import duration
 from experiments.shared.training_flags import Job, parse_job
@@ -101,12 +101,7 @@ class Flags:
         """Raises ConfigError for a number out of range, and for no recipe, or the same twice."""
         check_int_field(self, "rounds", 1, 1000)
         for name in ("recipes", "seeds"):
-            values = getattr(self, name)
-            if not values or len(set(values)) < len(values):
-                raise ConfigError(
-                    f"{name} is {' '.join(map(str, values)) or 'empty'}\n"
-                    "expected at least one, and each of them once\nOmit it for the default."
-                )
+            check_each_once(name, getattr(self, name), "Omit it for the default.")
 
     @property
     def folder(self) -> Path:
@@ -161,7 +156,7 @@ class Stage(NamedTuple):
             raise RunError(
                 f"{self.path} holds a run of {saved.config.epochs} epochs\n"
                 f"expected one of at most {job.config.epochs}, to measure {self.name}\n"
-                f"Move it away, or name the other recipes with --recipes."
+                "Move it away, or name the other recipes with --recipes."
             )
         return job
 

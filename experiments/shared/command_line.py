@@ -95,6 +95,15 @@ def _refuse_repeats(flags: Any, words: Sequence[str]) -> None:
             )
 
 
+def check_each_once(name: str, values: Sequence[object], hint: str) -> None:
+    """Raises ConfigError for a flag of several values that has none, or the same one twice."""
+    if not values or len(set(values)) < len(values):
+        raise ConfigError(
+            f"{name} is {' '.join(map(str, values)) or 'empty'}\n"
+            f"expected at least one, and each of them once\n{hint}"
+        )
+
+
 def fail(message: str, code: int = 2) -> NoReturn:
     """End the program with a message, without the colours that an error of a library may have."""
     plain = re.sub(r"\x1b\[[0-9;]*m?", "", message)
