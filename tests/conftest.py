@@ -22,14 +22,19 @@ collect_ignore_glob += [] if find_spec("playwright") else ["*_in_a_browser.py"]
 
 
 def pytest_configure(config):
-    """Tell XLA not to optimise programs, most of which run for milliseconds here.
+    """Spend less time on compilation, which is most of a test's time.
 
-    Most of a test's time goes into compilation; a full-size step takes a quarter longer. Commands
-    that tests start inherit the flags. What is compared stays the same: numbers of NumPy and
-    PyTorch, or two programs compiled alike.
+    XLA does not optimise programs, most of which run for milliseconds here; a full-size step takes
+    a quarter longer. JAX keeps the programs in pytest's cache, so that tests, the processes of
+    pytest-xdist and later sessions share them. Commands that tests start inherit all this. What is
+    compared stays the same: numbers of NumPy and PyTorch, or two programs compiled alike.
     """
     flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
+    if flags not in os.environ.get("XLA_FLAGS", ""):  # of the session that started this one
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
+    programs = config.cache.mkdir("programs")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(programs))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
 @pytest.fixture(scope="session")

@@ -32,8 +32,10 @@ from tests import helpers
 from tests.helpers import ROOT
 
 COMMAND = [sys.executable, "-m", "experiments.fashion_cgan"]
-# Few and large batches: an epoch of 60,000 images in 16 steps, the last of which is smaller.
+# Few and large batches: an epoch of 60,000 images in 16 steps, the last of which is smaller; and
+# narrow layers, for CI also runs the report's.
 FLAGS = ["--batch-size", "3900", "--sample-every", "1", "--checkpoint-every", "1"]
+FLAGS += ["--generator-widths", "128", "256", "--discriminator-widths", "256", "256"]
 
 
 def command(*flags, **options):
@@ -65,7 +67,8 @@ def test_run_fills_its_folder(trained):
     folder, _ = trained
     config = from_dict(json.loads((folder / "config.json").read_text())["config"])
     assert (config.epochs, config.batch_size) == (1, 3900)
-    assert config.model == PRESETS["report"].model
+    widths = {"generator_widths": (128, 256), "discriminator_widths": (256, 256)}
+    assert config.model == replace(PRESETS["report"].model, **widths)
     assert read_losses(folder / "losses.csv").shape == (16, 2)
     assert sorted(path.name for path in folder.iterdir()) == [
         *(".lock", "checkpoints", "command.txt", "config.json", "events"),
@@ -132,11 +135,18 @@ def test_another_configuration_is_refused(trained):
     assert "optimizer.lr: 0.0002 -> 0.1" in done.stderr
 
 
+@pytest.fixture(scope="module")
+def whole(fashion_mnist, tmp_path_factory):
+    """The folder of three epochs without a stop."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    assert command("--workdir", folder, "--epochs", 3, *FLAGS).returncode == 0
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_run_stopped_by_a_signal_resumes_to_the_same_bits(trained, tmp_path, number, code):
-    whole, _ = trained
-    flags = ["--workdir", str(tmp_path / "run"), "--epochs", "1", *FLAGS]
+def test_run_stopped_by_a_signal_resumes_to_the_same_bits(whole, tmp_path, number, code):
+    flags = ["--workdir", str(tmp_path / "run"), "--epochs", "3", *FLAGS]
     stopped = subprocess.Popen(
         [*COMMAND, *flags],
         cwd=ROOT,
@@ -155,11 +165,9 @@ def test_run_stopped_by_a_signal_resumes_to_the_same_bits(trained, tmp_path, num
 
 
 @pytest.mark.slow
-def test_killed_run_resumes_to_the_same_bits(fashion_mnist, tmp_path):
+def test_killed_run_resumes_to_the_same_bits(whole, tmp_path):
     """kill -9 before the first checkpoint, twice in the second epoch, and at a save."""
-    flags = ["--epochs", "3", *FLAGS]
-    whole, folder = tmp_path / "whole", tmp_path / "run"
-    assert command("--workdir", whole, *flags).returncode == 0
+    flags, folder = ["--epochs", "3", *FLAGS], tmp_path / "run"
     for rows in (3, 18, 29, 33):
         killed = subprocess.Popen(
             [*COMMAND, "--workdir", str(folder), *flags],

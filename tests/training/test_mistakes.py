@@ -7,7 +7,6 @@ applies (the code has moved on) fails too: mend the table. The whole of it, in s
 `python -m pytest -m slow tests/training/test_mistakes.py`
 """
 
-import os
 import shutil
 import subprocess
 import sys
@@ -298,19 +297,9 @@ MISTAKES = [
 ]
 
 
-@pytest.fixture(scope="session")
-def environment(tmp_path_factory):
-    """What the tests of the copies run in: they share the programs that no mistake touches."""
-    return os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.getbasetemp() / "programs"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)
-def test_the_mistake_is_caught(mistake, tmp_path, environment):
+def test_the_mistake_is_caught(mistake, tmp_path):
     for part in ("cgan_jax", "experiments", "tests", "pyproject.toml"):
         copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
         copy(ROOT / part, tmp_path / part)
@@ -320,9 +309,7 @@ def test_the_mistake_is_caught(mistake, tmp_path, environment):
     file.write_text(code.replace(mistake.old, mistake.new), encoding="utf-8")
 
     command = [sys.executable, "-m", "pytest", "-x", "-q", f"tests/{mistake.caught_by}"]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
-    )
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1, done.stdout  # 1: tests ran, and some failed
     assert str(tmp_path) in done.stdout or "AssertionError" in done.stdout
 

@@ -48,6 +48,7 @@ def trajectories(config, n_steps):
         state = jax.jit(gan.init)(random.key(0))
         state = jax.tree.map(lambda x: x.astype(float) if x.dtype == np.float32 else x, state)
         step = jax.jit(train_step, static_argnames="gan")
+        inputs = jax.jit(generator_inputs, static_argnums=(0, 3))
         twin, losses, theirs = Recipe(config, torch.float64, fused=False), [], []
         twin.load(state.gen.variables, state.disc.variables)
         for i in range(n_steps):
@@ -55,7 +56,7 @@ def trajectories(config, n_steps):
             latent_key, label_key = random.split(
                 step_key, 7 if config.penalty.kind != "none" else 4
             )[:2]
-            z, fake_labels = generator_inputs(gan, latent_key, label_key, 4)
+            z, fake_labels = inputs(gan, latent_key, label_key, 4)
             state, ours = step(gan, state, Batch(images[i], jnp.asarray(labels[i])), step_key)
             losses.append(ours)
             theirs.append(

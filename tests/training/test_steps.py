@@ -58,6 +58,7 @@ def assert_trees_close(one, other, atol):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=atol), one, other)
 
 
+@partial(jax.jit, static_argnames="gan")
 def reference_step(gan, state, batch, key):
     """The report's step, written out again with two passes through D and no sharing.
 
@@ -346,10 +347,8 @@ def test_kernels_and_moments_are_updated_in_place(gan, data, state):
 
 def test_an_epoch_shows_every_image_once_in_an_order_of_its_own(gan, data, init):
     orders = []
-    for epoch in (0, 1):
+    for epoch, shown in enumerate(real_images_shown(gan, init, data, n_epochs=2)):
         key = random.fold_in(KEYS.order, epoch)
-        state = init(KEYS.init).replace(step=jnp.int32(6 * epoch))
-        shown = real_images_shown(gan, state, data, epoch)
         assert [len(batch) for batch in shown] == [4, 4, 4, 4, 4, 2]
         images = np.concatenate(shown)
         assert sorted(images) == list(range(22))
@@ -359,12 +358,10 @@ def test_an_epoch_shows_every_image_once_in_an_order_of_its_own(gan, data, init)
     assert orders[0] != list(range(22))
 
 
-def real_images_shown(gan, state, data, epoch):
-    """Which images D is shown as real, batch by batch, over one epoch of the loop."""
-    numbered = jnp.broadcast_to(
-        jnp.arange(22, dtype=jnp.uint8)[:, None, None, None], data.images.shape
-    )
-    shuffled = shuffle(Batch(numbered, data.labels), KEYS.order, epoch)
+def real_images_shown(gan, init, data, n_epochs):
+    """Which images D is shown as real: for each epoch of the loop, batch by batch."""
+    numbers = jnp.arange(22, dtype=jnp.uint8)[:, None, None, None]
+    numbered = Batch(jnp.broadcast_to(numbers, data.images.shape), data.labels)
     shown = []
 
     def record(next_function, args, kwargs, context):
@@ -372,21 +369,19 @@ def real_images_shown(gan, state, data, epoch):
             jax.debug.callback(lambda x: shown.append(np.asarray(x)), args[0], ordered=True)
         return next_function(*args, **kwargs)
 
-    with nn.intercept_methods(record):
-        for n_steps, last_batch in ((5, False), (1, True)):
-            state, _ = train_steps(
-                gan,
-                state,
-                shuffled,
-                KEYS.steps,
-                n_steps,
-                batch_size=4,
-                last_batch=last_batch,
-            )
-    jax.effects_barrier()
-    both_halves = shown[1::2]  # D is called on the fakes first, then on real and fake
-    reals = [images[: len(images) // 2, 0, 0, 0] for images in both_halves]
-    return [np.rint((real + 1) * 127.5).astype(int) for real in reals]
+    take = jax.jit(train_steps, static_argnames=("gan", "n_steps", "batch_size", "last_batch"))
+    for epoch in range(n_epochs):
+        shuffled = shuffle(numbered, KEYS.order, epoch)
+        state = init(KEYS.init).replace(step=jnp.int32(6 * epoch))
+        with nn.intercept_methods(record):
+            for n_steps, last_batch in ((5, False), (1, True)):
+                more = {"batch_size": 4, "last_batch": last_batch}
+                state, _ = take(gan, state, shuffled, KEYS.steps, n_steps, **more)
+        jax.effects_barrier()
+        both_halves = shown[1::2]  # D is called on the fakes first, then on real and fake
+        reals = [images[: len(images) // 2, 0, 0, 0] for images in both_halves]
+        yield [np.rint((real + 1) * 127.5).astype(int) for real in reals]
+        shown.clear()
 
 
 def test_seeds_differ_and_repeat(init):

@@ -26,10 +26,12 @@ def start(tmp_path):
     """Starts the script in a process of its own; the cache is in `tmp_path/cgan_jax`."""
 
     def start(**variables):
+        environment = os.environ | {"CGAN_JAX_CACHE": str(tmp_path / "cgan_jax")}
+        del environment["JAX_COMPILATION_CACHE_DIR"]  # of the tests; see conftest.py
         done = subprocess.run(
             [sys.executable, "-c", SCRIPT],
             cwd=ROOT,
-            env=os.environ | {"CGAN_JAX_CACHE": str(tmp_path / "cgan_jax")} | variables,
+            env=environment | variables,
             capture_output=True,
             text=True,
         )
