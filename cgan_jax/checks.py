@@ -15,6 +15,9 @@ from typing import Any, get_args
 
 from cgan_jax.errors import CGANError, ConfigError, DataError
 
+ImageSize = int | tuple[int, int]
+"""Height and width of images in pixels, both in one integer where they are equal."""
+
 
 def one_line(text: object, limit: int = 240) -> str:
     """A text, or the text of an error, on one line of at most `limit` characters."""
@@ -100,6 +103,45 @@ def check_int(name: str, value: Any, low: int, high: int | None = None, *, hint:
     return number
 
 
+def as_img_size(value: Any) -> ImageSize | None:
+    """A height and a width above 0, or an integer for both; None for anything else.
+
+    A pair may be a list, as in JSON, and becomes an integer if both are equal.
+    """
+    pair = value if isinstance(value, tuple | list) else (value, value)
+    sides = [as_int(side) or 0 for side in pair]
+    if len(sides) != 2 or min(sides) < 1:
+        return None
+    height, width = sides
+    return height if height == width else (height, width)
+
+
+def check_img_size(value: Any, hint: str) -> ImageSize:
+    """A size of images, from an integer or a pair.
+
+    Raises:
+        ConfigError: anything else; `hint` is the last line of the message.
+    """
+    size = as_img_size(value)
+    if size is None:
+        raise ConfigError(
+            "img_size must be an integer of at least 1, or two of them, (height, width), "
+            f"not {short_repr(value)}\n{hint}"
+        )
+    return size
+
+
+def height_and_width(img_size: ImageSize) -> tuple[int, int]:
+    """Both sides of a size of images."""
+    return img_size if isinstance(img_size, tuple) else (img_size, img_size)
+
+
+def size_text(img_size: ImageSize) -> str:
+    """A size of images as flags and messages have it: "28", or "64x48", height first."""
+    sides = img_size if isinstance(img_size, tuple) else (img_size,)
+    return "x".join(map(short_repr, sides))
+
+
 def check_int_field(config: Any, name: str, low: int, high: int | None = None) -> int:
     """A field of a dataclass, such as of a configuration or of flags; see `check_int`."""
     return check_int(name, getattr(config, name), low, high, hint=default_hint(config, name))
@@ -182,6 +224,12 @@ def normalize_int(config: Any, name: str, at_least: int, at_most: int | None = N
         ConfigError: not an integer, or out of range.
     """
     object.__setattr__(config, name, check_int_field(config, name, at_least, at_most))
+
+
+def normalize_img_size(config: Any, name: str) -> None:
+    """Make a field of a frozen dataclass a size of images; see `check_img_size`."""
+    size = check_img_size(getattr(config, name), default_hint(config, name))
+    object.__setattr__(config, name, size)
 
 
 def normalize_number(config: Any, name: str, low: float, high: float, bounds: str) -> None:

@@ -248,16 +248,11 @@ class TrainConfig:
         Where something changes during training, their number gives `schedule_steps` too.
 
         Raises:
-            ConfigError: their images are not square, or too large for a network.
+            ConfigError: their images do not fit the networks' stages, or are too large.
         """
         _, height, width, channels = dataset.images.shape
-        if height != width:
-            raise ConfigError(
-                f"{dataset.name}: the images are {height}x{width}\nexpected square ones\n"
-                "Crop or pad them."
-            )
         n_classes = len(dataset.class_names)
-        sizes = {"n_classes": n_classes, "img_size": height, "channels": channels}
+        sizes = {"n_classes": n_classes, "img_size": (height, width), "channels": channels}
         model = dataclasses.replace(self.model, **sizes)
         config = dataclasses.replace(self, dataset=dataset.name, model=model)
         return config.with_schedule_steps(len(dataset))

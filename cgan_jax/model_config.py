@@ -10,12 +10,16 @@ from itertools import pairwise
 from typing import Literal
 
 from cgan_jax.checks import (
+    ImageSize,
+    height_and_width,
     normalize_choice,
+    normalize_img_size,
     normalize_int,
     normalize_number,
     normalize_widths,
     plural,
     short_repr,
+    size_text,
 )
 from cgan_jax.errors import ConfigError
 
@@ -36,8 +40,9 @@ class BaseModelConfig:
         n_classes: number of classes.
         latent_dim: size of a latent point, the generator's noise.
         label_dim: width of the label embeddings; None for the number of classes, as in the report.
-        img_size: height and width of the images in pixels.
-        channels: 1 for grey images, 3 for colour.
+        img_size: height and width of the images in pixels: an integer where they are equal,
+            `(height, width)` where not.
+        channels: 1 for grey images, 3 for colour, 4 for colour with alpha.
 
     Raises:
         ConfigError: a value is of the wrong type or out of range.
@@ -46,12 +51,13 @@ class BaseModelConfig:
     n_classes: int = 10
     latent_dim: int = 100
     label_dim: int | None = None
-    img_size: int = 28
+    img_size: ImageSize = 28
     channels: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("n_classes", "latent_dim", "img_size", "channels"):
+        for name in ("n_classes", "latent_dim", "channels"):
             normalize_int(self, name, at_least=1)
+        normalize_img_size(self, "img_size")
         if self.label_dim is not None:
             normalize_int(self, "label_dim", at_least=1)
 
@@ -60,17 +66,29 @@ class BaseModelConfig:
         """Width of the label embeddings."""
         return self.n_classes if self.label_dim is None else self.label_dim
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of an image."""
+        return *height_and_width(self.img_size), self.channels
+
+    def smallest(self, n_halvings: int) -> tuple[int, int]:
+        """Height and width of the images after so many halvings."""
+        height, width = height_and_width(self.img_size)
+        return height >> n_halvings, width >> n_halvings
+
     def _check_halvings(self, n_halvings: int, shorten: str) -> None:
         """Raise a ConfigError if the image size cannot be halved so often; `shorten` says how."""
         unit = 2**n_halvings
-        if self.img_size % unit == 0:
+        sides = self.img_size if isinstance(self.img_size, tuple) else (self.img_size,)
+        if all(side % unit == 0 for side in sides):
             return
-        below = self.img_size // unit * unit
-        sizes = f"{below} or {below + unit}" if below else short_repr(unit)
+        below = "x".join(short_repr(max(1, side // unit) * unit) for side in sides)
+        above = "x".join(short_repr(-(-side // unit) * unit) for side in sides)
         raise ConfigError(
-            f"img_size {short_repr(self.img_size)} cannot be halved "
-            f"{plural(n_halvings, 'time')}\nexpected a multiple of {short_repr(unit)}, such as "
-            f"{sizes}\nResize the images, or {shorten}."
+            f"img_size {size_text(self.img_size)} cannot be halved {plural(n_halvings, 'time')}\n"
+            f"expected {'a multiple' if len(sides) == 1 else 'multiples'} of {short_repr(unit)}, "
+            f"such as {' or '.join(dict.fromkeys((below, above)))}\n"
+            f"Resize the images, or {shorten}."
         )
 
     def _check_weights(self, *networks: Iterable[int]) -> None:
@@ -90,7 +108,7 @@ class BaseModelConfig:
 
     def _check_dense(self, generator: tuple[int, ...], discriminator: tuple[int, ...]) -> None:
         """`_check_weights` of two MLPs with these hidden layers."""
-        pixels, label = self.img_size**2 * self.channels, self.embedding_width
+        pixels, label = math.prod(self.image_shape), self.embedding_width
         gen = self.latent_dim + label, *generator, pixels
         disc = pixels + label, *discriminator, 1
         table = self.n_classes * label
@@ -220,7 +238,7 @@ class ResidualConfig(BaseModelConfig):
     def _weights(self, widths: tuple[int, ...], dense: int) -> Iterator[int]:
         """Weights of each layer of a network, from its smallest images up."""
         yield self.n_classes * max(self.embedding_width, self.features)
-        yield dense * (self.img_size >> len(widths)) ** 2 * widths[0]
+        yield dense * math.prod(self.smallest(len(widths))) * widths[0]
         yield from (4 * width * larger for width, larger in pairwise(widths))
         yield 9 * widths[-1] * (4 * self.channels + self.embedding_width)
         for width in widths:
@@ -274,8 +292,7 @@ class SNGANConfig(BaseModelConfig):
         normalize_choice(self, "precision", Precision)
         self._check_halvings(self.stages, "give fewer stages")
         label, width = self.embedding_width, self.generator_width
-        pixels = (self.img_size >> self.stages) ** 2
-        first = (self.latent_dim + label) * pixels * width
+        first = (self.latent_dim + label) * math.prod(self.smallest(self.stages)) * width
         tables = self.n_classes * max(label, 4 * self.stages * width)
         generator = [first, 19 * self.stages * width**2, 9 * width * self.channels, tables]
         width, inputs = self.discriminator_width, self.channels + label

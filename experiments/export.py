@@ -153,7 +153,7 @@ def write_discriminator(
     del table["latent_dim"], table["generator"]  # the rest holds for both
     interop.save_state_dict(file, interop.discriminator_to_torch(variables, model), table)
     back = interop.discriminator_from_torch(interop.load_state_dict(file), model)
-    shape = (64, model.img_size, model.img_size, model.channels)
+    shape = (64, *model.image_shape)
     images = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
     labels = np.arange(64) % model.n_classes
     score = jax.jit(partial(gan.discriminator.apply, train=False))

@@ -26,7 +26,7 @@ from cgan_jax.presets import PRESETS
 from cgan_jax.runs.folder import RunFolder
 from cgan_jax.runs.lock import run_lock
 from experiments.shared.choice import Words
-from experiments.shared.command_line import parse, run
+from experiments.shared.command_line import parse, parse_size, run
 
 MODULE = "experiments.import_torch"
 REPORT = PRESETS["report"]
@@ -51,6 +51,8 @@ class Flags:
     for others."""
     channels: int = 1
     """Number of channels of the images: 1 for grey, 3 for colour."""
+    img_size: Annotated[str | None, tyro.conf.arg(metavar="INTxINT")] = None
+    """Height and width of the images, as 64x48. By default they are square."""
     bn_epsilon: float = ModelConfig.bn_epsilon
     """The networks' BatchNorm epsilon; the report's is 0.8."""
 
@@ -58,8 +60,10 @@ class Flags:
 def main() -> None:
     flags = parse(Flags, MODULE)
     gen_weights, disc_weights = map(load_state_dict, (flags.generator, flags.discriminator))
-    model = config_from_torch(gen_weights, disc_weights, channels=flags.channels)
+    size = None if flags.img_size is None else parse_size(flags.img_size)
+    model = config_from_torch(gen_weights, disc_weights, channels=flags.channels, img_size=size)
     config = replace(REPORT, model=replace(model, bn_epsilon=flags.bn_epsilon))
+    height, width, _ = model.image_shape
     names, note = class_names([name for group in flags.class_names for name in group], model)
     if RunFolder.check(flags.workdir, config):
         raise RunError(
@@ -88,8 +92,8 @@ def main() -> None:
         with Checkpoints(folder.checkpoints) as checkpoints:
             checkpoints.save(step, state)
     print(
-        f"Wrote {flags.workdir}: {model.n_classes} classes, images of {model.img_size} by "
-        f"{model.img_size}, after {step:,} steps. Adam's moments are not in the files: further "
+        f"Wrote {flags.workdir}: {model.n_classes} classes, images of {height} by "
+        f"{width}, after {step:,} steps. Adam's moments are not in the files: further "
         f"training starts them at zero.{note}"
     )
 

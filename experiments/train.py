@@ -15,12 +15,12 @@ from typing import Annotated, Literal
 
 import tyro
 
-from cgan_jax.checks import as_path
+from cgan_jax.checks import ImageSize, as_path
 from cgan_jax.data import SPECS, Dataset, load, load_folder, load_npz, load_tfds
 from cgan_jax.errors import ConfigError
 from cgan_jax.runs.folder import RunFolder
-from experiments.shared.command_line import run
-from experiments.shared.training_flags import INT, PATH, flag_value, holds_run, parse_job
+from experiments.shared.command_line import parse_size, run
+from experiments.shared.training_flags import PATH, flag_value, holds_run, parse_job
 
 MODULE = "experiments.train"
 
@@ -40,8 +40,9 @@ class Flags:
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
     """A folder with one sub-folder of pictures per class; an .npz file with the arrays images,
     labels and perhaps class_names; or a name in TFDS, as mnist, cifar10 or emnist/letters."""
-    img_size: Annotated[int | None, INT] = None
-    """Height and width to resize the pictures' central squares to. By default their own size."""
+    img_size: Annotated[str | None, tyro.conf.arg(metavar="INT|INTxINT")] = None
+    """Height and width to resize the pictures' centres to: 32 for squares, or as 64x48, height
+    first. By default their own size."""
     channels: Literal[1, 3] | None = None
     """1 for grey, 3 for colour. By default what the pictures have."""
     data_dir: Annotated[Path | None, PATH] = None
@@ -58,9 +59,18 @@ class Flags:
         folders = (default_folder(word) for word in words if not word.startswith("-"))
         return next(filter(holds_run, folders), None)
 
-    def img_size_to_check(self) -> int:
+    @property
+    def size(self) -> ImageSize | None:
+        """The size of the images, if it is given.
+
+        Raises:
+            ConfigError: it is not a size.
+        """
+        return None if self.img_size is None else parse_size(self.img_size)
+
+    def img_size_to_check(self) -> ImageSize:
         """The images' size if it is given; else one that halves often, until the data are read."""
-        return self.img_size or 64
+        return self.size or 64
 
     def load(self) -> Dataset:
         """The training images.
@@ -77,11 +87,11 @@ class Flags:
                     "expected the name of a data set of TFDS\nOmit it."
                 )
             read = load_npz if is_npz and not os.path.isdir(path) else load_folder
-            return read(path, self.img_size, self.channels)
-        if self.data in SPECS and self.img_size is None and self.channels is None:
+            return read(path, self.size, self.channels)
+        if self.data in SPECS and self.size is None and self.channels is None:
             return load(self.data, data_dir=self.data_dir)  # from more places than TFDS
         return load_tfds(
-            self.data, data_dir=self.data_dir, img_size=self.img_size, channels=self.channels
+            self.data, data_dir=self.data_dir, img_size=self.size, channels=self.channels
         )
 
 

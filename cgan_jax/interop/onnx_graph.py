@@ -24,7 +24,7 @@ from cgan_jax.interop.onnx_primitives import PRIMITIVES, GraphBuilder, Value
 from cgan_jax.sampling.generator import TrainedGenerator
 from cgan_jax.sampling.generator_file import check_metadata, metadata
 from cgan_jax.sampling.safetensors_bytes import KEY
-from cgan_jax.training.gan import check_generator
+from cgan_jax.training.gan import check_generator, image_shape
 
 OPSET, IR_VERSION = 17, 8  # of 2022: old runtimes read them
 # Primitives that call a function: its equations take their place.
@@ -100,7 +100,6 @@ def packages() -> tuple[Any, Any]:
 
 def _model(onnx: Any, generator: TrainedGenerator) -> Any:
     module, helper, tensor = generator.module, onnx.helper, onnx.TensorProto
-    image = (module.img_size, module.img_size, module.channels)
     nodes, weights = _nodes_and_weights(onnx, generator)
     graph = helper.make_graph(
         nodes,
@@ -109,7 +108,9 @@ def _model(onnx: Any, generator: TrainedGenerator) -> Any:
             helper.make_tensor_value_info("latent", tensor.FLOAT, ["batch", module.latent_dim]),
             helper.make_tensor_value_info("labels", tensor.INT32, ["batch"]),
         ],
-        outputs=[helper.make_tensor_value_info("images", tensor.FLOAT, ["batch", *image])],
+        outputs=[
+            helper.make_tensor_value_info("images", tensor.FLOAT, ["batch", *image_shape(module)])
+        ],
         initializer=weights,
     )
     table = metadata(generator)

@@ -12,7 +12,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cgan_jax.checks import check_int, one_line
+from cgan_jax.checks import (
+    ImageSize,
+    check_img_size,
+    check_int,
+    height_and_width,
+    one_line,
+    plural,
+    size_text,
+)
 from cgan_jax.config import ModelConfig
 from cgan_jax.errors import ConfigError, DataError
 from cgan_jax.model_config import INT32_MAX
@@ -44,7 +52,11 @@ class _Entry(NamedTuple):
 
 
 def config_from_torch(
-    generator: Mapping[str, Any], discriminator: Mapping[str, Any], *, channels: int = 1
+    generator: Mapping[str, Any],
+    discriminator: Mapping[str, Any],
+    *,
+    channels: int = 1,
+    img_size: ImageSize | None = None,
 ) -> ModelConfig:
     """The sizes of a pair of networks, read off their PyTorch state dicts.
 
@@ -53,13 +65,16 @@ def config_from_torch(
     Args:
         generator: its state dict; see `generator_from_torch`.
         discriminator: its state dict.
-        channels: number of channels of the images, which are assumed to be square.
+        channels: number of channels of the images.
+        img_size: their height and width, as in ModelConfig; by default they are square.
 
     Raises:
         DataError: not a generator and a discriminator of this kind that fit together.
-        ConfigError: `channels` is not a positive integer.
+        ConfigError: `channels` is not a positive integer, or `img_size` is not a size.
     """
     channels = check_int("channels", channels, 1, hint="Omit it for the default, 1.")
+    if img_size is not None:
+        img_size = check_img_size(img_size, "Omit it for square images.")
     (n_classes, label_dim), *gen_shapes = _matrix_shapes("generator", generator)
     (disc_classes, disc_label_dim), *disc_shapes = _matrix_shapes("discriminator", discriminator)
     n_pixels = gen_shapes[-1][0]
@@ -71,20 +86,21 @@ def config_from_torch(
             f"({disc_label_dim})\n"
             "expected a pair that was trained together\nPass the generator first."
         )
-    img_size = math.isqrt(n_pixels // channels)
-    if channels * img_size**2 != n_pixels:
+    size = math.isqrt(n_pixels // channels) if img_size is None else img_size
+    if math.prod(height_and_width(size)) * channels != n_pixels:
+        shape = "squares" if img_size is None else size_text(img_size)
         raise DataError(
-            f"images of {n_pixels} values are not squares of {channels} "
-            f"channel{'s' * (channels > 1)}\n"
-            "expected the number of values in a square image\n"
-            "Pass the number of channels that the images have."
+            f"images of {n_pixels} values are not {shape} of {plural(channels, 'channel')}\n"
+            "expected the number of values in such an image\n"
+            "Pass the channels of the images (--channels), and their size if they are not square "
+            "(--img-size)."
         )
     try:
         return ModelConfig(
             n_classes=n_classes,
             latent_dim=gen_shapes[0][1] - label_dim,
             label_dim=None if label_dim == n_classes else label_dim,
-            img_size=img_size,
+            img_size=size,
             channels=channels,
             generator_widths=tuple(fan_out for fan_out, _ in gen_shapes[:-1]),
             discriminator_widths=tuple(fan_out for fan_out, _ in disc_shapes[:-1]),
@@ -188,8 +204,8 @@ def _entries(network: str, config: ModelConfig) -> list[_Entry]:
     """
     is_generator = network == "generator"
     label_dim = config.n_classes if config.label_dim is None else config.label_dim
-    c, size = config.channels, config.img_size
-    pixels = np.arange(c * size * size).reshape(c, size, size).transpose(1, 2, 0).ravel()
+    height, width, c = config.image_shape
+    pixels = np.arange(c * height * width).reshape(c, height, width).transpose(1, 2, 0).ravel()
     if is_generator:
         fan_in, widths = config.latent_dim + label_dim, (*config.generator_widths, len(pixels))
     else:

@@ -4,6 +4,8 @@ from typing import Any
 
 import flax.linen as nn
 
+from cgan_jax.checks import ImageSize
+
 
 class ConfiguredGenerator(nn.Module):
     """A generator with its configuration as the only field. `GAN` reads the sizes.
@@ -23,7 +25,7 @@ class ConfiguredGenerator(nn.Module):
         return self.config.latent_dim
 
     @property
-    def img_size(self) -> int:
+    def img_size(self) -> ImageSize:
         return self.config.img_size
 
     @property

@@ -44,13 +44,13 @@ class MLPGenerator(ConfiguredGenerator):
             train: without effect.
 
         Returns:
-            floats in [-1, 1], `[B, img_size, img_size, channels]`.
+            floats in [-1, 1], `[B, H, W, channels]`, H and W of `img_size`.
         """
         config = self.config
         label_BxE = label_embedding(config.n_classes, config.embedding_width)(labels_B)
         inputs = (label_BxE.astype(latent_BxZ.dtype), latent_BxZ)
         h_BxF = _hidden(inputs, config.generator_widths, config.negative_slope)
-        image = (config.img_size, config.img_size, config.channels)
+        image = config.image_shape
         x_BxF = Linear(math.prod(image), scaled_normal(), name="output")(h_BxF)
         return jnp.tanh(x_BxF).reshape(-1, *image)
 

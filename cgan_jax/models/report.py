@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cgan_jax.checks import ImageSize, height_and_width
 from cgan_jax.config import ModelConfig
 from cgan_jax.models.layers import BatchNorm, Linear, label_embedding
 
@@ -52,8 +53,9 @@ class Generator(nn.Module):
         n_classes: how many classes there are.
         latent_dim: size of a latent point.
         label_dim: width of the label embedding.
-        img_size: height and width of the images in pixels.
-        channels: 1 for grey images, 3 for colour.
+        img_size: height and width of the images in pixels: an integer where they are equal,
+            `(height, width)` where not.
+        channels: 1 for grey images, 3 for colour, 4 for colour with alpha.
         widths: of the hidden layers; the first has no BatchNorm.
         negative_slope: of LeakyReLU below zero.
         bn_epsilon: added to the variance in BatchNorm.
@@ -63,7 +65,7 @@ class Generator(nn.Module):
     n_classes: int = ModelConfig.n_classes
     latent_dim: int = ModelConfig.latent_dim
     label_dim: int = ModelConfig.n_classes
-    img_size: int = ModelConfig.img_size
+    img_size: ImageSize = ModelConfig.img_size
     channels: int = ModelConfig.channels
     widths: tuple[int, ...] = ModelConfig.generator_widths
     negative_slope: float = ModelConfig.negative_slope
@@ -80,7 +82,7 @@ class Generator(nn.Module):
             train: normalise by the batch's statistics and update the running ones, or use those.
 
         Returns:
-            floats in [-1, 1], `[B, img_size, img_size, channels]`.
+            floats in [-1, 1], `[B, H, W, channels]`, H and W of `img_size`.
         """
         label_BxE = label_embedding(self.n_classes, self.label_dim)(labels_B)
         inputs: tuple[jax.Array, ...] = (label_BxE.astype(latent_BxZ.dtype), latent_BxZ)
@@ -90,7 +92,7 @@ class Generator(nn.Module):
                 norm = BatchNorm(self.bn_epsilon, self.bn_momentum, name=f"batch_norm_{i}")
                 x_BxF = norm(x_BxF, train=train)
             inputs = (nn.leaky_relu(x_BxF, self.negative_slope),)
-        image = (self.img_size, self.img_size, self.channels)
+        image = (*height_and_width(self.img_size), self.channels)
         x_BxF = Linear(math.prod(image), name="output")(*inputs)
         return jnp.tanh(x_BxF).reshape(-1, *image)
 

@@ -8,6 +8,8 @@ bias only where an activation follows. Shape suffixes: B batch, Z latent_dim, H 
 channels, F features.
 """
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -60,15 +62,15 @@ class ResidualGenerator(ConfiguredGenerator):
             train: without effect.
 
         Returns:
-            floats in [-1, 1], `[B, img_size, img_size, channels]`.
+            floats in [-1, 1], `[B, H, W, channels]`, H and W of `img_size`.
         """
         config = self.config
         widths, dtype = config.generator_widths, latent_BxZ.dtype
-        size, width = config.img_size >> len(widths), widths[0]
+        smallest = *config.smallest(len(widths)), widths[0]
         label_BxE = label_embedding(config.n_classes, config.embedding_width)(labels_B)
-        first = Linear(size * size * width, scaled_normal(), name="first")
+        first = Linear(math.prod(smallest), scaled_normal(), name="first")
         x_BxF = first(label_BxE.astype(dtype), latent_BxZ)
-        x = with_precision(x_BxF.reshape(-1, size, size, width), config.precision)
+        x = with_precision(x_BxF.reshape(-1, *smallest), config.precision)
         for i, width in enumerate(widths):
             if i > 0:
                 x = _to_larger_stage(x, width, config, f"to_stage_{i}")

@@ -53,16 +53,16 @@ class SNGANGenerator(ConfiguredGenerator):
             train: normalise by the batch's statistics and update the running ones, or use those.
 
         Returns:
-            floats in [-1, 1], `[B, img_size, img_size, channels]`.
+            floats in [-1, 1], `[B, H, W, channels]`, H and W of `img_size`.
         """
         config, dtype = self.config, latent_BxZ.dtype
         inputs: tuple[jax.Array, ...] = (latent_BxZ,)
         if config.generator_conditioning == "concatenation":
             label_BxE = label_embedding(config.n_classes, config.embedding_width)(labels_B)
             inputs = (label_BxE.astype(dtype), latent_BxZ)
-        size, width = config.img_size >> config.stages, config.generator_width
-        x_BxF = Linear(size * size * width, _glorot(), name="first")(*inputs)
-        x = with_precision(x_BxF.reshape(-1, size, size, width), config.precision)
+        first = *config.smallest(config.stages), config.generator_width
+        x_BxF = Linear(math.prod(first), _glorot(), name="first")(*inputs)
+        x = with_precision(x_BxF.reshape(-1, *first), config.precision)
         for i in range(config.stages):
             x = GeneratorBlock(config, name=f"block_{i}")(x, labels_B, train=train)
         norm = BatchNorm(config.bn_epsilon, config.bn_momentum, name="batch_norm")

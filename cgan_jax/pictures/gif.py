@@ -30,9 +30,9 @@ def morph_pictures(
     Raises:
         ConfigError: the images or the names do not make a grid; see `cgan_jax.grid`.
     """
-    columns, width = frames.shape[2], frames.shape[4]
+    columns, height, width = frames.shape[2:5]
     side = MORPH_WIDTH // columns
-    scale = max(1, side // width) if side > TILE else 1
+    scale = max(1, side // max(height, width)) if side > TILE else 1
     enlarged = frames.repeat(scale, 3).repeat(scale, 4)
     same = list(start_names) == list(end_names)
     pictures = []

@@ -13,7 +13,7 @@ from cgan_jax.checks import short_repr
 from cgan_jax.errors import ConfigError
 from cgan_jax.pictures.fonts import Font, drawable
 
-TILE = 80  # pixels of a tile's side at least; for long names up to twice that
+TILE = 80  # pixels of a tile's width at least, unless it is higher than twice that
 GAP, MARGIN, FONT_SIZE = 4, 12, 13
 MOST_COLUMNS = 20  # side by side: as wide as a screen
 
@@ -24,24 +24,25 @@ def grid(
     """Tile images, with a name above each column.
 
     Args:
-        images: uint8 `[rows, columns, H, W, C]` with one (grey) or three (RGB) channels.
+        images: uint8 `[rows, columns, H, W, C]` with one (grey), three (RGB) or four (RGBA)
+            channels.
         column_names: one per column.
         ink: the names' colour, RGB in 0..255.
 
     Returns:
-        an RGB picture on white; small images are enlarged by whole pixels, for long names too;
-        the longest names are shortened. More than 20 columns are split into bands of equal width,
-        one below the other.
+        an RGB picture on white, which shows through images with alpha. Small images are enlarged by
+        whole pixels, for long names too; the longest names are shortened. More than 20 columns are
+        split into bands of equal width, one below the other.
 
     Raises:
         ConfigError: the array or the names do not fit this.
     """
     dtype = getattr(images, "dtype", type(images).__name__)
     shape: tuple[int, ...] = getattr(images, "shape", ())
-    if dtype != np.uint8 or len(shape) != 5 or 0 in shape or shape[-1] not in (1, 3):
+    if dtype != np.uint8 or len(shape) != 5 or 0 in shape or shape[-1] not in (1, 3, 4):
         raise ConfigError(
             f"the images of a grid are {dtype} {list(shape)}\n"
-            "expected uint8 [rows, columns, H, W, 1 or 3], none of them 0\n"
+            "expected uint8 [rows, columns, H, W, 1, 3 or 4], none of them 0\n"
             "Reshape them; cgan_jax.models.value_range.to_uint8 takes floats in [-1, 1]."
         )
     rows, columns, height, width, _ = shape
@@ -55,8 +56,9 @@ def grid(
 
     titles = [drawable(name, FONT_SIZE) for name in column_names]
     longest = max(font.getlength(text) for text, font in titles)
-    scale = max(1, -(-int(min(max(TILE, longest), 2 * TILE)) // width))
-    enlarged = images.repeat(scale, 2).repeat(scale, 3)
+    enough = -(-int(min(max(TILE, longest), 2 * TILE)) // width)
+    scale = max(1, min(enough, -(-2 * TILE // height)))
+    enlarged = on_white(images).repeat(scale, 2).repeat(scale, 3)
     rgb = np.broadcast_to(enlarged, (*enlarged.shape[:-1], 3))
     layout = _Layout(rows, *_bands(columns), height * scale, width * scale)
     picture = Image.new("RGB", layout.size, "white")
@@ -81,7 +83,8 @@ def tiles(picture: Image.Image, columns: int, height: int, width: int) -> np.nda
         width: likewise.
 
     Returns:
-        uint8 `[rows, columns, height, width, 3]`; the channels of grey images are equal.
+        uint8 `[rows, columns, height, width, 3]`: the images themselves, of grey ones three equal
+        channels, of those with alpha their colours on white.
 
     Raises:
         ConfigError: the picture has another size than such a grid.
@@ -143,8 +146,24 @@ class _Layout(NamedTuple):
 def _shortened(name: str, font: Font, width: int) -> str:
     if font.getlength(name) <= width:
         return name
-    cut = next(n for n in range(len(name), -1, -1) if font.getlength(f"{name[:n]}…") <= width)
-    return f"{name[:cut].rstrip()}…"
+    fitting = (n for n in range(len(name), -1, -1) if font.getlength(f"{name[:n]}…") <= width)
+    cut = next(fitting, None)
+    return "" if cut is None else f"{name[:cut].rstrip()}…"  # nothing above the narrowest images
+
+
+def on_white(images: np.ndarray) -> np.ndarray:
+    """Images with alpha on a white background; others unchanged.
+
+    Args:
+        images: uint8 `[..., C]`.
+
+    Returns:
+        uint8 `[..., 3]` of four channels, otherwise `images`.
+    """
+    if images.shape[-1] != 4:
+        return images
+    color, alpha = images[..., :3].astype(np.uint16), images[..., 3:].astype(np.uint16)
+    return ((color * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
 def labelled_examples(

@@ -32,13 +32,14 @@ def progress_pictures(run: RunFolder, rows: int) -> list[Image.Image]:
     captions = {epoch: f"epoch {epoch} of {max(files)}" for epoch in files}
     font = ImageFont.load_default(CAPTION_SIZE)
     caption_width = max(round(font.getlength(text)) + 2 * MARGIN for text in captions.values())
-    side = run.config.model.img_size
+    height, width, _ = run.config.model.image_shape
     pictures: list[Image.Image] = []
     for epoch, file in files.items():
         try:
             with Image.open(file) as opened:
                 whole = opened.convert("RGB")
-            top = grid(tiles(whole, len(run.class_names), side, side)[:rows], run.class_names)
+            images = tiles(whole, len(run.class_names), height, width)[:rows]
+            top = grid(images, run.class_names)
         except ConfigError as error:
             raise RunError(
                 f"{file} is {whole.width}x{whole.height} pixels\n"

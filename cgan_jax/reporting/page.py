@@ -155,19 +155,19 @@ def _progress(run: RunFolder) -> tuple[int, int]:
 
 def _examples(run: RunFolder, grid_file: Path) -> dict[int, Picture]:
     """Each class's images of a grid in a row; none where the picture is not such a grid."""
-    side = run.config.model.img_size
+    height, width, channels = run.config.model.image_shape
     if not grid_file.exists():
         return {}
     with Image.open(grid_file) as picture:
         try:
-            images = tiles(picture, len(run.class_names), side, side)[:EXAMPLES]
+            images = tiles(picture, len(run.class_names), height, width)[:EXAMPLES]
         except ConfigError:  # not a picture of the run's
             return {}
     apart = np.pad(images, ((0, 0), (0, 0), (0, 0), (0, 1), (0, 0)), constant_values=GREY)
     rows = {}
     for label in range(len(run.class_names)):
         row, file = Image.fromarray(np.concatenate(apart[:, label], axis=1)[:, :-1]), io.BytesIO()
-        row.convert("L" if run.config.model.channels == 1 else "RGB").save(file, "PNG")
+        row.convert("L" if channels == 1 else "RGB").save(file, "PNG")
         rows[label] = Picture(_data_uri(file.getvalue()), *row.size)
     return rows
 

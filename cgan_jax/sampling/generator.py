@@ -29,6 +29,7 @@ from cgan_jax.runs.folder import RunFolder
 from cgan_jax.runs.restore import restore_generator
 from cgan_jax.sampling import generator_file, latent_space
 from cgan_jax.sampling.latent_space import ProgressFn
+from cgan_jax.training.gan import image_shape
 
 Labels = int | str | Sequence[int | str] | np.ndarray
 
@@ -261,8 +262,7 @@ class TrainedGenerator:
     def _repeat(self, ids: np.ndarray, n: int, frames: int = 1) -> np.ndarray:
         """The class ids n times over, if `frames` images of each fit in memory."""
         n = check_int("n", n, 1, INT32_MAX, hint="Omit it for one image per label.")
-        module: Any = self.module
-        n_bytes = module.img_size**2 * module.channels
+        n_bytes = math.prod(image_shape(self.module))
         _check_memory(n * len(ids) * frames, "images", n_bytes)
         return np.tile(ids, n)
 

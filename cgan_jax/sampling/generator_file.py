@@ -35,9 +35,10 @@ def metadata(generator: "TrainedGenerator") -> dict[str, Any]:
 
     Returns:
         `format` (of this table), `cgan_jax` (the version that wrote it), `class_names`,
-        `latent_dim`, `img_size` (height and width in pixels), `channels`, `value_range` (of the
-        images), `step` (the number of training steps); and to build it with, the fields of a
-        `cgan_jax.Generator` under `generator`, or another network's configuration under `model`.
+        `latent_dim`, `img_size` (height and width in pixels; one integer where they are equal),
+        `channels`, `value_range` (of the images), `step` (the number of training steps); and to
+        build it with, the fields of a `cgan_jax.Generator` under `generator`, or another network's
+        configuration under `model`.
     """
     module: Any = generator.module
     table = {
@@ -125,8 +126,11 @@ def read(
         if module is None and "model" in table:
             module = networks(model_from_dict(table["model"]))[0]
         elif module is None:
-            settings = table["generator"]
-            module = Generator(**settings | {"widths": tuple(settings["widths"])})
+            # JSON has lists for the widths and the size.
+            settings: dict[str, Any] = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in table["generator"].items()
+            }
+            module = Generator(**settings)
         names, step = check_class_names(table["class_names"], str(path)), int(table["step"])
         inputs = np.zeros((1, module.latent_dim), np.float32), np.zeros(1, np.int32)
         expected = jax.eval_shape(partial(module.init, train=False), jax.random.key(0), *inputs)

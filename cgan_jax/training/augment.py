@@ -38,7 +38,8 @@ class DiffAugment:
         color: see `color`. It may take pixels out of [-1, 1].
         translation: see `translation`.
         cutout: see `cutout`.
-        background: the pixel value that translation and cutout fill in.
+        background: the pixel value that translation and cutout fill in, also of an alpha channel,
+            where -1 is transparent.
     """
 
     color: bool = False
@@ -72,8 +73,10 @@ def color(images: jax.Array, key: jax.Array) -> jax.Array:
 
     Brightness adds a number in [-1/2, 1/2) to all pixels. Saturation multiplies the distance from
     each pixel's grey by a factor in [0, 2), contrast that from the image's mean by one in
-    [1/2, 3/2).
+    [1/2, 3/2). Of four channels the last one, alpha, stays, and the others change as three do.
     """
+    if images.shape[-1] == 4:
+        return jnp.concatenate([color(images[..., :3], key), images[..., 3:]], -1)
     shape = (3, len(images), 1, 1, 1)
     brightness, saturation, contrast = random.uniform(key, shape, images.dtype)
     images = images + (brightness - 0.5)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from cgan_jax.checks import as_int, check_int, short_repr
+from cgan_jax.checks import as_img_size, as_int, check_int, height_and_width, short_repr
 from cgan_jax.config import BaseModelConfig, LossName, OptimizerConfig, TrainConfig
 from cgan_jax.errors import ConfigError
 from cgan_jax.models import networks
@@ -79,8 +79,8 @@ class GAN:
 
     Args:
         generator: maps `(latent, labels, train=)`, float32 `[B, latent_dim]` and int32 `[B]`, to
-            images in [-1, 1], `[B, img_size, img_size, channels]`; its fields say `n_classes`,
-            `latent_dim`, `img_size` and `channels`.
+            images in [-1, 1], `[B, H, W, channels]`; its fields say `n_classes`, `latent_dim`,
+            `img_size` (an integer, or `(H, W)`) and `channels`.
         discriminator: maps `(images, labels, train=)` to raw scores `[B]`.
         gen_optimizer: any Optax transformation.
         disc_optimizer: likewise.
@@ -195,12 +195,19 @@ def _from_parts(
 def check_generator(generator: nn.Module) -> None:
     """Raises ConfigError if a module lacks a field that states a generator's sizes."""
     for name in ("n_classes", "latent_dim", "img_size", "channels"):
-        if as_int(getattr(generator, name, None)) is None:
+        value = getattr(generator, name, None)
+        if (as_img_size(value) if name == "img_size" else as_int(value)) is None:
             raise ConfigError(
                 f"the generator {type(generator).__name__} has no {name}\n"
-                "expected n_classes, latent_dim, img_size and channels, integers\n"
+                "expected integers n_classes, latent_dim and channels, and img_size, an integer or "
+                "(height, width)\n"
                 f"Add the field, as `{name}: int = ...`."
             )
+
+
+def image_shape(generator: Any) -> tuple[int, int, int]:
+    """Height, width and channels of a generator's images."""
+    return *height_and_width(generator.img_size), generator.channels
 
 
 def generator_like(generator: nn.Module) -> GANState:
@@ -221,7 +228,7 @@ def _init_generator(generator: nn.Module, key: jax.Array) -> tuple[jax.Array, An
     """Two images, and the network's variables."""
     latent, labels = jnp.zeros((2, generator.latent_dim)), jnp.zeros(2, jnp.int32)
     images, variables = generator.init_with_output(key, latent, labels, train=True)
-    expected = (2, generator.img_size, generator.img_size, generator.channels)
+    expected = (2, *image_shape(generator))
     if images.shape != expected:
         raise ConfigError(
             f"the generator makes {list(images.shape)} from 2 latent points and labels\n"

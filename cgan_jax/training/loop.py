@@ -21,7 +21,7 @@ from cgan_jax.config import TrainConfig
 from cgan_jax.data import Dataset
 from cgan_jax.errors import CGANError, ConfigError, DivergenceError
 from cgan_jax.training.callbacks import Callback, EpochEnd, RestorableStore, SpanEnd, Store
-from cgan_jax.training.gan import GAN, GANState
+from cgan_jax.training.gan import GAN, GANState, image_shape
 from cgan_jax.training.hosts import broadcast_int, broadcast_state, is_leader
 from cgan_jax.training.spans import Span, Spans, fixed_trip_count
 from cgan_jax.training.steps import run_keys
@@ -220,7 +220,7 @@ def _span_length(steps_per_second: float, previous: int) -> int:
 def check_fit(gan: GAN, dataset: Dataset) -> None:
     """Raises ConfigError if the networks do not fit the data."""
     generator = gan.generator
-    shape = (generator.img_size, generator.img_size, generator.channels)
+    shape = image_shape(generator)
     if dataset.images.shape[1:] != shape:
         raise ConfigError(
             f"the images are {list(dataset.images.shape[1:])}, but the generator makes "

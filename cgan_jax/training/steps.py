@@ -17,7 +17,7 @@ from jax import lax, random
 from cgan_jax.checks import check_seed
 from cgan_jax.errors import ConfigError
 from cgan_jax.models.value_range import to_unit_range
-from cgan_jax.training.gan import GAN, GANState, NetState
+from cgan_jax.training.gan import GAN, GANState, NetState, image_shape
 from cgan_jax.training.prng import THREEFRY, jax_threefry
 from cgan_jax.training.sharding import shard_batch
 
@@ -290,7 +290,7 @@ def _halves(scores: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _check(batch: Batch, gan: GAN) -> None:
     """Runs once, when jit traces the step."""
     images, labels, generator = batch.images, batch.labels, gan.generator
-    expected = (generator.img_size, generator.img_size, generator.channels)
+    expected = image_shape(generator)
     good = images.dtype == np.uint8 and images.shape[1:] == expected and len(images) > 1
     if not good or labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
         raise ConfigError(

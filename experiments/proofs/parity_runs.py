@@ -59,7 +59,8 @@ class Twin(torch_cgan.CGAN):
 
     def __init__(self, config: TrainConfig, dtype: torch.dtype, seed: int) -> None:
         model = as_report_model(config.model)
-        shape = (model.channels, model.img_size, model.img_size)
+        height, width, channels = model.image_shape
+        shape = (channels, height, width)
         torch.manual_seed(seed)
         G = torch_cgan.Generator(model.latent_dim, model.n_classes, model.generator_widths, shape)
         D = torch_cgan.Discriminator(model.n_classes, model.discriminator_widths, shape)

@@ -161,7 +161,7 @@ class MLPGenerator(Network):
 
     def __init__(self, config: MLPConfig) -> None:
         super().__init__()
-        self.image = (config.img_size, config.img_size, config.channels)
+        self.image = config.image_shape
         self.embedding = nn.Embedding(config.n_classes, config.embedding_width)
         sizes = [config.embedding_width + config.latent_dim, *config.generator_widths]
         self.hidden = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(sizes))
@@ -187,7 +187,7 @@ class MLPDiscriminator(Network):
         super().__init__()
         conditioning, width = config.discriminator_conditioning, config.embedding_width
         self.embedding = None
-        inputs = config.img_size**2 * config.channels
+        inputs = math.prod(config.image_shape)
         if conditioning == "concatenation":
             self.embedding, inputs = nn.Embedding(config.n_classes, width), inputs + width
         sizes = [inputs, *config.discriminator_widths]
@@ -297,8 +297,7 @@ class ResidualGenerator(Network):
     def __init__(self, config: ResidualConfig) -> None:
         super().__init__()
         widths = config.generator_widths
-        size = config.img_size // 2 ** len(widths)
-        self.start = (size, size, widths[0])
+        self.start = (*config.smallest(len(widths)), widths[0])
         self.embedding = nn.Embedding(config.n_classes, config.embedding_width)
         inputs = config.embedding_width + config.latent_dim
         self.first = nn.Linear(inputs, math.prod(self.start))
@@ -330,8 +329,8 @@ class ResidualDiscriminator(Network):
             inputs += config.embedding_width
         self.first = nn.Conv2d(inputs, widths[0], 3, padding=1, bias=False)
         self.stages = _Stages(config, widths, up=False)
-        size = config.img_size // 2 ** len(widths)
-        self.features = nn.Linear(size * size * widths[-1], config.features)
+        inputs = math.prod(config.smallest(len(widths))) * widths[-1]
+        self.features = nn.Linear(inputs, config.features)
         self.score = Score(config.n_classes, config.features, conditioning)
         self.negative_slope = config.negative_slope
 
@@ -399,8 +398,8 @@ class SNGANGenerator(Network):
 
     def __init__(self, config: SNGANConfig) -> None:
         super().__init__()
-        width, size = config.generator_width, config.img_size // 2**config.stages
-        self.start, inputs = (size, size, width), config.latent_dim
+        width, inputs = config.generator_width, config.latent_dim
+        self.start = (*config.smallest(config.stages), width)
         self.embedding = None
         if config.generator_conditioning == "concatenation":
             self.embedding = nn.Embedding(config.n_classes, config.embedding_width)

@@ -19,7 +19,7 @@ from jax import random
 
 from cgan_jax.config import OptimizerConfig
 from cgan_jax.training import steps
-from cgan_jax.training.gan import GAN, GANState, NetState
+from cgan_jax.training.gan import GAN, GANState, NetState, image_shape
 from cgan_jax.training.steps import Losses
 from experiments.proofs.parity import IDLE
 
@@ -168,8 +168,7 @@ def _dropout_masks(gan: GAN, key: jax.Array, n: int) -> tuple[jax.Array, ...]:
         masks.append(output != 0)
         return output
 
-    g = gan.generator
-    images = jnp.zeros((n, g.img_size, g.img_size, g.channels))
+    images = jnp.zeros((n, *image_shape(gan.generator)))
     rngs = {"params": random.key(0), "dropout": key}
     with nn.intercept_methods(record):
         gan.discriminator.init(rngs, images, jnp.zeros(n, jnp.int32), train=True)

@@ -17,7 +17,7 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from cgan_jax.checks import as_path, one_line
+from cgan_jax.checks import ImageSize, as_img_size, as_path, one_line, short_repr
 from cgan_jax.errors import CGANError, ConfigError, DivergenceError
 
 Flags = TypeVar("Flags")
@@ -93,6 +93,22 @@ def _refuse_repeats(flags: Any, words: Sequence[str]) -> None:
                 f"{flag} is given more than once\nexpected one {flag} with all its values\n"
                 f"Write {flag} VALUE VALUE ..."
             )
+
+
+def parse_size(text: str) -> ImageSize:
+    """A size of images from a flag: "32", or "64x48", height first.
+
+    Raises:
+        ConfigError: anything else.
+    """
+    match = re.fullmatch(r"(\d{1,9})(?:x(\d{1,9}))?", text, re.ASCII)
+    size = as_img_size([int(side or match[1]) for side in match.groups()]) if match else None
+    if size is None:
+        raise ConfigError(
+            "img_size must be an integer of at least 1, or height x width, such as 64x48, "
+            f"not {short_repr(text)}\nOmit it for the size that the images have."
+        )
+    return size
 
 
 def check_each_once(name: str, values: Sequence[object], hint: str) -> None:

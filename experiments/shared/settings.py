@@ -14,6 +14,7 @@ from typing import Annotated, Any, get_origin, get_type_hints
 import docstring_parser
 import tyro
 
+from cgan_jax.checks import ImageSize
 from cgan_jax.config import TrainConfig
 from cgan_jax.errors import ConfigError
 
@@ -99,7 +100,7 @@ def given(flags: Any, setting: Setting) -> Any:
 
 
 def with_settings(
-    config: TrainConfig, values: dict[Setting, Any], img_size: int | None = None
+    config: TrainConfig, values: dict[Setting, Any], img_size: ImageSize | None = None
 ) -> TrainConfig:
     """A configuration with other values for its settings.
 

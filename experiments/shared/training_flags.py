@@ -15,7 +15,7 @@ from typing import Annotated, Any, Generic, Protocol, TypeVar
 
 import tyro
 
-from cgan_jax.checks import check_int_field
+from cgan_jax.checks import ImageSize, check_int_field
 from cgan_jax.config import TrainConfig
 from cgan_jax.data import Dataset
 from cgan_jax.errors import CGANError, ConfigError
@@ -40,7 +40,7 @@ class OwnFlags(Protocol):
     def folder(cls, words: Sequence[str]) -> Path | None:
         """The run's folder, found among unparsed words; None where they do not tell."""
 
-    def img_size_to_check(self) -> int | None:
+    def img_size_to_check(self) -> ImageSize | None:
         """The image size to check a model's settings with; None for the preset's."""
 
 

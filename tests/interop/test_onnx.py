@@ -33,7 +33,7 @@ def colours() -> TrainedGenerator:
         n_classes=70,
         latent_dim=6,
         label_dim=4,
-        img_size=5,
+        img_size=(5, 4),
         channels=3,
         generator_widths=(8, 16, 16),
         negative_slope=0.3,
@@ -67,7 +67,7 @@ def test_the_graph_declares_its_inputs_and_outputs(colours, tmp_path):
         ("labels", "tensor(int32)", ["batch"]),
     ]
     (images,) = session.get_outputs()
-    assert (images.name, images.shape) == ("images", ["batch", 5, 5, 3])
+    assert (images.name, images.shape) == ("images", ["batch", 5, 4, 3])
     held = {p.key: p.value for p in onnx.load(path).metadata_props}
     assert json.loads(held["cgan_jax"])["value_range"] == [-1, 1]
 

@@ -3,6 +3,7 @@ Most tests use plain NumPy; those that need PyTorch itself are marked so and imp
 """
 
 import itertools
+import math
 import os
 import sys
 from pathlib import Path
@@ -23,7 +24,7 @@ REPORT = ModelConfig()
 RGB = ModelConfig(
     n_classes=3,
     latent_dim=5,
-    img_size=4,
+    img_size=(2, 8),
     channels=3,
     generator_widths=(6, 7, 8),
     discriminator_widths=(9, 8),
@@ -484,7 +485,7 @@ def upstream_modules(config: ModelConfig) -> tuple[Any, Any]:
     """PyTorch modules with the attribute names and the layers of PyTorch-GAN's `cgan.py`."""
     from torch import nn
 
-    pixels = config.channels * config.img_size**2
+    pixels = math.prod(config.image_shape)
 
     def layers(sizes: list[int], middle: Any) -> list[Any]:
         stack: list[Any] = []
@@ -518,8 +519,8 @@ def test_pytorch_gan_state_dicts_load_strictly_both_ways(config: ModelConfig) ->
     torch.manual_seed(0)
     pair, fresh = upstream_modules(config), upstream_modules(config)
     state_dicts = [{k: v.numpy() for k, v in net.state_dict().items()} for net in pair]
-    channels = {"channels": config.channels}
-    sizes = interop.config_from_torch(*state_dicts, **channels)
+    shape: Any = {"channels": config.channels, "img_size": config.img_size}
+    sizes = interop.config_from_torch(*state_dicts, **shape)
     assert sizes == config
     variables = [
         interop.generator_from_torch(state_dicts[0], sizes),
@@ -547,7 +548,8 @@ def test_torch_and_linen_networks_agree_both_ways(config: ModelConfig) -> None:
     from experiments.proofs import torch_cgan
 
     torch.manual_seed(0)
-    shape = (config.channels, config.img_size, config.img_size)
+    height, width, channels = config.image_shape
+    shape = (channels, height, width)
 
     def new() -> tuple[torch_cgan.Generator, torch_cgan.Discriminator]:
         return (

@@ -16,7 +16,7 @@ from experiments.proofs import torch_networks
 pytestmark = pytest.mark.torch
 TOLERANCE = {"rtol": 1e-9, "atol": 1e-9}
 BATCH = 3
-SIZES = {"n_classes": 3, "latent_dim": 5, "label_dim": 4, "img_size": 8, "channels": 2}
+SIZES = {"n_classes": 3, "latent_dim": 5, "label_dim": 4, "img_size": (8, 16), "channels": 2}
 RESIDUAL = SIZES | {"generator_widths": (8, 4), "discriminator_widths": (6, 8), "features": 7}
 SNGAN = SIZES | {"generator_width": 4, "discriminator_width": 6}
 CONFIGS = {
@@ -84,8 +84,7 @@ def random_variables(shapes, rng):
 def case_of(config, which):
     rng = np.random.default_rng(0)
     module, twin = networks(config)[which], torch_networks.networks(config)[which].double()
-    image = (config.img_size, config.img_size, config.channels)
-    inputs = rng.uniform(-1, 1, (BATCH, *((config.latent_dim,), image)[which]))
+    inputs = rng.uniform(-1, 1, (BATCH, *((config.latent_dim,), config.image_shape)[which]))
     labels = rng.integers(0, config.n_classes, BATCH)
     init = partial(module.init, train=True)
     variables = random_variables(jax.eval_shape(init, jax.random.key(0), inputs, labels), rng)

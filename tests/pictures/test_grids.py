@@ -56,7 +56,9 @@ def test_grid_puts_each_tile_under_its_name(channels):
     assert (picture[:4] == 255).all()
 
 
-@pytest.mark.parametrize(("height", "width", "channels"), [(28, 28, 1), (9, 14, 3), (90, 90, 3)])
+@pytest.mark.parametrize(
+    ("height", "width", "channels"), [(28, 28, 1), (9, 14, 3), (90, 90, 3), (50, 3, 3), (3, 200, 1)]
+)
 def test_tiles_of_a_grid_are_its_images(height, width, channels):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (2, 3, height, width, channels), np.uint8)
@@ -77,6 +79,25 @@ def test_many_columns_continue_below(columns, across, bands):
         x, y = MARGIN + i % across * (84 + GAP), MARGIN + i // across * (band_height + MARGIN)
         name = np.asarray(picture)[y : y + FONT_SIZE, x : x + 84]
         assert name.min() < 128 and name.mean() > 200
+
+
+def test_alpha_lets_the_white_through():
+    """In a grid each colour is at its alpha's share of the way from white, and so in its tiles."""
+    colors, alphas = [[0, 100, 255], [10, 20, 30]], [0, 51, 128, 255]
+    images = np.array([[[[[*c, a] for a in alphas] for c in colors]]], np.uint8)
+    shown = tiles(grid(images, ["a"]), 1, 2, 4)[0, 0]
+    for color, row in zip(colors, shown, strict=True):
+        for alpha, pixel in zip(alphas, row, strict=True):
+            assert pixel.tolist() == [round(255 + (c - 255) * alpha / 255) for c in color]
+
+
+def test_images_of_any_shape_are_enlarged_in_measure():
+    """Their names fit above wide ones; high ones stay low; above the narrowest is no name."""
+    sizes = {(8, 8): (80, 80), (8, 16): (40, 80), (64, 48): (128, 96), (40, 2): (160, 8)}
+    for (height, width), (tile_height, tile_width) in sizes.items():
+        picture = grid(np.zeros((1, 1, height, width, 1), np.uint8), ["Bag"])
+        assert picture.width == tile_width + 2 * MARGIN
+        assert picture.height == tile_height + 2 * MARGIN + FONT_SIZE + GAP
 
 
 def test_tiles_of_another_picture_are_refused():

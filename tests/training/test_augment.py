@@ -114,9 +114,12 @@ def test_color_by_hand(channels):
         before = random.uniform(random.key(1), (6, 5, 4, channels), minval=-1)
         after = color(before, KEY)
         drawn = np.asarray(random.uniform(KEY, (3, 6)))
+    if channels == 4:  # alpha stays
+        np.testing.assert_array_equal(after[..., 3], before[..., 3])
+        before, after = before[..., :3], after[..., :3]
     for image, result, (b, s, c) in zip(np.asarray(before), after, drawn.T, strict=True):
         image = image + b - 0.5
-        if channels == 3:
+        if channels >= 3:
             grey = (image[..., :1] + image[..., 1:2] + image[..., 2:]) / 3
             image = grey + 2 * s * (image - grey)
         mean = image.sum() / image.size
