@@ -126,7 +126,7 @@ def write(images: np.ndarray, classes: np.ndarray, class_names: Sequence[str], o
         with atomic_write(out) as file:
             grid(rows, names).save(file)
     else:
-        from cgan_jax.data.square_images import to_pillow
+        from cgan_jax.data.crops import to_pillow
 
         words = [re.sub(r"\W+", "_", name).strip("_").lower() for name in class_names]
         if len(set(words)) < len(words):  # as of the classes "a" and "A"
