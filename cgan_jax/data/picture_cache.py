@@ -9,7 +9,6 @@ import hashlib
 import json
 import logging
 import os
-import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,7 +50,7 @@ def load(folder: Path, split: str, mark: str) -> Pictures | None:
     """The pictures of a part of a folder, if its fingerprint is the given one."""
     try:
         entry = _entry(folder, split)
-        with np.load(entry, allow_pickle=False) as saved:
+        with open(entry, "rb") as file, np.load(file, allow_pickle=False) as saved:
             about = json.loads(str(saved["about"]))
             if about["mark"] != mark:
                 return None
@@ -93,9 +92,9 @@ def _remove_orphans(directory: Path) -> None:
     for entry in directory.glob("*.npz"):
         with contextlib.suppress(OSError):
             try:
-                with np.load(entry, allow_pickle=False) as saved:
+                with open(entry, "rb") as file, np.load(file, allow_pickle=False) as saved:
                     is_orphan = not os.path.isdir(json.loads(str(saved["about"]))["folder"])
-            except (ValueError, KeyError, zipfile.BadZipFile):
+            except Exception:  # of many kinds: it is broken
                 is_orphan = True
             if is_orphan:
                 entry.unlink()
