@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import os
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,10 +19,12 @@ import PIL
 
 from cgan_jax.checks import one_line
 from cgan_jax.data.cache import default_directory
+from cgan_jax.data.stack import empty_images
 from cgan_jax.errors import CGANError
 from cgan_jax.files import atomic_write
 
 _FORMAT = 1
+_PIECE = 2**20  # bytes that are read at a time
 _log = logging.getLogger("cgan_jax")
 
 
@@ -54,8 +57,8 @@ def load(folder: Path, split: str, mark: str) -> Pictures | None:
             about = json.loads(str(saved["about"]))
             if about["mark"] != mark:
                 return None
-            # A zip file has a checksum of each array.
-            pictures = Pictures(saved["images"], saved["labels"].tolist(), about["notices"])
+            images = _read_images(saved.zip)
+            pictures = Pictures(images, saved["labels"].tolist(), about["notices"])
         _log.info("%s: %s images from the cache %s", folder, f"{len(pictures.labels):,}", entry)
         return pictures
     except FileNotFoundError:
@@ -80,6 +83,26 @@ def store(folder: Path, split: str, mark: str, pictures: Pictures) -> None:
             )
     except (CGANError, OSError) as error:
         _log.info("cannot keep the images of %s: %s", folder, one_line(error, 120))
+
+
+def _read_images(archive: zipfile.ZipFile) -> np.ndarray:
+    """The images of an entry, in one piece of memory; the archive has a checksum of them.
+
+    Raises:
+        Exception: of many kinds, if the entry is broken.
+    """
+    with archive.open("images.npy") as file:
+        np.lib.format.read_magic(file)
+        shape, _, _ = np.lib.format.read_array_header_1_0(file)
+        images = empty_images(shape)
+        rest = images.reshape(-1).data
+        while len(rest):
+            piece = file.read(min(len(rest), _PIECE))
+            if not piece:
+                raise EOFError("the images are cut")
+            rest[: len(piece)] = piece
+            rest = rest[len(piece) :]
+    return images
 
 
 def _entry(folder: Path, split: str) -> Path:
