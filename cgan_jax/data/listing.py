@@ -23,7 +23,7 @@ _log = logging.getLogger("cgan_jax")
 
 def check_split(split: Any) -> None:
     """Raise a ConfigError for what is neither "train" nor "test"."""
-    if split not in ("train", "test"):
+    if not isinstance(split, str) or split not in ("train", "test"):
         raise ConfigError(
             f"split must be train or test, not {short_repr(split)}\nOmit it for train."
         )
