@@ -15,11 +15,12 @@ from typing import Annotated, Literal
 
 import tyro
 
-from cgan_jax.checks import ImageSize, as_path
-from cgan_jax.data import SPECS, Dataset, load, load_folder, load_npz, load_tfds
-from cgan_jax.errors import ConfigError
+from cgan_jax.checks import ImageSize
+from cgan_jax.data import Dataset, load_own
+from cgan_jax.data.crops import Background
 from cgan_jax.runs.folder import RunFolder
 from experiments.shared.command_line import parse_size, run
+from experiments.shared.reading import reading_bar
 from experiments.shared.training_flags import PATH, flag_value, holds_run, parse_job
 
 MODULE = "experiments.train"
@@ -38,13 +39,19 @@ class Flags:
     """
 
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
-    """A folder with one sub-folder of pictures per class; an .npz file with the arrays images,
-    labels and perhaps class_names; or a name in TFDS, as mnist, cifar10 or emnist/letters."""
+    """A folder with one sub-folder of pictures per class, or with labels.csv or dataset.json; an
+    .npz file with the arrays images, labels and perhaps class_names; or a name in TFDS, as mnist,
+    cifar10 or emnist/letters."""
     img_size: Annotated[str | None, tyro.conf.arg(metavar="INT|INTxINT")] = None
     """Height and width to resize the pictures' centres to: 32 for squares, or as 64x48, height
     first. By default their own size."""
-    channels: Literal[1, 3] | None = None
-    """1 for grey, 3 for colour. By default what the pictures have."""
+    channels: Literal[1, 3, 4] | None = None
+    """1 for grey, 3 for colour, 4 for colour and opacity. By default 1 or 3, as the pictures
+    have."""
+    alpha_background: Background = "auto"
+    """What transparent pixels become: white, black, or whichever the pictures contrast with."""
+    skip_unreadable: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Leave out pictures that cannot be read, instead of refusing them."""
     data_dir: Annotated[Path | None, PATH] = None
     """TFDS's data directory. By default $TFDS_DATA_DIR, or tensorflow_datasets in your home."""
     workdir: Annotated[Path | None, PATH] = None
@@ -78,21 +85,16 @@ class Flags:
         Raises:
             ConfigError, DataError: as the functions of cgan_jax.data.
         """
-        path = as_path(self.data, "data")
-        is_npz = path.suffix.lower() == ".npz"
-        if os.path.exists(path) or is_npz or self.data.startswith((".", "/", "~")):
-            if self.data_dir:
-                raise ConfigError(
-                    f"data_dir does not go with {self.data}, which is a path\n"
-                    "expected the name of a data set of TFDS\nOmit it."
-                )
-            read = load_npz if is_npz and not os.path.isdir(path) else load_folder
-            return read(path, self.size, self.channels)
-        if self.data in SPECS and self.size is None and self.channels is None:
-            return load(self.data, data_dir=self.data_dir)  # from more places than TFDS
-        return load_tfds(
-            self.data, data_dir=self.data_dir, img_size=self.size, channels=self.channels
-        )
+        with reading_bar() as on_progress:
+            return load_own(
+                self.data,
+                img_size=self.size,
+                channels=self.channels,
+                data_dir=self.data_dir,
+                background=self.alpha_background,
+                skip_unreadable=self.skip_unreadable,
+                on_progress=on_progress,
+            )
 
 
 def default_folder(data: str) -> Path:

@@ -1,6 +1,7 @@
 """`python -m experiments.train` and the example to copy, run as by a user, on small networks."""
 
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from cgan_jax.sampling.generator import load_generator
 from experiments import digits_cgan, sample, train
 from experiments.proofs import tiny
 from experiments.shared import training_flags
+from experiments.shared.reading import reading_bar
 
 
 @pytest.fixture
@@ -115,3 +117,12 @@ def test_the_example_to_copy(invoke, tmp_path, capsys):
     invoke(digits_cgan, "--epochs", 1)
     assert "Finished: 29 steps" in capsys.readouterr().out
     assert load_generator(tmp_path / "runs" / "digits").generate(["7"]).shape == (1, 8, 8, 1)
+
+
+def test_a_bar_shows_how_much_is_read(monkeypatch, capsys):
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with reading_bar() as on_progress:
+        time.sleep(1.05)  # what is faster needs no bar
+        on_progress(30, 40)
+    assert "Reading images  75%|" in capsys.readouterr().err
