@@ -16,8 +16,9 @@ from PIL import Image
 
 from cgan_jax.config import MODEL_KINDS, OptimizerConfig, differences
 from cgan_jax.errors import RunError
+from cgan_jax.pictures.grids import MOST_ROWS
 from cgan_jax.presets import PRESETS
-from cgan_jax.reporting.page import EXAMPLES, MOST_GRIDS, settings, spread, write_page
+from cgan_jax.reporting.page import MOST_GRIDS, settings, spread, write_page
 from cgan_jax.runs.folder import RunFolder
 from cgan_jax.runs.tables import read_measures, write_measures
 from experiments.proofs.tiny import CONFIG, dataset
@@ -61,7 +62,7 @@ def test_a_page_shows_what_the_folder_holds(run):
     assert ["hidden" in image for image in grids] == [True, True, False]
     assert all(image["alt"] for image in page.all("img"))
     strips = [image for image in page.all("img") if image["alt"].startswith(("Gen", "Real: "))]
-    assert {image["width"] for image in strips} == {str(5 * EXAMPLES - 1)}
+    assert {image["width"] for image in strips} == {str(5 * MOST_ROWS - 1)}
     assert len(strips) == 2 * len(NAMES)
     assert "Trained for 18 steps, epoch 3 of 3." in " ".join(page.text.split())
     changed = [row for row in page.all("tr") if row.get("class") == "changed"]
