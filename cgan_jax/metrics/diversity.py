@@ -7,7 +7,7 @@ import numpy as np
 from cgan_jax.metrics.inputs import check_images, check_labels, chunks
 
 CHUNK = 500  # images at a time
-TRAINING_CHUNK = 5000  # training images at a time: 250 MB as floats, of 64x64 pixels in colour
+TRAINING_CHUNK = 2000  # training images at a time: 100 MB as floats, of 64x64 pixels in colour
 
 
 class Neighbours(NamedTuple):

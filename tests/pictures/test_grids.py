@@ -19,6 +19,8 @@ from cgan_jax.pictures.grids import (
     MARGIN,
     grid,
     labelled_examples,
+    rows_for,
+    shown_classes,
     tiles,
 )
 
@@ -77,6 +79,18 @@ def test_many_columns_continue_below(columns, across, bands):
         x, y = MARGIN + i % across * (84 + GAP), MARGIN + i // across * (band_height + MARGIN)
         name = np.asarray(picture)[y : y + FONT_SIZE, x : x + 84]
         assert name.min() < 128 and name.mean() > 200
+
+
+def test_a_runs_grids_stay_within_two_screens():
+    """Of Fashion-MNIST's ten classes, ten rows."""
+    assert [rows_for(n) for n in (1, 10, 40, 41, 100, 200, 100_000)] == [10, 10, 10, 6, 4, 2, 2]
+    assert shown_classes(200).tolist() == list(range(200))
+    shown = shown_classes(1000)
+    assert (len(shown), shown[0], shown[-1], shown.dtype) == (200, 0, 999, np.int32)
+    assert set(np.diff(shown)) == {5, 6}
+    images = np.zeros((2, 200, 28, 28, 1), np.uint8)
+    picture = grid(images, [f"a long name of the class {i}" for i in range(200)])
+    assert picture.width < 2000 and picture.height < 2100
 
 
 def test_tiles_of_another_picture_are_refused():
