@@ -153,6 +153,19 @@ def check_int_field(config: Any, name: str, low: int, high: int | None = None) -
     return check_int(name, getattr(config, name), low, high, hint=default_hint(config, name))
 
 
+def check_bool(config: Any, name: str) -> None:
+    """Check a field of a dataclass that is a switch.
+
+    Raises:
+        ConfigError: neither True nor False.
+    """
+    value = getattr(config, name)
+    if not isinstance(value, bool):
+        raise ConfigError(
+            f"{name} must be True or False, not {short_repr(value)}\n{default_hint(config, name)}"
+        )
+
+
 def default_hint(config: Any, name: str) -> str:
     """What to do about a wrong value of a field that has a default."""
     default = type(config).__dataclass_fields__[name].default

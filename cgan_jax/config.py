@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from cgan_jax.checks import (
+    check_bool,
     default_hint,
     did_you_mean,
     normalize_choice,
@@ -152,11 +153,7 @@ class AverageConfig:
     ramp: float | None = 0.05
 
     def __post_init__(self) -> None:
-        if not isinstance(self.keep, bool):
-            raise ConfigError(
-                f"keep must be True or False, not {short_repr(self.keep)}\n"
-                f"{default_hint(self, 'keep')}"
-            )
+        check_bool(self, "keep")
         normalize_number(self, "half_life", ABOVE_ZERO, math.inf, "above 0")
         if self.ramp is not None:
             normalize_number(self, "ramp", ABOVE_ZERO, math.inf, "above 0")
@@ -172,6 +169,9 @@ class TrainConfig:
         batch_size: images per step, at least 2.
         seed: of all randomness (weights, data order, noise), in [0, 2**32).
         loss: adversarial loss; a name in `cgan_jax.LOSSES`.
+        balance: draw each class equally often, however many images it has; an epoch keeps its
+            number of steps, so that images of large classes come less than once, and of small ones
+            more often.
         augment: policy of differentiable augmentation: some of `color`, `translation` and `cutout`,
             separated by commas; empty for none.
         background: the pixel value that augmentation fills in, in [-1, 1]; -1 is black.
@@ -193,6 +193,7 @@ class TrainConfig:
     batch_size: int = 64
     seed: int = 0
     loss: LossName = "least_squares"
+    balance: bool = False
     augment: str = ""
     background: float = -1.0
     schedule_steps: int | None = None
@@ -212,6 +213,7 @@ class TrainConfig:
         normalize_int(self, "batch_size", at_least=2)  # BatchNorm needs two images
         normalize_int(self, "seed", at_least=0, at_most=2**32 - 1)
         normalize_choice(self, "loss", LossName)
+        check_bool(self, "balance")
         self._check_augment()
         normalize_number(self, "background", -1, 1, "in [-1, 1]")
         if self.schedule_steps is not None:
@@ -300,10 +302,12 @@ PARTS: dict[str, type] = {
 
 
 def to_dict(config: TrainConfig) -> dict[str, Any]:
-    """A configuration as JSON has it; without `disc_optimizer` if that is None."""
+    """A configuration as JSON has it; without `disc_optimizer` or `balance` if there is none."""
     values = dataclasses.asdict(config) | {"model": model_to_dict(config.model)}
     if config.disc_optimizer is None:
         del values["disc_optimizer"]
+    if not config.balance:  # so that a run without it has the file of earlier versions
+        del values["balance"]
     return values
 
 

@@ -8,14 +8,16 @@ cgan_jax/data/.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import tyro
 
-from cgan_jax.checks import ImageSize
+from cgan_jax.checks import ImageSize, one_line, plural
+from cgan_jax.config import AUGMENTATIONS, TrainConfig
 from cgan_jax.data import Dataset, load_own
 from cgan_jax.data.crops import Background
 from cgan_jax.runs.folder import RunFolder
@@ -24,6 +26,11 @@ from experiments.shared.reading import reading_bar
 from experiments.shared.training_flags import PATH, flag_value, holds_run, parse_job
 
 MODULE = "experiments.train"
+# With fewer images, augmentation helps clearly: Zhao et al. 2020, "Differentiable Augmentation for
+# Data-Efficient GAN Training"; Karras et al. 2020, "Training Generative Adversarial Networks with
+# Limited Data".
+FEW_IMAGES = 10_000
+UNBALANCED = 3  # the largest class's images for each of the smallest's
 
 
 @dataclass(frozen=True)
@@ -106,6 +113,26 @@ def default_folder(data: str) -> Path:
     return Path("runs") / (name or "pictures")
 
 
+def hints(config: TrainConfig, dataset: Dataset) -> Iterator[str]:
+    """Lines about settings that few images, or classes of very unequal sizes, call for."""
+    if len(dataset) < FEW_IMAGES and not config.augment:
+        pixels = dataset.images
+        borders = np.concatenate([pixels[:, [0, -1]].ravel(), pixels[:, :, [0, -1]].ravel()])
+        white = " --background 1" if np.median(borders) > 127 and config.background == -1 else ""
+        yield (
+            f"Only {plural(len(dataset), 'image')}, which the discriminator can learn by heart: "
+            f"try --augment {','.join(AUGMENTATIONS)}{white}"
+        )
+    counts = dataset.class_counts()
+    low, high = int(counts.argmin()), int(counts.argmax())
+    if counts[high] > UNBALANCED * counts[low] and not config.balance:
+        smallest, largest = (one_line(dataset.class_names[i], 40) for i in (low, high))
+        yield (
+            f"Unbalanced classes, from {plural(int(counts[low]), 'image')} of {smallest} to "
+            f"{counts[high]:,} of {largest}: --balance draws all equally often"
+        )
+
+
 def main() -> None:
     job = parse_job(Flags, MODULE)
     with job.device.joined():
@@ -114,7 +141,9 @@ def main() -> None:
         config.check_data(len(dataset))
         workdir = job.own.workdir or Path("runs") / dataset.name.replace("/", "_")
         if job.device.alone:
-            RunFolder.check(workdir, config, resume=job.start.resume, data=dataset.identity())
+            data = dataset.identity()
+            if not RunFolder.check(workdir, config, resume=job.start.resume, data=data):
+                print("".join(f"{line}\n" for line in hints(config, dataset)), end="")
         job.train(config, dataset, workdir)
 
 

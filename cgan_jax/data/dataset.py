@@ -4,6 +4,7 @@ The other modules of this package read images from their sources.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -81,6 +82,14 @@ class Dataset:
             f"{short_repr(self.class_names)}, source={one_line(repr(self.source), 100)})"
         )
 
+    def class_counts(self) -> np.ndarray:
+        """How many images each class has, int64 `[len(class_names)]`."""
+        return np.bincount(self.labels, minlength=len(self.class_names))
+
+    def count_words(self) -> str:
+        """`class_counts` on one line; see `count_words`."""
+        return count_words(self.class_names, self.class_counts())
+
     def identity(self) -> dict[str, str | int]:
         """The data's `name`, `n_images`, and a `sha256` of images, labels and class names."""
         digest = hashlib.sha256("\n".join(self.class_names).encode())
@@ -129,3 +138,21 @@ class Dataset:
                 "Count the classes from 0."
             )
         return cls(images, as_int32, names, name, source)
+
+
+def count_words(class_names: Sequence[str], counts: Sequence[int] | np.ndarray) -> str:
+    """How many images each class has, in words: of up to ten classes, or the extremes of more.
+
+    Args:
+        class_names: one per class.
+        counts: integers, one per class.
+    """
+    names = [one_line(name, 40) for name in class_names]
+    low, high = int(np.argmin(counts)), int(np.argmax(counts))
+    if len(names) > 1 and counts[low] == counts[high]:
+        return f"{len(names):,} classes of {plural(int(counts[low]), 'image')} each"
+    if len(names) <= 10:
+        return ", ".join(f"{name}: {n:,}" for name, n in zip(names, counts, strict=True))
+    smallest, largest = (f"{counts[i]:,} ({names[i]})" for i in (low, high))
+    median = round(float(np.median(counts)))
+    return f"{len(names):,} classes, from {smallest} to {largest}, median {median:,}"

@@ -6,7 +6,8 @@ import numpy as np
 
 from cgan_jax.metrics.inputs import check_images, check_labels, chunks
 
-CHUNK = 500  # images at a time; against 60,000 of 784 pixels a block takes 120 MB
+CHUNK = 500  # images at a time
+TRAINING_CHUNK = 2000  # training images at a time: 100 MB as floats, of 64x64 pixels in colour
 
 
 class Neighbours(NamedTuple):
@@ -35,15 +36,26 @@ def nearest_neighbours(images: np.ndarray, training: np.ndarray) -> Neighbours:
         DataError: other shapes or dtypes.
     """
     check_images(images, training)
-    train = training.reshape(len(training), -1).astype(np.float32)
-    squares = (train**2).sum(1)
-    indices, distances = np.empty(len(images), np.int64), np.empty(len(images), np.float32)
+    lowest, indices = np.full(len(images), np.inf, np.float32), np.zeros(len(images), np.int64)
+    for some in chunks(len(training), TRAINING_CHUNK):
+        train = _pixels(training[some])
+        squares = (train**2).sum(1)
+        for rows in chunks(len(images), CHUNK):
+            products = squares - 2 * _pixels(images[rows]) @ train.T
+            nearest, least = products.argmin(1), products.min(1)
+            closer = least < lowest[rows]
+            indices[rows] = np.where(closer, some.start + nearest, indices[rows])
+            lowest[rows] = np.where(closer, least, lowest[rows])
+    distances = np.empty(len(images), np.float32)
     for rows in chunks(len(images), CHUNK):
-        x = images[rows].reshape(-1, train.shape[1]).astype(np.float32)
-        indices[rows] = (squares - 2 * x @ train.T).argmin(1)
         # Recomputed from the differences, since the product form loses digits near zero.
-        distances[rows] = np.sqrt(((x - train[indices[rows]]) ** 2).mean(1))
+        differences = _pixels(images[rows]) - _pixels(training[indices[rows]])
+        distances[rows] = np.sqrt((differences**2).mean(1))
     return Neighbours(indices, distances)
+
+
+def _pixels(images: np.ndarray) -> np.ndarray:
+    return images.reshape(len(images), -1).astype(np.float32)
 
 
 def within_class_diversity(images: np.ndarray, labels: np.ndarray, n_classes: int) -> np.ndarray:

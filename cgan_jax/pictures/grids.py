@@ -16,6 +16,7 @@ from cgan_jax.pictures.fonts import Font, drawable
 TILE = 80  # pixels of a tile's width at least, unless it is higher than twice that
 GAP, MARGIN, FONT_SIZE = 4, 12, 13
 MOST_COLUMNS = 20  # side by side: as wide as a screen
+MOST_ROWS, MOST_TILES_DOWN, MOST_CLASSES = 10, 20, 200  # of a grid of a run's classes
 
 
 def grid(
@@ -32,7 +33,7 @@ def grid(
     Returns:
         an RGB picture on white, which shows through images with alpha. Small images are enlarged by
         whole pixels, for long names too; the longest names are shortened. More than 20 columns are
-        split into bands of equal width, one below the other.
+        split into bands of equal width, one below the other, without wider images for long names.
 
     Raises:
         ConfigError: the array or the names do not fit this.
@@ -56,7 +57,8 @@ def grid(
 
     titles = [drawable(name, FONT_SIZE) for name in column_names]
     longest = max(font.getlength(text) for text, font in titles)
-    enough = -(-int(min(max(TILE, longest), 2 * TILE)) // width)
+    widest = 2 * TILE if columns <= MOST_COLUMNS else TILE
+    enough = -(-int(min(max(TILE, longest), widest)) // width)
     scale = max(1, min(enough, -(-2 * TILE // height)))
     enlarged = on_white(images).repeat(scale, 2).repeat(scale, 3)
     rgb = np.broadcast_to(enlarged, (*enlarged.shape[:-1], 3))
@@ -71,6 +73,21 @@ def grid(
             tile = Image.fromarray(np.ascontiguousarray(rgb[row, column]))
             picture.paste(tile, layout.place(column, row))
     return picture
+
+
+def rows_for(n_classes: int) -> int:
+    """How many images of each class a run's grids have: 10, or fewer of more than 40 classes.
+
+    So many bands of columns would otherwise be many screens tall.
+    """
+    bands, _ = _bands(min(n_classes, MOST_CLASSES))
+    return min(MOST_ROWS, MOST_TILES_DOWN // bands)
+
+
+def shown_classes(n_classes: int) -> np.ndarray:
+    """The classes that a run's grids have: all, or 200 evenly spaced ones; int32 `[n]`."""
+    n_shown = min(n_classes, MOST_CLASSES)
+    return np.linspace(0, n_classes - 1, n_shown).round().astype(np.int32)
 
 
 def tiles(picture: Image.Image, columns: int, height: int, width: int) -> np.ndarray:

@@ -4,7 +4,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cgan_jax.checks import one_line
 from cgan_jax.errors import ConfigError, RunError
-from cgan_jax.pictures.grids import MARGIN, grid, tiles
+from cgan_jax.pictures.grids import MARGIN, grid, shown_classes, tiles
 from cgan_jax.runs.folder import RunFolder
 
 CAPTION_SIZE = 20
@@ -33,13 +33,13 @@ def progress_pictures(run: RunFolder, rows: int) -> list[Image.Image]:
     font = ImageFont.load_default(CAPTION_SIZE)
     caption_width = max(round(font.getlength(text)) + 2 * MARGIN for text in captions.values())
     height, width, _ = run.config.model.image_shape
+    names = [run.class_names[label] for label in shown_classes(len(run.class_names))]
     pictures: list[Image.Image] = []
     for epoch, file in files.items():
         try:
             with Image.open(file) as opened:
                 whole = opened.convert("RGB")
-            images = tiles(whole, len(run.class_names), height, width)[:rows]
-            top = grid(images, run.class_names)
+            top = grid(tiles(whole, len(names), height, width)[:rows], names)
         except ConfigError as error:
             raise RunError(
                 f"{file} is {whole.width}x{whole.height} pixels\n"

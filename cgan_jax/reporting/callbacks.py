@@ -11,7 +11,8 @@ from jax import random
 
 from cgan_jax.checks import check_int, check_seed
 from cgan_jax.files import atomic_write, write_errors
-from cgan_jax.pictures.grids import grid
+from cgan_jax.metrics.diversity import nearest_neighbours
+from cgan_jax.pictures.grids import grid, rows_for, shown_classes
 from cgan_jax.pictures.plots import plot_losses
 from cgan_jax.runs.events import EventFile
 from cgan_jax.runs.folder import RunFolder
@@ -72,16 +73,27 @@ class SampleGrids(Callback):
         gan: what is trained.
         run: the run folder.
         every: epochs between two grids; the first and the last epoch have one too.
-        rows: images of each class.
+        rows: images of each class; by default 10, or fewer of more than 40 classes. More than 200
+            classes are not all drawn.
         seed: of the latent points.
+        training: the training images, uint8 `[N, H, W, C]`. With them, the samples of the end stand
+            in `nearest.png`, each above the training image nearest to it, which shows copies.
     """
 
     def __init__(
-        self, gan: GAN, run: RunFolder, every: int = 5, rows: int = 10, seed: int = 0
+        self,
+        gan: GAN,
+        run: RunFolder,
+        every: int = 5,
+        rows: int | None = None,
+        seed: int = 0,
+        training: np.ndarray | None = None,
     ) -> None:
-        self._gan, self._run = gan, run
+        self._gan, self._run, self._training = gan, run, training
         self._every = check_int("every", every, 1, hint="Omit it for the default, 5.")
-        self._rows = check_int("rows", rows, 1, hint="Omit it for the default, 10.")
+        rows = rows_for(len(run.class_names)) if rows is None else rows
+        self._rows = check_int("rows", rows, 1, hint="Omit it for the default, at most 10.")
+        self._classes = shown_classes(len(run.class_names))
         self._key = random.key(check_seed(seed))
 
     def on_train_start(self, step: int, last_step: int, steps_per_epoch: int) -> None:
@@ -96,13 +108,24 @@ class SampleGrids(Callback):
     def on_train_end(self, step: int, state: GANState) -> None:
         epoch, batches = divmod(step, self._steps_per_epoch)
         drawn = batches == 0 and self._run.sample_grid(epoch).exists()
-        if step and not drawn and is_finite(state.shown):  # a sweep ends diverged members like this
+        if not step or not is_finite(state.shown):  # a sweep ends diverged members like this
+            return
+        if not drawn:
             self._draw(state, self._run.stopped_grid)
+        if self._training is not None:
+            images = self._images(state)
+            indices = nearest_neighbours(images, self._training).indices
+            self._save(np.concatenate([images, self._training[indices]], 1), self._run.nearest)
 
     def _draw(self, state: GANState, path: Path) -> None:
-        names = self._run.class_names
-        labels = np.tile(np.arange(len(names), dtype=np.int32), self._rows)
-        images = generate(self._gan.generator, state.shown, labels, self._key)
+        self._save(self._images(state), path)
+
+    def _images(self, state: GANState) -> np.ndarray:
+        labels = np.tile(self._classes, self._rows)
+        return generate(self._gan.generator, state.shown, labels, self._key)
+
+    def _save(self, images: np.ndarray, path: Path) -> None:
+        names = [self._run.class_names[label] for label in self._classes]
         picture = grid(images.reshape(self._rows, len(names), *images.shape[1:]), names)
         with atomic_write(path) as temporary:
             picture.save(temporary)

@@ -3,8 +3,6 @@
 The page needs no network: pictures are in it, and its policy forbids the browser to fetch anything.
 """
 
-import base64
-import io
 import json
 import os
 import shlex
@@ -14,22 +12,23 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from cgan_jax.checks import one_line
 from cgan_jax.config import TrainConfig, leaves
-from cgan_jax.errors import ConfigError, RunError
+from cgan_jax.data.dataset import count_words
+from cgan_jax.errors import RunError
 from cgan_jax.files import atomic_write
 from cgan_jax.metrics.measures import describe, find_declines
 from cgan_jax.model_config import kind_of
-from cgan_jax.pictures.grids import tiles
+from cgan_jax.pictures.grids import MOST_CLASSES, rows_for
 from cgan_jax.presets import PRESETS
+from cgan_jax.reporting.page_pictures import class_pictures, embed
 from cgan_jax.runs.folder import RunFolder
 from cgan_jax.runs.tables import INDEX_COLUMNS, format_figure, read_measures
 
-MOST_GRIDS, MOST_BYTES = 40, 8_000_000  # of all sample grids together
-EXAMPLES = 10  # pictures of each class in a row
-GREY = 128  # of the line between two of them, on a light page and on a dark one
+MOST_GRIDS = 40
+LARGE_GRID, LARGE_GRIDS = 125_000, 2_500_000  # bytes of one, and of all where one is larger
+FOLD = 20  # classes in one section
 PRESET = PRESETS["report"]
 
 
@@ -39,14 +38,6 @@ class Setting(NamedTuple):
     name: str
     value: str
     preset: str | None = None
-
-
-class Picture(NamedTuple):
-    """A picture as a page has it: a data URI, and its size in pixels."""
-
-    uri: str
-    width: int
-    height: int
 
 
 def write_page(run_dir: str | os.PathLike[str]) -> Path:
@@ -83,10 +74,11 @@ def write_page(run_dir: str | os.PathLike[str]) -> Path:
 def spread(grids: Mapping[int, Path]) -> list[int]:
     """The epochs whose grids a page shows: evenly spaced, the first and the last among them.
 
-    At most MOST_GRIDS, and fewer where they would be more than MOST_BYTES.
+    At most MOST_GRIDS, and fewer where they are large.
     """
     largest = max((path.stat().st_size for path in grids.values()), default=0)
-    n = min(len(grids), MOST_GRIDS, max(2, MOST_BYTES // max(1, largest)))
+    most = MOST_GRIDS if largest <= LARGE_GRID else max(2, LARGE_GRIDS // largest)
+    n = min(len(grids), most)
     places = np.linspace(0, len(grids) - 1, n).round().astype(int)
     return [sorted(grids)[place] for place in places]
 
@@ -112,8 +104,8 @@ def _contents(run: RunFolder) -> dict[str, Any]:
         steps, epoch = _progress(run)
         if run.stopped_grid.exists():
             grids.append((f"step {steps:,}", run.stopped_grid))
-        samples = _examples(run, grids[-1][1]) if grids else {}
-        real = _examples(run, run.path / "real.png")
+        classes = class_pictures(run, grids[-1][1] if grids else None)
+        counts = [each.n_images for each in classes if each.n_images is not None]
         measures = read_measures(run.measures)
         return {
             "name": run.path.resolve().name,
@@ -123,15 +115,19 @@ def _contents(run: RunFolder) -> dict[str, Any]:
             "steps": steps,
             "epoch": epoch,
             "command": run.command.read_text(encoding="utf-8") if run.command.exists() else None,
-            "grids": [(when, _picture(file)) for when, file in grids],
-            "classes": [(n, samples.get(i), real.get(i)) for i, n in enumerate(run.class_names)],
-            "real": _picture(run.path / "real.png"),
-            "losses": _picture(run.path / "losses.png"),
+            "grids": [(when, embed(file, LARGE_GRID)) for when, file in grids],
+            "classes": [classes[i : i + FOLD] for i in range(0, len(classes), FOLD)],
+            "counts": count_words(run.class_names, counts) if counts else None,
+            "columns": one_line(", ".join(run.class_names), 400),
+            "most_classes": MOST_CLASSES,
+            "rows": rows_for(len(run.class_names)),
+            "real": embed(run.path / "real.png", LARGE_GRID),
+            "losses": embed(run.path / "losses.png"),
             "measures": {
                 k: v for row in measures[-1:] for k, v in row.items() if k not in INDEX_COLUMNS
             },
             "declines": find_declines(measures),
-            "measures_plot": _picture(run.path / "measures.png"),
+            "measures_plot": embed(run.path / "measures.png"),
             "evaluations": [
                 _evaluation(file) for file in sorted(run.path.glob("evaluation*/evaluation.json"))
             ],
@@ -153,25 +149,6 @@ def _progress(run: RunFolder) -> tuple[int, int]:
         raise ValueError(f"{run.losses.name}: {error}") from error
 
 
-def _examples(run: RunFolder, grid_file: Path) -> dict[int, Picture]:
-    """Each class's images of a grid in a row; none where the picture is not such a grid."""
-    height, width, channels = run.config.model.image_shape
-    if not grid_file.exists():
-        return {}
-    with Image.open(grid_file) as picture:
-        try:
-            images = tiles(picture, len(run.class_names), height, width)[:EXAMPLES]
-        except ConfigError:  # not a picture of the run's
-            return {}
-    apart = np.pad(images, ((0, 0), (0, 0), (0, 0), (0, 1), (0, 0)), constant_values=GREY)
-    rows = {}
-    for label in range(len(run.class_names)):
-        row, file = Image.fromarray(np.concatenate(apart[:, label], axis=1)[:, :-1]), io.BytesIO()
-        row.convert("L" if channels == 1 else "RGB").save(file, "PNG")
-        rows[label] = Picture(_data_uri(file.getvalue()), *row.size)
-    return rows
-
-
 def _evaluation(file: Path) -> dict[str, Any]:
     """What experiments/evaluate.py wrote: when, how, figures and pictures."""
     try:
@@ -187,26 +164,15 @@ def _evaluation(file: Path) -> dict[str, Any]:
                 (name, describe(name), *(format_figure(row.get(c)) for c in columns))
                 for name, row in saved["measures"].items()
             ],
-            "confusion": _picture(file.with_name("confusion.png")),
-            "per_class": _picture(file.with_name("per_class.png")),
-            "nearest": _picture(file.with_name("nearest.png")),
+            "confusion": embed(file.with_name("confusion.png")),
+            "per_class": embed(file.with_name("per_class.png")),
+            "nearest": embed(file.with_name("nearest.png")),
         }
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise RunError(
             f"{file} cannot be read: {one_line(error)}\nexpected an evaluation's figures\n"
             "Evaluate the run again, or move the folder away."
         ) from error
-
-
-def _picture(path: Path) -> Picture | None:
-    if not path.exists():
-        return None
-    with Image.open(path) as picture:
-        return Picture(_data_uri(path.read_bytes()), *picture.size)
-
-
-def _data_uri(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def _words(value: Any) -> str:

@@ -60,6 +60,16 @@ class RunFolder:
         return self.path / "measures.csv"
 
     @property
+    def class_counts(self) -> Path:
+        """How many training images each class has; a run of the library alone has none."""
+        return self.path / "classes.csv"
+
+    @property
+    def nearest(self) -> Path:
+        """The last samples, each above the training image nearest to it by pixels."""
+        return self.path / "nearest.png"
+
+    @property
     def command(self) -> Path:
         """The command that trained it last, to rerun it; a run of the library alone has none."""
         return self.path / "command.txt"

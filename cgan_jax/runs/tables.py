@@ -1,4 +1,4 @@
-"""A run's tables: `losses.csv`, with one row per step, and `measures.csv`."""
+"""A run's tables: `losses.csv`, with one row per step, `measures.csv` and `classes.csv`."""
 
 import contextlib
 import csv
@@ -14,6 +14,7 @@ from cgan_jax.files import atomic_write, write_errors
 from cgan_jax.runs.folder import RunFolder
 
 LOSSES_HEADER = "epoch,batch,d_loss,g_loss"
+CLASSES_HEADER = ("class", "images")
 INDEX_COLUMNS = ("epoch", "step")  # of measures.csv: when the measures were taken
 Row = dict[str, float]
 _log = logging.getLogger("cgan_jax")
@@ -98,6 +99,31 @@ def write_measures(path: Path, rows: Sequence[Row]) -> None:
         if rows:
             file.write(",".join(rows[0]) + "\n")
         file.writelines(",".join(f"{value:.9g}" for value in row.values()) + "\n" for row in rows)
+
+
+def write_class_counts(path: Path, class_names: Sequence[str], counts: Sequence[int]) -> None:
+    """Write a `classes.csv`, with one row per class: its name and how many images it has."""
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([CLASSES_HEADER, *zip(class_names, counts, strict=True)])
+
+
+def read_class_counts(path: Path, class_names: Sequence[str]) -> list[int] | None:
+    """The numbers in a `classes.csv`, in the order of the classes; None without the file.
+
+    Raises:
+        RunError: the file cannot be read, or has other classes.
+    """
+    if not path.exists():
+        return None
+    then = "expected the run's classes and their numbers of images\nMove it away."
+    with (
+        errors_as(RunError, f"{path} cannot be read", then),
+        path.open(encoding="utf-8", newline="") as file,
+    ):
+        header, *rows = csv.reader(file)
+        if tuple(header) != CLASSES_HEADER or [name for name, _ in rows] != list(class_names):
+            raise ValueError("it has other rows")
+        return [int(n) for _, n in rows]
 
 
 def format_figure(value: float | None) -> str:

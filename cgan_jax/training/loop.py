@@ -46,7 +46,7 @@ def train(
 
     Args:
         gan: what to train; `GAN.from_config(config)`, or your own.
-        config: epochs, batch size and seed are read from here.
+        config: epochs, batch size, seed and `balance` are read from here.
         dataset: the training images.
         state: where to start; by default the newest state in `checkpoints`, or a fresh one from the
             seed.
@@ -74,7 +74,8 @@ def train(
     check_fit(gan, dataset)
     if state is None:
         state = newest_state(gan, checkpoints)
-    spans = Spans(gan, dataset, config.batch_size, run_keys(config.seed), mesh=mesh)
+    keys = run_keys(config.seed)
+    spans = Spans(gan, dataset, config.batch_size, keys, mesh=mesh, balance=config.balance)
     loop = Loop(spans, callbacks, checkpoints, checkpoint_every, _check_finite)
     step = int(state.step) if state else 0
     last_state: GANState = loop.run(state, step, config.epochs * spans.per_epoch, should_stop)

@@ -15,9 +15,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cgan_jax.data import Dataset
+from cgan_jax.training.balancing import balanced_order
 from cgan_jax.training.gan import GAN
 from cgan_jax.training.sharding import check_shares, replicated
-from cgan_jax.training.steps import Batch, Losses, RunKeys, shuffle, train_steps
+from cgan_jax.training.steps import Batch, Losses, RunKeys, shuffle, take, train_steps
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class JittedFns(NamedTuple):
     """
 
     init: Callable[..., Any]
-    shuffle: Callable[..., Any]
+    shuffle: Callable[..., Batch]
     steps: StepsFn
 
 
@@ -85,6 +86,7 @@ class Spans:
         keys: the run's streams of randomness.
         jitted: the functions to call; by default those of a single run.
         mesh: devices to split the batches over; by default JAX's first device takes all.
+        balance: whether an epoch has as many images of each class: see `balancing.py`.
         step_kwargs: further arguments of `jitted.steps`.
 
     Attributes:
@@ -102,6 +104,7 @@ class Spans:
         keys: RunKeys,
         jitted: JittedFns | None = None,
         mesh: Mesh | None = None,
+        balance: bool = False,
         **step_kwargs: Any,
     ) -> None:
         if mesh:
@@ -110,6 +113,7 @@ class Spans:
         self._mesh = mesh
         self._keys, self._batch_size = keys, batch_size
         self._step_kwargs = {"gan": gan, "key": keys.steps, "batch_size": batch_size} | step_kwargs
+        self._labels_to_balance = dataset.labels if balance else None
         self._data = Batch(*self.device_put((dataset.images, dataset.labels)))
         self.per_epoch = steps_per_epoch(len(dataset), batch_size)
         self._epoch = -1
@@ -157,7 +161,7 @@ class Spans:
         span = self._next(step, at_most)
         if span.epoch != self._epoch:
             self._shuffled = jax.tree.map(
-                lambda key: self._jitted.shuffle(self._data, key, span.epoch), self._keys.order
+                lambda key: self._in_order(key, span.epoch), self._keys.order
             )
             self._epoch = span.epoch
         if self._compiling:
@@ -166,6 +170,13 @@ class Spans:
         with self._on_mesh():
             state, losses = self._jitted.steps(**self._arguments(state, self._shuffled, span))
         return state, span, np.stack(losses, axis=-1)[..., : span.n_steps, :]
+
+    def _in_order(self, key: jax.Array, epoch: int) -> Batch:
+        """The data as an epoch takes them."""
+        if self._labels_to_balance is None:
+            return self._jitted.shuffle(self._data, key, epoch)
+        order_N = balanced_order(self._labels_to_balance, key, epoch)
+        return _take(self._data, self.device_put(order_N))
 
     def _on_mesh(self) -> contextlib.AbstractContextManager[Any]:
         return jax.set_mesh(self._mesh) if self._mesh else contextlib.nullcontext()
@@ -194,7 +205,7 @@ def fixed_trip_count() -> bool:
 
 # For functions that run once: compiling in half the time outweighs slower code.
 FAST_COMPILE = {"xla_backend_optimization_level": 0}
-_shuffle = jax.jit(shuffle)
+_shuffle, _take = jax.jit(shuffle), jax.jit(take)
 
 
 @lru_cache

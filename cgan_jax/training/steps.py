@@ -199,7 +199,13 @@ def shuffle(data: Batch, key: jax.Array, epoch: int | jax.Array) -> Batch:
         the same images and labels in another order.
     """
     order_N = random.permutation(random.fold_in(key, epoch), len(data.labels))
-    return jax.tree.map(lambda array: array[order_N], data)
+    return take(data, order_N)
+
+
+def take(data: Batch, order_N: jax.Array) -> Batch:
+    """The images and labels with the given indices, in their order."""
+    images, labels = (array[order_N] for array in data)
+    return Batch(images, labels)
 
 
 def train_steps(

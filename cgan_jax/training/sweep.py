@@ -136,6 +136,7 @@ def member_spans(
         first.batch_size,
         RunKeys(*keys),
         _jitted(gan, fixed_trip_count() if vmap is None else vmap),
+        balance=first.balance,
         settings=tuple(settings),
         optimizers=optimizers[0],
         schedule_steps=first.schedule_steps,

@@ -27,6 +27,7 @@ from experiments.shared.training import (
     check_not_lost,
     device,
     draw_real_images,
+    keep_class_counts,
     keep_command,
     resume_command,
 )
@@ -109,10 +110,13 @@ def _train(
             checkpoints = stack.enter_context(Checkpoints(folder.checkpoints))
             if name not in sweep.diverged:
                 check_not_lost(folder, checkpoint_every * per_epoch)
+            keep_class_counts(dataset, folder.class_counts)
             draw_real_images(dataset, folder.path / "real.png")
             callbacks = [
                 LossesTable(folder, plot_every=sample_every),
-                SampleGrids(GAN.from_config(config), folder, every=sample_every),
+                SampleGrids(
+                    GAN.from_config(config), folder, every=sample_every, training=dataset.images
+                ),
                 TensorBoard(folder),
             ]
             members.append(Member(name, config, callbacks, checkpoints))

@@ -17,12 +17,13 @@ from cgan_jax.config import TrainConfig, leaves
 from cgan_jax.data import Dataset
 from cgan_jax.errors import RunError
 from cgan_jax.files import atomic_write
-from cgan_jax.pictures.grids import grid, labelled_examples
+from cgan_jax.pictures.grids import grid, labelled_examples, rows_for, shown_classes
 from cgan_jax.reporting.callbacks import LossesTable, SampleGrids, TensorBoard
 from cgan_jax.reporting.measures import BestCheckpoint, MeasuresTable
 from cgan_jax.runs.checkpoint import Checkpoints
 from cgan_jax.runs.folder import RunFolder
 from cgan_jax.runs.lock import run_lock
+from cgan_jax.runs.tables import write_class_counts
 from cgan_jax.training.callbacks import Callback, SpanEnd
 from cgan_jax.training.gan import GAN
 from cgan_jax.training.hosts import is_leader
@@ -78,6 +79,7 @@ def run(
         if step >= last_step:
             return
         keep_command(command, folder.command)
+        keep_class_counts(dataset, folder.class_counts)
         draw_real_images(dataset, folder.path / "real.png")
         began = time.perf_counter()
         state = train(
@@ -156,7 +158,7 @@ def _callbacks(
         evaluation = [table, BestCheckpoint(folder, by=CHOSEN_BY)]
     return [
         LossesTable(folder, plot_every=output.sample_every),
-        SampleGrids(gan, folder, every=output.sample_every),
+        SampleGrids(gan, folder, every=output.sample_every, training=dataset.images),
         *evaluation,
         TensorBoard(folder),
         Progress(folder.config.epochs, output.log_every, folder),
@@ -224,6 +226,9 @@ def describe(config: TrainConfig, dataset: Dataset, workdir: Path, *, resume: bo
     print(f"{'generator':<28} {_size(shapes.gen.params):,} parameters")
     print(f"{'discriminator':<28} {_size(shapes.disc.params):,} parameters")
     print(f"{'data':<28} {len(dataset):,} images from {dataset.source}")
+    height, width, channels = dataset.images.shape[1:]
+    print(f"{'images':<28} {height} x {width} pixels, {plural(channels, 'channel')}")
+    print(f"{'classes':<28} {dataset.count_words()}")
     print(f"{'run folder':<28} {workdir}")
     print(f"{'device':<28} {device()}")
     print(
@@ -271,9 +276,17 @@ def draw_real_images(dataset: Dataset, path: Path) -> None:
     """A grid of the first real images of each class, unless it is there."""
     if not path.exists():
         n_classes = len(dataset.class_names)
-        examples = labelled_examples(dataset.images, dataset.labels, n_classes, rows=10)
+        shown = shown_classes(n_classes)
+        rows = rows_for(n_classes)
+        examples = labelled_examples(dataset.images, dataset.labels, n_classes, rows)[:, shown]
         with atomic_write(path) as temporary:
-            grid(examples, dataset.class_names).save(temporary)
+            grid(examples, [dataset.class_names[label] for label in shown]).save(temporary)
+
+
+def keep_class_counts(dataset: Dataset, path: Path) -> None:
+    """Write how many images each class has, unless it is there."""
+    if not path.exists():
+        write_class_counts(path, dataset.class_names, dataset.class_counts().tolist())
 
 
 def device(n_devices: int = 1) -> str:

@@ -32,6 +32,27 @@ def test_repr_is_one_short_line():
     assert len(text) < 250
 
 
+@pytest.mark.parametrize(
+    ("counts", "words"),
+    [
+        ([3, 1], "class 0: 3, class 1: 1"),
+        ([1], "class 0: 1"),
+        ([1, 1, 1], "3 classes of 1 image each"),
+        (
+            [1200, 8, 8, 0, 8, 8, 8, 8, 9, 8, 8],
+            "11 classes, from 0 (class 3) to 1,200 (class 0), median 8",
+        ),
+    ],
+)
+def test_images_of_each_class_are_counted(counts, words):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    names = [f"class {i}" for i in range(len(counts))]
+    images = np.zeros((len(labels), 1, 1, 1), np.uint8)
+    dataset = Dataset.from_arrays(images, labels, names)
+    assert dataset.class_counts().tolist() == counts
+    assert dataset.count_words() == words
+
+
 def test_datasets_can_be_compared_and_hashed():
     one, other = (Dataset(IMAGES, LABELS, ("a", "b"), "toy", "memory") for _ in range(2))
     assert one == one

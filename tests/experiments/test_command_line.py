@@ -219,6 +219,8 @@ def test_dry_run_describes_the_run_and_writes_nothing(tmp_path):
         "1,511,412",
         "932,965",
         "60,000 images from",
+        "28 x 28 pixels, 1 channel",
+        "10 classes of 6,000 images each",
         "3,200 steps",
         "lr",
         "expected time",

@@ -8,15 +8,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cgan_jax.config import TrainConfig
 from cgan_jax.data import Dataset
 from cgan_jax.errors import ConfigError, RunError
 from cgan_jax.presets import PRESETS
 from cgan_jax.runs.folder import RunFolder
+from cgan_jax.runs.tables import read_class_counts
 from cgan_jax.sampling.generator import load_generator
 from experiments import digits_cgan, sample, train
 from experiments.proofs import tiny
 from experiments.shared import training_flags
 from experiments.shared.reading import reading_bar
+
+AUGMENT = "try --augment color,translation,cutout"
 
 
 @pytest.fixture
@@ -48,7 +52,9 @@ def test_a_folder_of_images_is_trained_and_other_images_are_refused(
     monkeypatch.setattr(training_flags, "preset", lambda name: tiny.CONFIG)
     flags = (photos, "--img-size", 8, "--batch-size", 4, "--latent-dim", 5, "--eval-every", 1)
     invoke(train, *flags, "--epochs", 1)
-    assert "Finished: 3 steps" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "Finished: 3 steps" in out
+    assert "Only 12 images" in out
     run = RunFolder.open(tmp_path / "runs" / "photos")
     assert run.class_names == ("frog", "toad")
     assert (run.config.model.img_size, run.config.model.channels) == (8, 3)
@@ -57,12 +63,16 @@ def test_a_folder_of_images_is_trained_and_other_images_are_refused(
         assert real.size == grid.size
         assert np.ptp(np.asarray(real), axis=-1).max() > 50  # there is colour in it
     assert "pixel_fd" in run.measures.read_text()
+    assert read_class_counts(run.class_counts, run.class_names) == [6, 6]
+    assert run.nearest.exists()
     assert run.best.is_dir()
 
     assert load_generator(run.path).generate(["toad"]).shape == (1, 8, 8, 3)
 
     invoke(train, "--workdir", "runs/photos", "--epochs", 2)  # the folder knows the rest
-    assert "Resuming in runs/photos: step 3 of 6" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "Resuming in runs/photos: step 3 of 6" in out
+    assert "Only 12 images" not in out  # a run's settings stay
 
     (photos / "toad" / "1.jpg").unlink()
     with pytest.raises(RunError, match="other data: 12 images of photos, .* -> 11 images"):
@@ -73,6 +83,30 @@ def test_too_few_for_a_batch_are_refused(invoke, photos):
     with pytest.raises(ConfigError, match="batch_size must be at most the 12 training images"):
         invoke(train, photos, "--img-size", 8)
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("counts", "pixel", "settings", "expected"),
+    [
+        ((3000, 1000), 0, {}, [AUGMENT]),
+        ((3001, 1000), 255, {}, [f"{AUGMENT} --background 1", "1,000 images of b to 3,001 of a"]),
+        ((3001, 1000), 0, {"augment": "color", "balance": True}, []),
+        ((5000, 5000), 0, {}, []),
+        ((9999, 1), 0, {}, ["from 1 image of b to 9,999 of a: --balance"]),
+    ],
+)
+def test_few_and_unbalanced_images_get_hints(counts, pixel, settings, expected):
+    images = np.full((sum(counts), 2, 2, 1), pixel, np.uint8)
+    dataset = Dataset.from_arrays(images, np.repeat([0, 1], counts), ["a", "b"])
+    lines = list(train.hints(TrainConfig(**settings), dataset))
+    assert len(lines) == len(expected)
+    for line, words in zip(lines, expected, strict=True):
+        assert words in line
+        assert ("--background" in line) == ("--background" in words)
+
+
+def test_fashion_mnist_gets_no_hint(fashion_mnist):
+    assert not list(train.hints(PRESETS["report"], fashion_mnist))
 
 
 def test_the_npz_of_sample_can_be_trained_on(tmp_path):

@@ -28,10 +28,13 @@ def test_wrong_labels_are_refused(labels, predictions):
 
 def test_nearest_distances_match_an_exhaustive_search(monkeypatch):
     monkeypatch.setattr("cgan_jax.metrics.diversity.CHUNK", 4)
+    monkeypatch.setattr("cgan_jax.metrics.diversity.TRAINING_CHUNK", 7)
     images = RNG.integers(0, 256, (11, 4, 4, 1), np.uint8)
     gaps = images[:, None].astype(float) - IMAGES[None].astype(float)
     expected = np.sqrt((gaps**2).mean((2, 3, 4))).min(1)
-    np.testing.assert_allclose(nearest_neighbours(images, IMAGES).distances, expected, rtol=1e-5)
+    result = nearest_neighbours(images, IMAGES)
+    np.testing.assert_allclose(result.distances, expected, rtol=1e-5)
+    np.testing.assert_array_equal(result.indices, (gaps**2).mean((2, 3, 4)).argmin(1))
 
 
 def test_distances_of_copies_and_of_black_to_white():

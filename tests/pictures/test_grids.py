@@ -19,6 +19,8 @@ from cgan_jax.pictures.grids import (
     MARGIN,
     grid,
     labelled_examples,
+    rows_for,
+    shown_classes,
     tiles,
 )
 
@@ -98,6 +100,18 @@ def test_images_of_any_shape_are_enlarged_in_measure():
         picture = grid(np.zeros((1, 1, height, width, 1), np.uint8), ["Bag"])
         assert picture.width == tile_width + 2 * MARGIN
         assert picture.height == tile_height + 2 * MARGIN + FONT_SIZE + GAP
+
+
+def test_a_runs_grids_stay_within_two_screens():
+    """Of Fashion-MNIST's ten classes, ten rows."""
+    assert [rows_for(n) for n in (1, 10, 40, 41, 100, 200, 100_000)] == [10, 10, 10, 6, 4, 2, 2]
+    assert shown_classes(200).tolist() == list(range(200))
+    shown = shown_classes(1000)
+    assert (len(shown), shown[0], shown[-1], shown.dtype) == (200, 0, 999, np.int32)
+    assert set(np.diff(shown)) == {5, 6}
+    images = np.zeros((2, 200, 28, 28, 1), np.uint8)
+    picture = grid(images, [f"a long name of the class {i}" for i in range(200)])
+    assert picture.width < 2000 and picture.height < 2100
 
 
 def test_tiles_of_another_picture_are_refused():

@@ -1,12 +1,15 @@
-"""Sample grids of a run that stops in the middle of an epoch."""
+"""Sample grids of a run that stops in the middle of an epoch, and the nearest training images."""
 
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
+from jax import random
 from PIL import Image
 
-from cgan_jax.pictures.grids import grid
+from cgan_jax.metrics.diversity import nearest_neighbours
+from cgan_jax.pictures.grids import grid, tiles
 from cgan_jax.reporting.animation import progress_pictures
 from cgan_jax.reporting.callbacks import LossesTable, SampleGrids
 from cgan_jax.reporting.page import write_page
@@ -57,6 +60,31 @@ def test_a_stop_in_the_middle_of_an_epoch_has_a_grid(gan, tiny_config, tiny_data
     _, names = steps_of(gan, config, tiny_dataset, run.path)
     assert names == ["epoch_0001.png", "epoch_0002.png", "epoch_0003.png"]
     assert "stopped" not in names and 'data-when="step' not in write_page(run.path).read_text()
+
+
+def test_the_last_samples_stand_above_the_nearest_training_images(
+    gan, tiny_config, tiny_dataset, tmp_path
+):
+    run = RunFolder.start(tmp_path / "run", tiny_config, tiny_dataset.class_names)
+    state = jax.jit(gan.init)(random.key(0))
+    grids = SampleGrids(gan, run, training=tiny_dataset.images)
+    run.stopped_grid.parent.mkdir()
+    grids.on_train_start(0, 18, 6)
+    grids.on_train_end(0, state)
+    assert not run.nearest.exists()
+    grids.on_train_end(7, state)
+    with Image.open(run.stopped_grid) as picture:
+        samples = tiles(picture, 3, 4, 4)[..., :1]
+    with Image.open(run.nearest) as picture:
+        above, below = np.split(tiles(picture, 3, 8, 4)[..., :1], 2, axis=2)
+    np.testing.assert_array_equal(above, samples)
+    flat = samples.reshape(-1, 4, 4, 1)
+    nearest = tiny_dataset.images[nearest_neighbours(flat, tiny_dataset.images).indices]
+    np.testing.assert_array_equal(below.reshape(nearest.shape), nearest)
+    broken = jax.tree.map(lambda leaf: leaf * np.nan, state.gen)
+    run.nearest.unlink()
+    grids.on_train_end(8, state.replace(gen=broken))
+    assert not run.nearest.exists()
 
 
 def test_a_stop_after_an_epoch_without_a_grid_has_one(gan, tiny_config, tiny_dataset, tmp_path):

@@ -4,6 +4,7 @@ How it looks and answers in a browser is in test_pages_in_a_browser.py.
 """
 
 import base64
+import io
 import logging
 import re
 from dataclasses import dataclass, replace
@@ -16,10 +17,11 @@ from PIL import Image
 
 from cgan_jax.config import MODEL_KINDS, OptimizerConfig, differences
 from cgan_jax.errors import RunError
+from cgan_jax.pictures.grids import MOST_ROWS, grid, shown_classes, tiles
 from cgan_jax.presets import PRESETS
-from cgan_jax.reporting.page import EXAMPLES, MOST_GRIDS, settings, spread, write_page
+from cgan_jax.reporting.page import MOST_GRIDS, settings, spread, write_page
 from cgan_jax.runs.folder import RunFolder
-from cgan_jax.runs.tables import read_measures, write_measures
+from cgan_jax.runs.tables import read_measures, write_class_counts, write_measures
 from experiments.proofs.tiny import CONFIG, dataset
 from experiments.report import main
 from experiments.shared import training
@@ -61,7 +63,7 @@ def test_a_page_shows_what_the_folder_holds(run):
     assert ["hidden" in image for image in grids] == [True, True, False]
     assert all(image["alt"] for image in page.all("img"))
     strips = [image for image in page.all("img") if image["alt"].startswith(("Gen", "Real: "))]
-    assert {image["width"] for image in strips} == {str(5 * EXAMPLES - 1)}
+    assert {image["width"] for image in strips} == {str(5 * MOST_ROWS - 1)}
     assert len(strips) == 2 * len(NAMES)
     assert "Trained for 18 steps, epoch 3 of 3." in " ".join(page.text.split())
     changed = [row for row in page.all("tr") if row.get("class") == "changed"]
@@ -78,6 +80,52 @@ def test_a_page_shows_what_the_folder_holds(run):
     held = {image["src"].partition("base64,")[2] for image in page.all("img")}
     for file in run.path.rglob("*.png"):
         assert base64.b64encode(file.read_bytes()).decode() in held, file
+
+
+def test_a_page_counts_images_and_shows_the_nearest_training_images(run):
+    """Not those of other samples than the last ones; nor a blank where a class has few images."""
+    page = write_page(run.path)
+    assert "training images" not in Page(page).text
+    write_class_counts(run.class_counts, NAMES, [1200, 3, 0])
+    with Image.open(run.sample_grid(3)) as picture:
+        samples = tiles(picture, 3, 4, 4)[:MOST_ROWS]
+    grid(np.concatenate([samples, 255 - samples], axis=2), NAMES).save(run.nearest)
+    text = " ".join(Page(write_page(run.path)).text.split())
+    assert "1,200 training images" in text and "3 training images" in text
+    assert "Below each is the training image nearest to it" in text
+    images = {image["alt"]: image for image in Page(page).all("img")}
+    data = images[f"Generated: {NAMES[1]}"]["src"].partition("base64,")[2]
+    with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
+        expected = np.full((9, 5 * MOST_ROWS - 1), 128)
+        for row, values in enumerate((samples, 255 - samples)):
+            for i, sample in enumerate(values[:, 1, ..., 0]):
+                expected[5 * row : 5 * row + 4, 5 * i : 5 * i + 4] = sample
+        np.testing.assert_array_equal(picture, expected)
+    assert images[f"Real: {NAMES[1]}"]["width"] == str(5 * 3 - 1)
+    assert f"Real: {NAMES[2]}" not in images
+
+    grid(np.concatenate([255 - samples, samples], axis=2), NAMES).save(run.nearest)
+    assert "Below each" not in Page(write_page(run.path)).text
+
+
+def test_a_page_of_many_classes_is_small(tmp_path):
+    """Random images of 32x32 pixels in colour, the hardest to compress, of 1,000 classes."""
+    names = [f"class {i}" for i in range(1000)]
+    model = replace(CONFIG.model, n_classes=1000, img_size=32, channels=3)
+    run = RunFolder.start(tmp_path / "run", replace(CONFIG, model=model), names)
+    images = np.random.default_rng(0).integers(0, 256, (2, 200, 64, 32, 3), np.uint8)
+    shown = [names[label] for label in shown_classes(1000)]
+    run.stopped_grid.parent.mkdir()
+    for file in (run.stopped_grid, run.path / "real.png"):
+        grid(images[:, :, :32], shown).save(file, compress_level=1)
+    grid(images, shown).save(run.nearest, compress_level=1)
+    write_class_counts(run.class_counts, names, range(1, 1001))
+    page = Page(write_page(run.path))
+    assert run.path.joinpath("report.html").stat().st_size < 10_000_000
+    assert "Of 1,000 classes, 200 are shown" in page.text
+    assert len(page.all("article")) == 1000
+    assert len([image for image in page.all("img") if image["alt"].startswith("Gener")]) == 200
+    assert len(page.all("summary")) == 1 + 49
 
 
 def test_a_page_warns_of_a_decline(run):
@@ -192,6 +240,7 @@ def test_a_picture_that_is_not_the_runs_is_not_an_example(run):
         ("losses.png", "no picture"),
         ("losses.csv", "epoch,batch,d_loss,g_loss\n?"),
         ("measures.csv", "epoch\n1\n"),
+        ("classes.csv", "class,images\na,1\n"),
         ("evaluation/evaluation.json", "{}"),
     ],
 )

@@ -103,6 +103,18 @@ def test_resumed_run_equals_uninterrupted_one(
     assert contents(tmp_path / "run") == contents(whole)
 
 
+def test_balanced_run_resumes_to_the_same_bits(
+    uninterrupted, tiny_config, tiny_dataset, gan, tmp_path
+):
+    config = replace(tiny_config, balance=True)
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    expected = run_to_the_end(config, tiny_dataset, gan, whole)
+    state = run_to_the_end(config, tiny_dataset, gan, resumed, (8,))
+    jax.tree.map(np.testing.assert_array_equal, state, expected)
+    assert contents(resumed) == contents(whole)
+    assert contents(whole)["losses.csv"] != contents(uninterrupted[1])["losses.csv"]
+
+
 def test_extended_run_equals_one_of_full_length(
     uninterrupted, tiny_config, tiny_dataset, gan, tmp_path
 ):
