@@ -2,7 +2,8 @@
 
 - Images of a trained run: `load_generator`, `TrainedGenerator`, `generate_latent_points`, `grid`.
 - Training: `train` takes a `GAN` (networks, optimizers, a loss), a `TrainConfig` and a `Dataset`,
-  calls each `Callback`, and saves `Checkpoints` in a `RunFolder`. `PRESETS` are complete settings.
+  calls each `Callback`, and saves `Checkpoints` in a `RunFolder`. `PRESETS` are complete settings;
+  `init_from` takes the weights of another run.
 - The parts of your own loop: `train_step`, `train_steps`, `shuffle`, `run_keys`, `Batch`.
 - Several devices or runs: `data_mesh`, `train_members`.
 - In their own modules: `callbacks`, `losses`, `data`, `metrics` (measures of quality), `interop`

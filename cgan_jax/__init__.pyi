@@ -27,6 +27,7 @@ from .presets import PRESETS as PRESETS
 from .presets import preset as preset
 from .runs.checkpoint import Checkpoints as Checkpoints
 from .runs.folder import RunFolder as RunFolder
+from .runs.initialize import init_from as init_from
 from .sampling.generator import TrainedGenerator as TrainedGenerator
 from .sampling.generator import generate_latent_points as generate_latent_points
 from .sampling.generator import load_generator as load_generator

@@ -21,7 +21,15 @@ import numpy as np
 import numpy.typing as npt
 from jax import random
 
-from cgan_jax.checks import as_int, as_path, check_int, check_seed, one_line, short_repr
+from cgan_jax.checks import (
+    as_int,
+    as_path,
+    check_int,
+    check_seed,
+    normalize_name,
+    one_line,
+    short_repr,
+)
 from cgan_jax.errors import ConfigError
 from cgan_jax.model_config import INT32_MAX
 from cgan_jax.models import networks
@@ -86,10 +94,10 @@ def label_ids(labels: Labels, class_names: Sequence[str]) -> np.ndarray:
 def _label_id(label: Any, class_names: Sequence[str]) -> int:
     suggestion = ""
     if isinstance(label, str):
-        text = _normalised(label)
+        text = normalize_name(label)
         by_name: dict[str, list[int]] = {}
         for i, name in enumerate(class_names):
-            by_name.setdefault(_normalised(name), []).append(i)
+            by_name.setdefault(normalize_name(name), []).append(i)
         ids = by_name.get(text, [])
         if len(ids) == 1:
             return ids[0]
@@ -112,10 +120,6 @@ def _label_id(label: Any, class_names: Sequence[str]) -> int:
             f"Pass some of {one_line(', '.join(class_names))}."
         )
     return class_id
-
-
-def _normalised(name: str) -> str:
-    return " ".join(name.split()).casefold()
 
 
 @dataclass(frozen=True, eq=False, repr=False)  # arrays have no truth value, and are long
