@@ -1,6 +1,7 @@
 """Class-conditional GANs in JAX and Flax.
 
-- Images of a trained run: `load_generator`, `TrainedGenerator`, `generate_latent_points`, `grid`.
+- Images of a trained run: `load_generator`, `TrainedGenerator`, `generate_latent_points`, `grid`;
+  the latent points of pictures: `invert`, `Inverted`, `load_inverted`.
 - Training: `train` takes a `GAN` (networks, optimizers, a loss), a `TrainConfig` and a `Dataset`,
   calls each `Callback`, and saves `Checkpoints` in a `RunFolder`. `PRESETS` are complete settings;
   `init_from` takes the weights of another run.
