@@ -36,7 +36,7 @@ class Flags:
       python -m experiments.animate runs/fashion_cgan --from Sneaker --to "Ankle boot"
       python -m experiments.animate runs/fashion_cgan --from Bag   from bags to other bags
       python -m experiments.animate runs/fashion_cgan --from all --to-seed 5 --out strip.png
-      python -m experiments.animate runs/fashion_cgan --from coat.npz --to Bag   a picture
+      python -m experiments.animate runs/fashion_cgan --from found.npz --to Bag   a picture
     """
 
     run: Annotated[Path, tyro.conf.Positional]
@@ -175,14 +175,15 @@ def path_end(
     from cgan_jax.sampling.inversion import load_inverted
 
     found = load_inverted(files[0])
-    if found.class_names != folder.class_names:
+    latent, model = found.latent[:, 0], folder.config.model
+    if (found.class_names, latent.shape[1]) != (folder.class_names, model.latent_dim):
         raise ConfigError(
-            f"{files[0]} is of a run with other classes\n"
+            f"{files[0]} is of a run with other classes or latent points\n"
             f"expected those of {folder.path}\nInvert the pictures with this run."
         )
     ids, weights = found.labels[:, 0], found.weights[:, 0]
     is_label = (weights == np.eye(weights.shape[1])[ids]).all()
-    return ids, ids if is_label else weights, found.latent[:, 0]
+    return ids, ids if is_label else weights, latent
 
 
 def write(

@@ -1,9 +1,9 @@
 """The latent points of a trained run whose images are nearest to your pictures.
 
-python -m experiments.invert runs/fashion_cgan coat.png --label Coat --out coat.png
-python -m experiments.animate runs/fashion_cgan --from coat.npz --to Bag
+    python -m experiments.invert runs/fashion_cgan coat.png --label Coat --out found.png
+    python -m experiments.animate runs/fashion_cgan --from found.npz --to Bag
 
-One picture and one label take some seconds on two CPU cores, without a label all classes are tried.
+One picture and one label take a few seconds on two CPU cores; without a label, so does each class.
 """
 
 import sys
@@ -40,7 +40,11 @@ class Flags:
 
     run: Annotated[Path, tyro.conf.Positional]
     """A run folder."""
-    pictures: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    pictures: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="PICTURE ...", help_behavior_hint=""),
+    ]
     """Pictures like those that the run was trained on. Their central squares are resized."""
     label: Words = ()
     """Their classes, by name or number: one per picture, or one for all. Without it all classes are

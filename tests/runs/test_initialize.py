@@ -28,6 +28,12 @@ def assert_same(actual, expected):
     jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
+def assert_fits(state, gan):
+    """A step of this GAN accepts the state."""
+    like = jax.eval_shape(gan.init, jax.random.key(0))
+    assert jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state) == like
+
+
 @pytest.mark.parametrize("keep", [False, True])
 def test_weights_are_taken_and_optimizers_are_fresh(keep):
     optimizer, average = OptimizerConfig(lr=1e-3, b1=0.9), AverageConfig(keep=keep)
@@ -44,6 +50,7 @@ def test_weights_are_taken_and_optimizers_are_fresh(keep):
     if keep:
         assert_same(state.average, old.gen.variables)
     places = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(state)]
+    assert_fits(state, gan)
     assert len(set(places)) == len(places)  # a step gives all of them away, each once
     line = f"Starting at the weights of {FOLDER} after 12 steps"
     assert str(loaded).startswith(line + ", where the average" * keep)
@@ -68,7 +75,9 @@ def test_classes_take_the_row_of_their_name_or_the_mean(normalised):
     run, old = normalised
     names = ("up", "Round  trip", "left", "down")
     config = replace(run.config, model=replace(run.config.model, n_classes=4))
-    state, loaded = init_from(GAN.from_config(config), config, names, run.best)
+    gan = GAN.from_config(config)
+    state, loaded = init_from(gan, config, names, run.best)
+    assert_fits(state, gan)
     assert (loaded.rows, loaded.average) == ((None, "round trip", "left", None), "average")
     assert (loaded.run, loaded.step) == (str(run.best), 7)
     assert "9 tables of 4 classes (2 by name, 2 by the mean of all rows)" in str(loaded)

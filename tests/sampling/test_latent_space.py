@@ -77,8 +77,8 @@ def test_the_ends_of_a_morph_may_be_your_own_latent_points(generator):
         for frame, expected in zip(path[::2], ends, strict=True):
             np.testing.assert_allclose(frame.astype(int), expected, atol=1)
     one_hot = np.eye(3)[[0, 2]]
-    by_weights = generator.morph(one_hot, "right", latent=a, frames=3)
-    by_labels = generator.morph([0, 2], "right", latent=a, frames=3)
+    by_weights = generator.morph(one_hot, "left", latent=a, frames=3)
+    by_labels = generator.morph([0, 2], "left", latent=a, frames=3)
     np.testing.assert_allclose(by_weights.astype(int), by_labels.astype(int), atol=1)
 
 
