@@ -1,8 +1,10 @@
 """Class-conditional GANs in JAX and Flax.
 
-- Images of a trained run: `load_generator`, `TrainedGenerator`, `generate_latent_points`, `grid`.
+- Images of a trained run: `load_generator`, `TrainedGenerator`, `generate_latent_points`, `grid`;
+  the latent points of pictures: `invert`, `Inverted`, `load_inverted`.
 - Training: `train` takes a `GAN` (networks, optimizers, a loss), a `TrainConfig` and a `Dataset`,
-  calls each `Callback`, and saves `Checkpoints` in a `RunFolder`. `PRESETS` are complete settings.
+  calls each `Callback`, and saves `Checkpoints` in a `RunFolder`. `PRESETS` are complete settings;
+  `init_from` takes the weights of another run.
 - The parts of your own loop: `train_step`, `train_steps`, `shuffle`, `run_keys`, `Batch`.
 - Several devices or runs: `data_mesh`, `train_members`.
 - In their own modules: `callbacks`, `losses`, `data`, `metrics` (measures of quality), `interop`

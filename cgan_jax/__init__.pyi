@@ -27,9 +27,13 @@ from .presets import PRESETS as PRESETS
 from .presets import preset as preset
 from .runs.checkpoint import Checkpoints as Checkpoints
 from .runs.folder import RunFolder as RunFolder
+from .runs.initialize import init_from as init_from
 from .sampling.generator import TrainedGenerator as TrainedGenerator
 from .sampling.generator import generate_latent_points as generate_latent_points
 from .sampling.generator import load_generator as load_generator
+from .sampling.inversion import Inverted as Inverted
+from .sampling.inversion import invert as invert
+from .sampling.inversion import load_inverted as load_inverted
 from .training.callbacks import Callback as Callback
 from .training.gan import GAN as GAN
 from .training.gan import GANState as GANState

@@ -201,6 +201,11 @@ def check_class_names(names: Any, where: str) -> tuple[str, ...]:
     return tuple(names)
 
 
+def normalize_name(name: str) -> str:
+    """A class name by which it is compared: neither case nor the number of spaces matters."""
+    return " ".join(name.split()).casefold()
+
+
 def check_encodable(text: str, what: str) -> None:
     """Raise a DataError, which begins with `what`, for text that cannot be written as UTF-8.
 

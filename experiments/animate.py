@@ -36,20 +36,24 @@ class Flags:
       python -m experiments.animate runs/fashion_cgan --from Sneaker --to "Ankle boot"
       python -m experiments.animate runs/fashion_cgan --from Bag   from bags to other bags
       python -m experiments.animate runs/fashion_cgan --from all --to-seed 5 --out strip.png
+      python -m experiments.animate runs/fashion_cgan --from found.npz --to Bag   a picture
     """
 
     run: Annotated[Path, tyro.conf.Positional]
     """A run folder."""
     start: Annotated[Words, tyro.conf.arg(name="from")] = ()
-    """Classes to begin with, by name or number; or all. Without it, the training is shown."""
+    """Classes to begin with, by name or number; or all; or the pictures in a file of
+    experiments.invert, which ends in .npz. Without it, the training is shown."""
     end: Annotated[Words, tyro.conf.arg(name="to")] = ()
-    """Classes to end with: one for each at the start, or one for all; by default the same ones."""
+    """Classes to end with: one for each at the start, or one for all; or such a file. By default
+    the same ones."""
     seed: int = 0
     """Seed of the latent points at the start."""
     end_seed: Annotated[int | None, tyro.conf.arg(name="to-seed")] = None
-    """Seed of those at the end; by default --seed, or without --to the next one."""
+    """Seed of those at the end; by default --seed, or without --to the next one. After a file, by
+    default the file's points, or without --to those of the next seed."""
     n: int = 4
-    """Number of latent points for each class."""
+    """Number of latent points for each class; of a file, there is one for each picture."""
     frames: int | None = None
     """Number of frames from start to end; by default 60, or 10 in a strip."""
     out: Path = Path("animation.gif")
@@ -118,25 +122,68 @@ def animate_morph(folder: RunFolder, flags: Flags) -> None:
         CGANError: the flags ask for something that does not exist, or a file cannot be read or
             written.
     """
-    start = class_ids(flags.start, folder.class_names)
-    end = class_ids(flags.end, folder.class_names) if flags.end else start
+    start, labels, latent = path_end(flags.start, folder)
+    end, end_labels, end_latent = (
+        path_end(flags.end, folder) if flags.end else (start, labels, None)
+    )
+    from_file = latent is not None or end_latent is not None
+    if from_file and flags.n != Flags.n:
+        raise ConfigError(
+            f"n is {flags.n}, with a file of pictures\nexpected one latent point for each picture\n"
+            "Omit --n."
+        )
     end_seed = flags.end_seed
     if end_seed is None and not flags.end:
         end_seed = (flags.seed + 1) % 2**32
     generator = flags.checkpoint.load(folder)
     frames = generator.morph(
-        start,
-        end,
-        n=flags.n,
+        labels,
+        end_labels,
+        n=1 if from_file else flags.n,
         seed=flags.seed,
         end_seed=end_seed,
         frames=flags.frames or (STRIP_FRAMES if flags.out.suffix.lower() == ".png" else GIF_FRAMES),
         truncation=flags.truncation,
+        latent=latent,
+        end_latent=end_latent,
     )
     start, end = np.broadcast_arrays(start, end)
     write(frames, start, end, generator.class_names, flags.out)
     what = f"{len(frames)} frames of {plural(frames.shape[1], 'picture')}"
     print(f"Wrote {what} after {generator.step:,} steps to {flags.out}.")
+
+
+def path_end(
+    words: Sequence[Sequence[str]], folder: RunFolder
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Class ids of one end of a path, its labels for `morph`, and its latent points if they are
+    given: of classes, or of the pictures in a file of experiments.invert.
+
+    Raises:
+        ConfigError: a label is not a class, or the file is of other classes.
+        DataError: the file cannot be read.
+    """
+    files = [word for group in words for word in group if word.lower().endswith(".npz")]
+    if not files:
+        ids = class_ids(words, folder.class_names)
+        return ids, ids, None
+    if sum(map(len, words)) > 1:
+        raise ConfigError(
+            f"{files[0]} is not the only word after its flag\nexpected classes, or one file\n"
+            "Invert several pictures at once, into one file."
+        )
+    from cgan_jax.sampling.inversion import load_inverted
+
+    found = load_inverted(files[0])
+    latent, model = found.latent[:, 0], folder.config.model
+    if (found.class_names, latent.shape[1]) != (folder.class_names, model.latent_dim):
+        raise ConfigError(
+            f"{files[0]} is of a run with other classes or latent points\n"
+            f"expected those of {folder.path}\nInvert the pictures with this run."
+        )
+    ids, weights = found.labels[:, 0], found.weights[:, 0]
+    is_label = (weights == np.eye(weights.shape[1])[ids]).all()
+    return ids, ids if is_label else weights, latent
 
 
 def write(

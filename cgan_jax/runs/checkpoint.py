@@ -90,20 +90,25 @@ class Checkpoints:
         """All saved steps, oldest first."""
         return [step for step in self._numbers() if (self._directory / str(step)).is_dir()]
 
-    def leaf_paths(self, at_most: int | None = None) -> list[str]:
-        """The paths of the arrays, such as `gen.params.output.kernel`, in the newest saved step.
+    def leaves(self, at_most: int | None = None) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shape and dtype of the arrays in the newest saved step, by path.
 
-        Steps whose manifest is damaged are passed over; without any other, the list is empty.
+        A path is such as `gen.params.output.kernel`. Steps whose manifest is damaged are passed
+        over; without any other, the table is empty.
 
         Args:
             at_most: the newest step to consider; by default, all.
         """
         for step in reversed(self._numbers(at_most)):
             try:
-                return list(self._manifest(step))
+                leaves = self._manifest(step).items()
             except _DamagedError:
                 continue
-        return []
+            return {
+                path: jax.ShapeDtypeStruct(tuple(leaf["shape"]), np.dtype(leaf["dtype"]))
+                for path, leaf in leaves
+            }
+        return {}
 
     def save(self, step: int, state: Any) -> None:
         """Save a tree of arrays under a step number. Returns before all of it is written.

@@ -74,6 +74,11 @@ class RunFolder:
         """The command that trained it last, to rerun it; a run of the library alone has none."""
         return self.path / "command.txt"
 
+    @property
+    def init(self) -> Path:
+        """What the first weights were taken from; a run that drew its own has none."""
+        return self.path / "init.json"
+
     def sample_grid(self, epoch: int) -> Path:
         """The picture drawn after `epoch` epochs."""
         return self.path / "samples" / f"epoch_{epoch:04d}.png"
@@ -265,6 +270,20 @@ class RunFolder:
         }
         with atomic_write(self.path / "config.json") as file:
             file.write_text(json.dumps(saved, indent=2) + "\n", encoding="utf-8")
+
+
+def run_and_checkpoints(path: str | os.PathLike[str]) -> tuple[RunFolder, Path]:
+    """The run that a folder holds, and where its checkpoints are; `best/` may be named itself.
+
+    Raises:
+        RunError: the folder is missing or holds no run that this version can read.
+    """
+    path = as_path(path, "path")
+    if path.name == "best" and (path.parent / "config.json").is_file():
+        run = RunFolder.open(path.parent)
+        return run, run.best
+    run = RunFolder.open(path)
+    return run, run.checkpoints
 
 
 def runs_in(paths: Iterable[Path]) -> list[RunFolder]:

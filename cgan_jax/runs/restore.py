@@ -1,6 +1,6 @@
 """The arrays of a run folder's checkpoints, read without changing anything."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -65,7 +65,7 @@ def restore_generator(
     """
     like = generator_like(module)
 
-    def wanted(saved: list[str]) -> tuple[GANState, tuple[str, ...]]:
+    def wanted(saved: Iterable[str]) -> tuple[GANState, tuple[str, ...]]:
         if raw or not any(path.startswith("average.") for path in saved):
             return like, ("step", "gen.params.", "gen.batch_stats.")
         no_gen: Any = None
@@ -79,7 +79,7 @@ def _read(
     run: RunFolder,
     step: int | None,
     best: bool,
-    wanted: Callable[[list[str]], tuple[GANState, tuple[str, ...]]],
+    wanted: Callable[[Iterable[str]], tuple[GANState, tuple[str, ...]]],
 ) -> GANState:
     """The arrays that `wanted`, given the saved paths, asks for: see `Checkpoints.restore`."""
     folder = run.best if best else run.checkpoints
@@ -96,7 +96,7 @@ def _read(
                 f"{folder} has no checkpoint of step {step}\n"
                 f"expected one of {one_line(', '.join(map(str, steps)))}\nGive one of these."
             )
-        like, only = wanted(checkpoints.leaf_paths(at_most=step))
+        like, only = wanted(checkpoints.leaves(at_most=step))
         state = checkpoints.restore(like, at_most=step, only=only)
     if step is not None and int(state.step) != step:
         raise RunError(

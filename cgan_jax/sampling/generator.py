@@ -21,7 +21,15 @@ import numpy as np
 import numpy.typing as npt
 from jax import random
 
-from cgan_jax.checks import as_int, as_path, check_int, check_seed, one_line, short_repr
+from cgan_jax.checks import (
+    as_int,
+    as_path,
+    check_int,
+    check_seed,
+    normalize_name,
+    one_line,
+    short_repr,
+)
 from cgan_jax.errors import ConfigError
 from cgan_jax.model_config import INT32_MAX
 from cgan_jax.models import networks
@@ -87,10 +95,10 @@ def label_ids(labels: Labels, class_names: Sequence[str]) -> np.ndarray:
 def _label_id(label: Any, class_names: Sequence[str]) -> int:
     suggestion = ""
     if isinstance(label, str):
-        text = _normalised(label)
+        text = normalize_name(label)
         by_name: dict[str, list[int]] = {}
         for i, name in enumerate(class_names):
-            by_name.setdefault(_normalised(name), []).append(i)
+            by_name.setdefault(normalize_name(name), []).append(i)
         ids = by_name.get(text, [])
         if len(ids) == 1:
             return ids[0]
@@ -113,10 +121,6 @@ def _label_id(label: Any, class_names: Sequence[str]) -> int:
             f"Pass some of {one_line(', '.join(class_names))}."
         )
     return class_id
-
-
-def _normalised(name: str) -> str:
-    return " ".join(name.split()).casefold()
 
 
 @dataclass(frozen=True, eq=False, repr=False)  # arrays have no truth value, and are long
@@ -177,20 +181,9 @@ class TrainedGenerator:
         key: jax.Array | None = _key(seed)
         points = None
         if latent is not None:
-            if limit is not None:
-                raise ConfigError(
-                    "truncation does not go with latent\nexpected one of them\nOmit one."
-                )
-            points, key = self._points(latent), None
-            if len(points) != len(ids) and 1 not in (len(points), len(ids)):
-                raise ConfigError(
-                    f"there are {len(points)} latent points for {len(ids)} labels\n"
-                    "expected one point per label, or only one point or label\n"
-                    "Pass one label for each point."
-                )
-            length = np.broadcast_shapes(ids.shape, points.shape[:1])
-            points = np.broadcast_to(points, (*length, points.shape[1]))
-            ids = np.broadcast_to(ids, length)
+            _refuse_truncation(limit)
+            key = None
+            ids, points = _as_long(ids, self._points("latent", latent))
         return latent_space.generate(
             self.module, self.variables, ids, key, limit, latent=points, on_progress=on_progress
         )
@@ -205,6 +198,8 @@ class TrainedGenerator:
         end_seed: int | None = None,
         frames: int = 30,
         truncation: float | None = None,
+        latent: npt.ArrayLike | None = None,
+        end_latent: npt.ArrayLike | None = None,
     ) -> np.ndarray:
         """Generate the images between some labels, some latent points, or both, and others.
 
@@ -213,14 +208,17 @@ class TrainedGenerator:
         line, a latent point along an arc; see `cgan_jax.sampling.latent_space.slerp`.
 
         Args:
-            start: class ids or names, or one of them.
-            end: target labels, one per start label; a single label is broadcast. By default
-                `start`.
+            start: class ids or names, or one of them; or weights of all classes, whose embeddings
+                are mixed with them, floats `[labels, n_classes]`, as in `Inverted`.
+            end: the same, one per start label; a single label is broadcast. By default `start`.
             n: number of latent points for each label.
             seed: of the latent points at the start, in [0, 2**32), as in `generate`.
             end_seed: of the latent points at the end; by default `seed`.
             frames: number of images on each path, at least 2.
-            truncation: keep each latent number at both ends within this of 0.
+            truncation: keep each latent number of the seeds within this of 0.
+            latent: your own latent points at the start, as in `generate`.
+            end_latent: those at the end; by default the points of `end_seed`, or without it those
+                at the start.
 
         Returns:
             uint8 `[frames, n * labels, H, W, C]`.
@@ -231,17 +229,52 @@ class TrainedGenerator:
                 in a network without a `flax.linen.Embed`.
         """
         frames = check_int("frames", frames, 2, INT32_MAX, hint="Omit it for the default, 30.")
-        starts = label_ids(start, self.class_names)
-        ends = starts if end is None else label_ids(end, self.class_names)
+        starts = self._classes("start", start)
+        ends = starts if end is None else self._classes("end", end)
         if len(starts) != len(ends) and 1 not in (len(starts), len(ends)):
             raise ConfigError(
                 f"end has {len(ends)} labels, start has {len(starts)}\n"
                 "expected one per start label, or a single label\nPass one end for each start."
             )
+        if starts.ndim != ends.ndim:
+            one_hot = np.eye(len(self.class_names), dtype=np.float32)
+            starts, ends = (one_hot[ids] if ids.ndim == 1 else ids for ids in (starts, ends))
         starts, ends = (self._repeat(i, n, frames) for i in np.broadcast_arrays(starts, ends))
-        keys = _key(seed), _key(seed if end_seed is None else end_seed)
         limit = _truncation(truncation)
-        return latent_space.morph(self.module, self.variables, (starts, ends), keys, frames, limit)
+        keys: Any = _key(seed), _key(seed if end_seed is None else end_seed)
+        points: Any = None
+        if latent is not None or end_latent is not None:
+            first = None if latent is None else self._points("latent", latent)
+            last = first if end_seed is None else None
+            if end_latent is not None:
+                last = self._points("end_latent", end_latent)
+            starts, ends, *points = self._path_ends(starts, ends, (first, last), keys, limit)
+            keys = None
+        return latent_space.morph(
+            self.module, self.variables, (starts, ends), keys, frames, limit, latent=points
+        )
+
+    def _path_ends(
+        self,
+        starts: np.ndarray,
+        ends: np.ndarray,
+        points: tuple[np.ndarray | None, np.ndarray | None],
+        keys: tuple[jax.Array, jax.Array],
+        limit: float | None,
+    ) -> list[np.ndarray]:
+        """Labels and latent points at both ends, one per path; None are drawn with their key."""
+        given = [each for each in points if each is not None]
+        if len(given) == 2:
+            _refuse_truncation(limit)
+        starts, ends, *_ = _as_long(starts, ends, *given)
+        indices = jnp.arange(len(starts))
+        drawn = partial(latent_space.latent_points, indices=indices, truncation=limit)
+        dim: int = self.module.latent_dim
+        both = [
+            np.asarray(drawn(key, latent_dim=dim)) if each is None else each
+            for each, key in zip(points, keys, strict=True)
+        ]
+        return _as_long(starts, ends, *both)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the weights and what describes them as one file, which `load_generator` reads.
@@ -264,25 +297,53 @@ class TrainedGenerator:
         n = check_int("n", n, 1, INT32_MAX, hint="Omit it for one image per label.")
         n_bytes = math.prod(image_shape(self.module))
         _check_memory(n * len(ids) * frames, "images", n_bytes)
-        return np.tile(ids, n)
+        return np.concatenate([ids] * n)
 
-    def _points(self, latent: Any) -> np.ndarray:
+    def _classes(self, name: str, labels: Any) -> np.ndarray:
+        """Class ids of labels, or a user's weights of all classes as float32 `[n, classes]`."""
+        is_array = hasattr(labels, "dtype") and hasattr(labels, "ndim")
+        if is_array and labels.ndim == 2 and jnp.issubdtype(labels.dtype, jnp.floating):
+            hint = "Pass one row per label, one column per class."
+            return _rows(name, labels, len(self.class_names), hint)
+        return label_ids(labels, self.class_names)
+
+    def _points(self, name: str, latent: Any) -> np.ndarray:
         """A user's latent points as float32 `[n, latent_dim]`."""
-        width: int = self.module.latent_dim
-        try:
-            points = np.asarray(latent)
-            numbers = any(
-                jnp.issubdtype(points.dtype, kind) for kind in (jnp.floating, jnp.integer)
-            )
-            points = points.astype(np.float32) if numbers else points
-        except (TypeError, ValueError):  # ragged lists, and what refuses to be an array
-            points, numbers = np.empty(0), False
-        if not numbers or points.shape[1:] != (width,) or not np.isfinite(points).all():
-            raise ConfigError(
-                f"latent is {short_repr(latent)}\nexpected finite numbers [n, {width}]\n"
-                "Pass one row per latent point, as of generate_latent_points."
-            )
-        return points
+        hint = "Pass one row per latent point, as of generate_latent_points."
+        return _rows(name, latent, self.module.latent_dim, hint)
+
+
+def _rows(name: str, values: Any, width: int, hint: str) -> np.ndarray:
+    """A user's finite numbers as float32 `[n, width]`."""
+    try:
+        rows = np.asarray(values)
+        numbers = any(jnp.issubdtype(rows.dtype, kind) for kind in (jnp.floating, jnp.integer))
+        rows = rows.astype(np.float32) if numbers else rows
+    except (TypeError, ValueError):  # ragged lists, and what refuses to be an array
+        rows, numbers = np.empty(0), False
+    if not numbers or rows.shape[1:] != (width,) or not np.isfinite(rows).all():
+        raise ConfigError(
+            f"{name} is {short_repr(values)}\nexpected finite numbers [n, {width}]\n{hint}"
+        )
+    return rows
+
+
+def _as_long(labels: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
+    """Arrays with as many rows as the longest has; a single row is repeated.
+
+    Raises:
+        ConfigError: latent points, which follow the labels, are not as many.
+    """
+    arrays = [labels, *others]
+    n = next((len(array) for array in arrays if len(array) != 1), 1)
+    if wrong := [len(array) for array in arrays if len(array) not in (1, n)]:
+        others_are = "labels" if len(labels) == n else "others"
+        raise ConfigError(
+            f"there are {wrong[0]} latent points for {n} {others_are}\n"
+            "expected one point per label, or only one point or label\n"
+            "Pass one label for each point."
+        )
+    return [np.broadcast_to(array, (n, *array.shape[1:])) for array in arrays]
 
 
 def load_generator(
@@ -348,6 +409,12 @@ def _truncation(truncation: Any) -> float | None:
             "Omit it to use the whole normal distribution."
         )
     return float(truncation)
+
+
+def _refuse_truncation(limit: float | None) -> None:
+    """Raises ConfigError for a truncation, where no latent point is drawn."""
+    if limit is not None:
+        raise ConfigError("truncation does not go with latent\nexpected one of them\nOmit one.")
 
 
 def _key(seed: int) -> jax.Array:

@@ -18,6 +18,7 @@ from cgan_jax.models.value_range import to_uint8
 
 CHUNK = 256  # images at a time: one compiled shape, and rounding that no batching changes
 
+EmbedFn = Callable[[jax.Array], jax.Array]  # of labels, or of weights of all classes
 ProgressFn = Callable[[int, int], object]  # of the number of images that are done, and of all
 
 
@@ -99,19 +100,23 @@ def morph(
     module: nn.Module,
     variables: Any,
     labels: tuple[np.ndarray, np.ndarray],
-    keys: tuple[jax.Array, jax.Array],
+    keys: tuple[jax.Array, jax.Array] | None,
     frames: int,
     truncation: float | None = None,
+    *,
+    latent: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> np.ndarray:
     """Images on the path between two results of `generate`, by `slerp` and mixed embeddings.
 
     Args:
         module: the network; it has a `latent_dim`.
         variables: its collections.
-        labels: at the start and at the end, int32 `[n]` each.
-        keys: of the latent points at the start and at the end.
+        labels: at the start and at the end, int32 `[n]` each; or weights of all classes, whose
+            embeddings are mixed with them, float32 `[n, classes]` each.
+        keys: of the latent points at the start and at the end. None with `latent`.
         frames: number of images on each path, at least 2.
         truncation: see `latent_points`.
+        latent: the latent points themselves, at both ends, float32 `[n, latent_dim]` each.
 
     Returns:
         uint8 `[frames, n, H, W, C]`; the first and the last frame are the images of `generate`.
@@ -120,12 +125,12 @@ def morph(
         ConfigError: the labels change, and the network has no `flax.linen.Embed` to mix them in.
     """
     n = len(labels[0])
-    points = np.tile(np.arange(n, dtype=np.int32), frames)
-    starts, ends = (np.tile(ids, frames) for ids in labels)
+    indices = np.arange(n, dtype=np.int32)
+    ends = (*(latent or (indices, indices)), *labels)
     t = np.linspace(0, 1, frames, dtype=np.float32).repeat(n)
-    mixed = not np.array_equal(*labels)
+    mixed = labels[0].ndim > 1 or not np.array_equal(*labels)
     program = partial(_morph_chunk, module, truncation, mixed, variables, keys)
-    images = _in_chunks(program, points, starts, ends, t)
+    images = _in_chunks(program, *(np.concatenate([end] * frames) for end in ends), t)
     return images.reshape(frames, n, *images.shape[1:])
 
 
@@ -169,28 +174,78 @@ def _morph_chunk(
     truncation: float | None,
     mixed: bool,
     variables: Any,
-    keys: tuple[jax.Array, jax.Array],
-    points: jax.Array,
+    keys: tuple[jax.Array, jax.Array] | None,
+    start_points: jax.Array,
+    end_points: jax.Array,
     starts: jax.Array,
     ends: jax.Array,
     t: jax.Array,
 ) -> jax.Array:
-    start, end = (latent_points(key, points, module.latent_dim, truncation) for key in keys)
+    """Images between latent points, or with keys between those of indices."""
+    start, end = start_points, end_points
+    if keys is not None:
+        start, end = (
+            latent_points(key, points, module.latent_dim, truncation)
+            for key, points in zip(keys, (start_points, end_points), strict=True)
+        )
+    latent = slerp(start, end, t)
+    if not mixed:
+        images: Any = module.apply(variables, latent, starts, train=False)
+        return to_uint8(images)
+
+    def mix(embed: EmbedFn) -> jax.Array:
+        return (1 - t)[:, None] * embed(starts) + t[:, None] * embed(ends)
+
+    return to_uint8(apply_mixed(module, variables, latent, starts, mix))
+
+
+def apply_mixed(
+    module: nn.Module,
+    variables: Any,
+    latent: jax.Array,
+    labels: jax.Array,
+    mix: Callable[[EmbedFn], jax.Array],
+) -> jax.Array:
+    """A generator's images, in evaluation mode, with mixtures in place of label embeddings.
+
+    Args:
+        module: the network.
+        variables: its collections.
+        latent: float32 `[n, latent_dim]`.
+        labels: int32 `[n]`, or weights of all classes; for anything but embeddings.
+        mix: called for each table of the network with the function that maps labels, int32 `[n]`,
+            or weights of all classes, float32 `[n, classes]`, to embeddings; returns embeddings.
+
+    Returns:
+        floats in [-1, 1], `[n, H, W, C]`.
+
+    Raises:
+        ConfigError: the network has no `flax.linen.Embed`.
+    """
     embeddings = 0
 
-    def mix(method: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+    def intercept(
+        method: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext
+    ) -> Any:
         nonlocal embeddings
-        if mixed and isinstance(context.module, nn.Embed) and context.method_name == "__call__":
-            embeddings += 1
-            return (1 - t)[:, None] * method(starts) + t[:, None] * method(ends)
-        return method(*args, **kwargs)
+        if not isinstance(context.module, nn.Embed) or context.method_name != "__call__":
+            return method(*args, **kwargs)
+        embeddings += 1
+        n_classes = context.module.num_embeddings
 
-    with nn.intercept_methods(mix):
-        images: Any = module.apply(variables, slerp(start, end, t), starts, train=False)
-    if mixed and not embeddings:
+        def embed(labels: jax.Array) -> jax.Array:
+            return method(labels) if labels.ndim == 1 else labels @ method(jnp.arange(n_classes))
+
+        return mix(embed)
+
+    with nn.intercept_methods(intercept):
+        ids = labels if labels.ndim == 1 else labels.argmax(-1)
+        images: Any = module.apply(variables, latent, ids, train=False)
+    if not embeddings:
         raise ConfigError(
             f"{type(module).__name__} has no label embedding, so two labels cannot be mixed\n"
             "expected a flax.linen.Embed that is called with the labels\n"
             "Use one in the network, or keep the label and change the seed."
         )
-    return to_uint8(images)
+    mixed: jax.Array = images
+    return mixed

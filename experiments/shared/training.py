@@ -15,17 +15,19 @@ from jax.sharding import Mesh
 from cgan_jax.checks import plural
 from cgan_jax.config import TrainConfig, leaves
 from cgan_jax.data import Dataset
-from cgan_jax.errors import RunError
+from cgan_jax.errors import ConfigError, RunError
 from cgan_jax.files import atomic_write
 from cgan_jax.pictures.grids import grid, labelled_examples, rows_for, shown_classes
 from cgan_jax.reporting.callbacks import LossesTable, SampleGrids, TensorBoard
 from cgan_jax.reporting.measures import BestCheckpoint, MeasuresTable
+from cgan_jax.runs import initialize
 from cgan_jax.runs.checkpoint import Checkpoints
 from cgan_jax.runs.folder import RunFolder
+from cgan_jax.runs.initialize import Loaded
 from cgan_jax.runs.lock import run_lock
 from cgan_jax.runs.tables import write_class_counts
 from cgan_jax.training.callbacks import Callback, SpanEnd
-from cgan_jax.training.gan import GAN
+from cgan_jax.training.gan import GAN, GANState
 from cgan_jax.training.hosts import is_leader
 from cgan_jax.training.loop import newest_state, train
 from cgan_jax.training.sharding import check_shares, data_mesh
@@ -46,6 +48,7 @@ def run(
     command: str,
     resume: bool = True,
     n_devices: int | None = None,
+    init_from: Path | None = None,
 ) -> None:
     """Train in a run folder until the configuration's last epoch, or a signal to stop.
 
@@ -59,9 +62,12 @@ def run(
         command: the command that repeats all of this, kept in the folder.
         resume: resume a run that is there; otherwise move it aside.
         n_devices: how many devices share each batch; by default one, of several processes all.
+        init_from: the run whose weights a run that is not resumed starts from; by default they
+            are drawn from the seed.
 
     Raises:
         SystemExit: 128 + the signal's number, after a stop.
+        ConfigError: the run to start from has other networks.
         RunError: the folder holds something else, is in use, or cannot be written.
     """
     keep_programs()
@@ -69,10 +75,13 @@ def run(
     if not is_leader():
         return _follow(gan, config, dataset, mesh, stop)
     last_step = config.epochs * steps_per_epoch(len(dataset), config.batch_size)
+    first = _first_state(gan, config, dataset, workdir, resume, init_from)
     with contextlib.ExitStack() as stack:
         folder = _open(stack, config, dataset, workdir, output, resume, mesh)
         stack.enter_context(stop.listening())
         checkpoints = stack.enter_context(Checkpoints(folder.checkpoints))
+        if first:
+            _keep_first_state(folder, checkpoints, *first)
         state = newest_state(gan, checkpoints)
         step = int(state.step) if state else 0
         print(_first_line(workdir, config, step, last_step, mesh))
@@ -145,6 +154,46 @@ def _open(
     return folder
 
 
+def _first_state(
+    gan: GAN,
+    config: TrainConfig,
+    dataset: Dataset,
+    workdir: Path,
+    resume: bool,
+    init_from: Path | None,
+) -> tuple[GANState, Loaded] | None:
+    """The weights of another run, to start from; None where a run is resumed, or draws its own.
+
+    Raises:
+        ConfigError: the other run does not fit, or the run to resume started from another one.
+        RunError: the other run cannot be read.
+    """
+    if init_from is None:
+        return None
+    run = RunFolder.check(workdir, config, resume=resume, data=dataset.identity())
+    if run is None or not any(run.checkpoints.glob("[0-9]*")):
+        return initialize.init_from(gan, config, dataset.class_names, init_from)
+    before = initialize.source_of(run)
+    places = {str(init_from), str(init_from.resolve())}
+    if before is None or not places & {before, str(Path(before).resolve())}:
+        start = f"started from {before}" if before else "drew its own weights"
+        raise ConfigError(
+            f"{workdir} holds a run that {start}\n"
+            f"expected one that started from {init_from}, or no run yet\n"
+            "Omit --init-from to resume it, or give another --workdir."
+        )
+    return None
+
+
+def _keep_first_state(
+    folder: RunFolder, checkpoints: Checkpoints, state: GANState, loaded: Loaded
+) -> None:
+    """Save the weights that a run starts from, and where they are from: it is resumed with them."""
+    print(loaded)
+    loaded.save(folder)
+    checkpoints.save(0, state)
+
+
 def _callbacks(
     gan: GAN, folder: RunFolder, dataset: Dataset, output: OutputFlags
 ) -> list[Callback]:
@@ -209,12 +258,20 @@ def resume_command(command: str, workdir: Path) -> str:
     return shlex.join([*words, "--workdir", str(workdir)])
 
 
-def describe(config: TrainConfig, dataset: Dataset, workdir: Path, *, resume: bool = True) -> None:
+def describe(
+    config: TrainConfig,
+    dataset: Dataset,
+    workdir: Path,
+    *,
+    resume: bool = True,
+    init_from: Path | None = None,
+) -> None:
     """Print what `run` would do, and how long it would take here; train and write nothing."""
     keep_programs()
     for name, value in leaves(config):
         print(f"{name:<28} {value}")
     gan = GAN.from_config(config)
+    first = _first_state(gan, config, dataset, workdir, resume, init_from)
     shapes = jax.eval_shape(gan.init, jax.random.key(0))
     total = config.epochs * steps_per_epoch(len(dataset), config.batch_size)
     left, steps = total, f"{total:,} steps"
@@ -229,6 +286,8 @@ def describe(config: TrainConfig, dataset: Dataset, workdir: Path, *, resume: bo
     height, width, channels = dataset.images.shape[1:]
     print(f"{'images':<28} {height} x {width} pixels, {plural(channels, 'channel')}")
     print(f"{'classes':<28} {dataset.count_words()}")
+    if first:
+        print(first[1])
     print(f"{'run folder':<28} {workdir}")
     print(f"{'device':<28} {device()}")
     print(

@@ -20,7 +20,7 @@ from cgan_jax.config import TrainConfig
 from cgan_jax.data import Dataset
 from cgan_jax.errors import CGANError, ConfigError
 from cgan_jax.presets import PRESETS, preset
-from cgan_jax.runs.folder import RunFolder
+from cgan_jax.runs.folder import RunFolder, run_and_checkpoints
 from experiments.shared.command_line import parse
 from experiments.shared.settings import Field, flag_fields, given, settings, with_settings
 
@@ -65,6 +65,20 @@ class StartFlags(PresetFlag):
     """Resume the run in the folder; --no-resume moves it aside and starts over."""
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Say what would be trained, from which data, and how long it takes; train nothing."""
+
+
+@dataclass(frozen=True)
+class WeightFlags:
+    """Whose weights a run starts from."""
+
+    init_from: Annotated[Path | None, PATH] = None
+    """Start from the weights of another run with the same networks: its folder, or best/ in it.
+    Data, classes, loss and optimizer may be others. By default the weights are drawn."""
+
+    def check(self) -> None:
+        """Raises RunError if there is no such run."""
+        if self.init_from:
+            run_and_checkpoints(self.init_from)
 
 
 @dataclass(frozen=True)
@@ -144,6 +158,7 @@ class Job(Generic[Own]):
         own: the command's own flags.
         config: the settings.
         start: where the run starts.
+        weights: from which weights.
         output: what it writes.
         device: what trains it.
         command: the command that repeats all of it, for the run's folder.
@@ -152,6 +167,7 @@ class Job(Generic[Own]):
     own: Own
     config: TrainConfig
     start: StartFlags
+    weights: WeightFlags
     output: OutputFlags
     device: DeviceFlags
     command: str
@@ -161,7 +177,13 @@ class Job(Generic[Own]):
         from experiments.shared import training  # imports JAX: only when all flags are good
 
         if self.start.dry_run:
-            training.describe(config, dataset, workdir, resume=self.start.resume)
+            training.describe(
+                config,
+                dataset,
+                workdir,
+                resume=self.start.resume,
+                init_from=self.weights.init_from,
+            )
             return
         training.run(
             config,
@@ -171,6 +193,7 @@ class Job(Generic[Own]):
             command=self.command,
             resume=self.start.resume,
             n_devices=self.device.devices,
+            init_from=self.weights.init_from,
         )
 
 
@@ -196,7 +219,7 @@ def parse_job(own: type[Own], module: str, words: Sequence[str] | None = None) -
     if run and run.config.schedule_steps:  # a longer run does not stretch its schedules
         base = replace(base, schedule_steps=run.config.schedule_steps)
     setting_fields = flag_fields(base)
-    kind = flags_class((own, StartFlags), setting_fields, (OutputFlags, DeviceFlags))
+    kind = flags_class((own, StartFlags, WeightFlags), setting_fields, (OutputFlags, DeviceFlags))
     saved = saved_flags(kind, module, run.command) if run else None
     if saved:
         saved = replace(
@@ -208,16 +231,19 @@ def parse_job(own: type[Own], module: str, words: Sequence[str] | None = None) -
     flags: Any = parse(kind, module, words, default=saved)
     flags.output.check()
     flags.device.check()
-    own_flags = part_of(flags, own)
+    own_flags, weights = part_of(flags, own), part_of(flags, WeightFlags)
+    if run is None:  # to resume one, its source need not be there any more
+        weights.check()
     values = {each: given(flags, each) for each in settings(base)}
     config = with_settings(base, values, None if run else own_flags.img_size_to_check())
     return Job(
         own_flags,
         config,
         part_of(flags, StartFlags),
+        weights,
         flags.output,
         flags.device,
-        command_line(module, own_flags, setting_words(config), flags.output, flags.device),
+        command_line(module, own_flags, setting_words(config), weights, flags.output, flags.device),
     )
 
 

@@ -27,7 +27,7 @@ from PIL import Image
 from safetensors.numpy import save
 
 from cgan_jax import Batch, generate_latent_points, grid, load_generator, run_keys, train_step
-from cgan_jax.config import ModelConfig, OptimizerConfig, TrainConfig, from_dict
+from cgan_jax.config import MLPConfig, ModelConfig, OptimizerConfig, TrainConfig, from_dict
 from cgan_jax.data import SPECS, Dataset, idx, load, load_folder, load_npz, load_own, load_tfds
 from cgan_jax.data.spec import FASHION_MNIST, IdxFile, SplitSpec
 from cgan_jax.errors import CGANError, ConfigError, DataError, RunError
@@ -35,10 +35,12 @@ from cgan_jax.interop import config_from_torch, load_state_dict, save_state_dict
 from cgan_jax.reporting.callbacks import LossesTable, SampleGrids, TensorBoard
 from cgan_jax.runs.checkpoint import Checkpoints
 from cgan_jax.runs.folder import RunFolder
+from cgan_jax.runs.initialize import init_from
 from cgan_jax.sampling.generator import TrainedGenerator, label_ids
 from cgan_jax.training.gan import GAN
 from cgan_jax.training.loop import train
 from experiments.shared.command_line import run
+from tests.golden.make_run_folder import FOLDER
 
 Call = Callable[[Path], object]
 Files = Mapping[str, bytes | str | None]
@@ -629,6 +631,21 @@ def check_run(at: Path) -> object:
     return RunFolder.check(at, TrainConfig())
 
 
+def start_from(kind: type = ModelConfig, own: bool = False, **changes) -> Call:
+    """Start from the run in tests/golden with other networks."""
+
+    def attempt(at: Path) -> object:
+        config = RunFolder.open(FOLDER).config
+        sizes = {"n_classes": 3, "latent_dim": 5, "img_size": 4}
+        model = replace(config.model, **changes) if kind is ModelConfig else kind(**sizes)
+        gan = GAN.from_config(replace(config, model=model))
+        if own:
+            gan = replace(gan, generator=replace(gan.generator, widths=(8, 32)))
+        return init_from(gan, replace(config, model=model), "abc"[: model.n_classes], FOLDER)
+
+    return attempt
+
+
 RESTORE = "Put back the file"
 RUN_FOLDERS = [
     Case(f"run's file {name}", RunError, open_run, culprit, expected, RESTORE, files)
@@ -650,6 +667,21 @@ RUN_FOLDERS = [
         ("with an odd environment", "environment", "a table", config_json(environment="x86")),
     ]
 ] + [
+    *(
+        Case(f"to start from {name}", ConfigError, start_from(**changes), culprit, expected, hint)
+        for name, changes, culprit, expected, hint in [
+            ("other sizes", {"img_size": 8, "generator_widths": (8,)},
+             "fit: other networks (img_size 4 -> 8, generator_widths (8, 16) -> (8,))",
+             "the same networks", "Give --img-size 4 --generator-widths 8 16, or"),
+            ("other channels", {"channels": 3}, "(channels 1 -> 3)", "same", "--channels 1"),
+            ("networks of another kind", {"kind": MLPConfig}, "kind report, not mlp", "same",
+             "Choose a preset with networks of kind report"),
+            ("embeddings of another width", {"n_classes": 2}, "embeddings have 3 numbers, the new",
+             "label_dim", "Give --label-dim 3"),
+            ("networks of one's own", {"own": True}, "batch_norm_1.mean is float32 [16], the new",
+             "same networks", "Name another run"),
+        ]
+    ),
     Case("unreadable run", RunError, unreadable("pathlib.Path.read_text", open_run), "config.json",
          "JSON", RESTORE, config_json()),
     Case("no run", RunError, lambda at: load_generator(at / "nowhere"), "nowhere", "config.json",
@@ -716,6 +748,7 @@ COMMANDS = [
     (TRAIN, "--data-dir {at}", IMAGES, "[60000, 28, 28]", ANOTHER,
          {IMAGES: RAW, LABELS: RAW_LABELS}),
     (TRAIN, "train", "train", "", HELP, {}),
+    (TRAIN, "--init-from {at}/none", "none is not a run", "config.json", "Name a run's folder", {}),
     (TRAIN, "--eval-every -1", "eval_every", "at least 0", "default, 0", {}),
     (TRAIN, "--devices 0", "devices", "at least 1", "Omit it", {}),
     (TRAIN, "--processes 2", "processes", "belong together", "Give all three", {}),
@@ -760,6 +793,18 @@ COMMANDS = [
     ("animate", "{at}", "no sample grids", "epoch_0001.png", "for an epoch", config_json()),
     ("animate", "{at} --to Bag", "--to", "--from with it", "omit --to", {}),
     ("animate", "{at} --from a --out x.mp4", "x.mp4", ".gif or .png or .npz", "another --out", {}),
+    ("animate", "{at} --from x.npz", "x.npz cannot be read", "experiments.invert", "Name another",
+         config_json()),
+    ("invert", "{at}", "there is no picture", "at least one", "Name some files", {}),
+    ("invert", "{at} y.png", "is not a run folder", "config.json", "Name a run's folder", {}),
+    ("invert", "{at} x.png", "x.png cannot be read", "an intact image", "another", config_json()),
+    ("invert", "{at} x.png", "x.png cannot be read", "8 bits", "Name another",
+         {**config_json(config={"model": {"img_size": 8}}), "x.png": b"<html>"}),
+    ("invert", "{at} x.png --label b", "'b' is not a class", "in 0..0", "Pass some of a",
+         {**config_json(), "x.png": png(4, 4)}),
+    ("invert", "{at} x.png --out x.jpg", "out is x.jpg", "ends in .png", "another --out", {}),
+    ("invert", "{at} x.png --out y.png", "y.npz exists already", "a new file", "--overwrite",
+         {"y.npz": b""}),
     ("animate", "{at} --from b", "'b' is not a class", "class ids in 0..0", "Pass some of a",
          config_json()),
     ("animate", "{at} --out {at}/a.gif", "a.gif exists already", "a new file", "--overwrite",

@@ -4,6 +4,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,12 +14,14 @@ from cgan_jax.data import Dataset
 from cgan_jax.errors import ConfigError, RunError
 from cgan_jax.presets import PRESETS
 from cgan_jax.runs.folder import RunFolder
+from cgan_jax.runs.restore import restore_run
 from cgan_jax.runs.tables import read_class_counts
 from cgan_jax.sampling.generator import load_generator
 from experiments import digits_cgan, sample, train
 from experiments.proofs import tiny
-from experiments.shared import training_flags
+from experiments.shared import training, training_flags
 from experiments.shared.reading import reading_bar
+from experiments.shared.training import PaceTimer
 
 AUGMENT = "try --augment color,translation,cutout"
 
@@ -77,6 +80,35 @@ def test_a_folder_of_images_is_trained_and_other_images_are_refused(
     (photos / "toad" / "1.jpg").unlink()
     with pytest.raises(RunError, match="other data: 12 images of photos, .* -> 11 images"):
         invoke(train, *flags, "--epochs", 3)
+
+
+def test_a_run_starts_from_another_and_is_resumed_without_it(
+    invoke, photos, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(training_flags, "preset", lambda name: tiny.CONFIG)
+    flags = (photos, "--img-size", 8, "--batch-size", 4, "--latent-dim", 5, "--epochs", 1)
+    invoke(train, *flags, "--workdir", "first")
+    monkeypatch.setattr(training, "PaceTimer", lambda: PaceTimer(seconds=0))
+    new = (*flags, "--workdir", "second", "--init-from", "first")
+    invoke(train, *new, "--dry-run")
+    assert not Path("second").exists()
+    invoke(train, *new, "--lr", 1e-3)
+    text = capsys.readouterr().out
+    assert text.count("Starting at the weights of first after 3 steps: ") == 2
+    assert "Training in second: 1 epoch, 3 steps" in text
+    starts = [restore_run(RunFolder.open("second"), step=step)[1].gen.params for step in (0, 3)]
+    last = restore_run(RunFolder.open("first"))[1].gen.params
+    jax.tree.map(np.testing.assert_array_equal, starts[0], last)
+    assert not np.array_equal(starts[1]["output"]["kernel"], last["output"]["kernel"])
+
+    with pytest.raises(ConfigError, match="second holds a run that started from first\nexpected"):
+        invoke(train, "--workdir", "second", "--init-from", "other")
+    with pytest.raises(ConfigError, match="first holds a run that drew its own weights"):
+        invoke(train, "--workdir", "first", "--init-from", "second")
+    Path("first").rename("moved")
+    invoke(train, "--workdir", "second", "--epochs", 2)
+    assert "Resuming in second: step 3 of 6" in capsys.readouterr().out
+    assert "--init-from first" in Path("second/command.txt").read_text()
 
 
 def test_too_few_for_a_batch_are_refused(invoke, photos):

@@ -285,16 +285,17 @@ def test_the_first_array_that_does_not_fit_is_named(tmp_path):
             restore(tmp_path / "checkpoints", like)
 
 
-def test_leaf_paths_are_those_of_the_newest_step_with_a_manifest(two_steps):
+def test_leaves_are_those_of_the_newest_step_with_a_manifest(two_steps):
     with Checkpoints(two_steps) as checkpoints:
         checkpoints.save(3, {"other": jnp.zeros(2)})
-        assert checkpoints.leaf_paths() == ["other"]
+        assert list(checkpoints.leaves()) == ["other"]
     paths = ["nested.0", "nested.1.x", "step", "weights"]
     with Checkpoints(two_steps, read_only=True) as checkpoints:
-        assert checkpoints.leaf_paths(at_most=2) == paths
+        assert list(checkpoints.leaves(at_most=2)) == paths
+        assert checkpoints.leaves()["other"] == jax.ShapeDtypeStruct((2,), np.float32)
         truncate(two_steps / "3" / "manifest" / "metadata")
-        assert checkpoints.leaf_paths() == paths
-        assert checkpoints.leaf_paths(at_most=0) == []
+        assert list(checkpoints.leaves()) == paths
+        assert checkpoints.leaves(at_most=0) == {}
 
 
 def test_a_home_folder_may_be_written_as_a_tilde(two_steps, monkeypatch):

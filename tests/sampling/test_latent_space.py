@@ -62,6 +62,26 @@ def test_the_ends_of_a_morph_are_generated_images(generator, truncation):
     assert steps.max() < np.abs(of_start.astype(int) - of_end).mean()
 
 
+def test_the_ends_of_a_morph_may_be_your_own_latent_points(generator):
+    a, b = np.asarray(random.normal(random.key(3), (2, 2, 5)))
+    first, last = generator.generate("left", latent=a), generator.generate("right", latent=b)
+    from_seed = generator.generate(["right"] * 2, seed=4)
+    for arguments, ends in (
+        ({"latent": a, "end_latent": b}, (first, last)),
+        ({"latent": a}, (first, generator.generate("right", latent=a))),
+        ({"latent": a, "end_seed": 4, "truncation": 99}, (first, from_seed)),
+        ({"end_latent": b, "seed": 4}, (generator.generate(["left"] * 2, seed=4), last)),
+    ):
+        path = generator.morph("left", "right", frames=3, **arguments)
+        assert path.shape == (3, 2, 4, 4, 1)
+        for frame, expected in zip(path[::2], ends, strict=True):
+            np.testing.assert_allclose(frame.astype(int), expected, atol=1)
+    one_hot = np.eye(3)[[0, 2]]
+    by_weights = generator.morph(one_hot, "left", latent=a, frames=3)
+    by_labels = generator.morph([0, 2], "left", latent=a, frames=3)
+    np.testing.assert_allclose(by_weights.astype(int), by_labels.astype(int), atol=1)
+
+
 def with_embeddings(generator, table):
     params = {**generator.variables["params"], "label_embedding": {"embedding": table}}
     return replace(generator, variables={**generator.variables, "params": params})
@@ -105,6 +125,11 @@ def test_invalid_morphs_are_refused(generator):
         ({"end_seed": -1}, "seed must be"),
         ({"truncation": 0}, "truncation must be"),
         ({"frames": 2**31 - 1, "n": 2**31 - 1}, "images are .* GB"),
+        ({"latent": np.zeros((2, 5))}, "there are 2 latent points for 3 labels"),
+        ({"end_latent": np.zeros(5)}, r"end_latent is .*\nexpected finite numbers \[n, 5\]"),
+        ({"end": np.full((1, 3), np.nan)}, r"end is .*\nexpected finite numbers \[n, 3\]"),
+        ({"end": np.ones((1, 2))}, r"end is .*\nexpected finite numbers \[n, 3\]"),
+        ({"latent": np.zeros((1, 5)), "truncation": 1}, "truncation does not go with latent"),
     ):
         with pytest.raises(ConfigError, match=words):
             generator.morph([0, 1, 2], **arguments)

@@ -11,7 +11,7 @@ import tyro
 
 from cgan_jax import presets
 from cgan_jax.config import ModelConfig, OptimizerConfig, TrainConfig, leaves
-from cgan_jax.errors import ConfigError
+from cgan_jax.errors import ConfigError, RunError
 from cgan_jax.presets import PRESETS, preset
 from cgan_jax.runs.folder import RunFolder
 from experiments.shared.settings import FROM_DATA, settings
@@ -19,6 +19,7 @@ from experiments.shared.training_flags import (
     DeviceFlags,
     OutputFlags,
     StartFlags,
+    WeightFlags,
     flag_value,
     parse_job,
 )
@@ -189,6 +190,19 @@ def test_what_a_folder_has_is_not_used_for_a_fresh_start(tmp_path):
     fresh = parse("images", "--workdir", tmp_path / "run", "--no-resume")
     assert fresh.config == PRESETS["report"]
     assert fresh.start == StartFlags(resume=False)
+
+
+def test_the_run_that_weights_are_from_is_kept_and_may_be_gone_later(tmp_path):
+    source, folder = tmp_path / "source", tmp_path / "run"
+    with pytest.raises(RunError, match="source is not a run folder"):
+        parse("images", "--init-from", source)
+    saved_run(source, "images")
+    job = saved_run(folder, "images", "--init-from", source / "best")
+    assert job.weights == WeightFlags(source / "best")
+    source.rename(tmp_path / "moved")
+    assert parse("--workdir", folder) == job
+    fresh = parse("images", "--workdir", folder, "--no-resume")
+    assert fresh.weights == WeightFlags()
 
 
 def test_processes_are_not_remembered(tmp_path):
