@@ -229,17 +229,8 @@ class TrainedGenerator:
                 in a network without a `flax.linen.Embed`.
         """
         frames = check_int("frames", frames, 2, INT32_MAX, hint="Omit it for the default, 30.")
-        starts = self._classes("start", start)
-        ends = starts if end is None else self._classes("end", end)
-        if len(starts) != len(ends) and 1 not in (len(starts), len(ends)):
-            raise ConfigError(
-                f"end has {len(ends)} labels, start has {len(starts)}\n"
-                "expected one per start label, or a single label\nPass one end for each start."
-            )
-        if starts.ndim != ends.ndim:
-            one_hot = np.eye(len(self.class_names), dtype=np.float32)
-            starts, ends = (one_hot[ids] if ids.ndim == 1 else ids for ids in (starts, ends))
-        starts, ends = (self._repeat(i, n, frames) for i in np.broadcast_arrays(starts, ends))
+        both = np.broadcast_arrays(*self._both_labels(start, end))
+        starts, ends = (self._repeat(labels, n, frames) for labels in both)
         limit = _truncation(truncation)
         keys: Any = _key(seed), _key(seed if end_seed is None else end_seed)
         points: Any = None
@@ -253,6 +244,20 @@ class TrainedGenerator:
         return latent_space.morph(
             self.module, self.variables, (starts, ends), keys, frames, limit, latent=points
         )
+
+    def _both_labels(self, start: Labels, end: Labels | None) -> tuple[np.ndarray, np.ndarray]:
+        """Class ids at both ends of a path, or weights of all classes at both."""
+        starts = self._classes("start", start)
+        ends = starts if end is None else self._classes("end", end)
+        if len(starts) != len(ends) and 1 not in (len(starts), len(ends)):
+            raise ConfigError(
+                f"end has {len(ends)} labels, start has {len(starts)}\n"
+                "expected one per start label, or a single label\nPass one end for each start."
+            )
+        if starts.ndim != ends.ndim:
+            one_hot = np.eye(len(self.class_names), dtype=np.float32)
+            starts, ends = (one_hot[ids] if ids.ndim == 1 else ids for ids in (starts, ends))
+        return starts, ends
 
     def _path_ends(
         self,

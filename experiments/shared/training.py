@@ -91,22 +91,36 @@ def run(
         keep_class_counts(dataset, folder.class_counts)
         draw_real_images(dataset, folder.path / "real.png")
         began = time.perf_counter()
-        state = train(
-            gan,
-            config,
-            dataset,
-            state=state,
-            callbacks=_callbacks(gan, folder, dataset, output),
-            checkpoints=checkpoints,
-            checkpoint_every=output.checkpoint_every,
-            should_stop=stop,
-            mesh=mesh,
-        )
+        state = _train(gan, folder, dataset, output, state, checkpoints, stop, mesh)
         seconds = time.perf_counter() - began
         page = write_or_warn(folder.path)
     print(_last_line(command, workdir, page, step, int(state.step), last_step, seconds))
     if int(state.step) < last_step and stop.caught:
         raise SystemExit(128 + stop.caught)
+
+
+def _train(
+    gan: GAN,
+    folder: RunFolder,
+    dataset: Dataset,
+    output: OutputFlags,
+    state: GANState | None,
+    checkpoints: Checkpoints,
+    stop: StopSignals,
+    mesh: Mesh | None,
+) -> GANState:
+    """Train in a folder that is open; see `cgan_jax.train`."""
+    return train(
+        gan,
+        folder.config,
+        dataset,
+        state=state,
+        callbacks=_callbacks(gan, folder, dataset, output),
+        checkpoints=checkpoints,
+        checkpoint_every=output.checkpoint_every,
+        should_stop=stop,
+        mesh=mesh,
+    )
 
 
 def _follow(
