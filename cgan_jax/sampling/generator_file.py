@@ -4,6 +4,7 @@ Formats for other libraries are in cgan_jax/interop, whose files hold the same d
 """
 
 import dataclasses
+import json
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -54,10 +55,11 @@ def metadata(generator: "TrainedGenerator") -> dict[str, Any]:
     if type(module) is Generator:  # a subclass may compute something else
         names = (field.name for field in dataclasses.fields(module))
         settings = {n: getattr(module, n) for n in names if n not in ("parent", "name")}
-        table["generator"] = settings | {"widths": list(module.widths)}
+        table["generator"] = settings
     elif isinstance(module, ConfiguredGenerator) and module == networks(module.config)[0]:
         table["model"] = model_to_dict(module.config)
-    return table
+    as_read: dict[str, Any] = json.loads(json.dumps(table))  # lists for tuples
+    return as_read
 
 
 def check_metadata(table: Any, path: object) -> dict[str, Any]:

@@ -160,6 +160,7 @@ class Spans:
         """
         span = self._next(step, at_most)
         if span.epoch != self._epoch:
+            self._shuffled = None  # one copy at a time
             self._shuffled = jax.tree.map(
                 lambda key: self._in_order(key, span.epoch), self._keys.order
             )

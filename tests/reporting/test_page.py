@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cgan_jax.config import MODEL_KINDS, OptimizerConfig, differences
+from cgan_jax.config import MODEL_KINDS, BaseModelConfig, OptimizerConfig, differences
 from cgan_jax.errors import RunError
 from cgan_jax.pictures.grids import MOST_ROWS, grid, shown_classes, tiles
 from cgan_jax.presets import PRESETS
@@ -182,11 +182,10 @@ def test_settings_are_compared_with_the_report_preset():
 
 def test_a_model_of_another_kind_is_not_compared_part_by_part(tmp_path, monkeypatch):
     @dataclass(frozen=True)
-    class Convolutional:
+    class Convolutional(BaseModelConfig):
         n_classes: int = 3
         latent_dim: int = 7
         img_size: int = 4
-        channels: int = 1
         depth: int = 2
 
     monkeypatch.setitem(MODEL_KINDS, "convolutional", Convolutional)
