@@ -49,7 +49,7 @@ class StopAfter(Callback):
 def finished_run(path, class_names=tiny.CLASS_NAMES):
     """The folder of a finished and evaluated run of tiny.CONFIG, without checkpoints."""
     run, rng = RunFolder.start(path, tiny.CONFIG, class_names), np.random.default_rng(0)
-    images = rng.integers(0, 256, (4, 12, 3, 4, 4, 1), np.uint8)
+    images = rng.integers(0, 256, (4, 12, len(class_names), 4, 4, 1), np.uint8)
     run.sample_grid(0).parent.mkdir()
     grid(images[0], class_names).save(path / "real.png")
     for epoch in (1, 2, 3):

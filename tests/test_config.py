@@ -221,6 +221,13 @@ def test_each_network_may_have_an_optimizer_of_its_own():
     assert TrainConfig(disc_optimizer=OptimizerConfig()) == TrainConfig()
 
 
+def test_a_run_that_does_not_balance_has_the_file_of_earlier_versions():
+    assert "balance" not in to_dict(TrainConfig())
+    balanced = TrainConfig(balance=True)
+    assert from_dict(json.loads(json.dumps(to_dict(balanced)))) == balanced
+    assert differences(TrainConfig(), balanced) == ["balance: False -> True"]
+
+
 def dataset_of(n_images):
     images = np.zeros((n_images, 8, 8, 1), np.uint8)
     labels = np.zeros(n_images, np.int32)

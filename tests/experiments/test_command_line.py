@@ -71,8 +71,8 @@ def test_run_fills_its_folder(trained):
     assert config.model == replace(PRESETS["report"].model, **widths)
     assert read_losses(folder / "losses.csv").shape == (16, 2)
     assert sorted(path.name for path in folder.iterdir()) == [
-        *(".lock", "checkpoints", "command.txt", "config.json", "events"),
-        *("losses.csv", "losses.png", "real.png", "report.html", "samples"),
+        *(".lock", "checkpoints", "classes.csv", "command.txt", "config.json", "events"),
+        *("losses.csv", "losses.png", "nearest.png", "real.png", "report.html", "samples"),
     ]
     again = shlex.split((folder / "command.txt").read_text())
     assert again[:3] == ["python", "-m", "experiments.fashion_cgan"]

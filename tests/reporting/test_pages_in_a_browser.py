@@ -107,6 +107,22 @@ def test_long_and_odd_names_stay_on_the_page(page, tmp_path):
     assert overflow(page) <= 0
 
 
+def test_many_classes_are_folded(page, tmp_path):
+    names = [f"class {i} {'x' * (i % 30)}" for i in range(45)]
+    run = finished_run(tmp_path / "run", names)
+    page.goto(write_page(run.path).as_uri())
+    expect(page.get_by_role("heading", name=names[19], exact=True)).to_be_visible()
+    heading = page.get_by_role("heading", name=names[44], exact=True)
+    expect(heading).to_have_count(0)  # hidden
+    page.get_by_text(f"{names[40]} to {names[44]}").click()
+    expect(heading).to_be_visible()
+    picture = page.get_by_alt_text(f"Generated: {names[44]}")
+    assert picture.bounding_box()["width"] > 100
+    assert overflow(page) <= 0
+    page.set_viewport_size({"width": 1200, "height": 900})
+    assert overflow(page) <= 0
+
+
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     """The address of the committed run's demo, in a process of its own, whose end is checked."""

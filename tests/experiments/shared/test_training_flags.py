@@ -31,6 +31,7 @@ OTHER = {
     "batch_size": (32, "--batch-size 32"),
     "seed": (7, "--seed 7"),
     "loss": ("hinge", "--loss hinge"),
+    "balance": (True, "--balance"),
     "augment": ("color,cutout", "--augment color,cutout"),
     "background": (1.0, "--background 1"),
     "schedule_steps": (500, "--schedule-steps 500"),
