@@ -88,7 +88,6 @@ def run(
         if step >= last_step:
             return
         keep_command(command, folder.command)
-        keep_class_counts(dataset, folder.class_counts)
         draw_real_images(dataset, folder.path / "real.png")
         began = time.perf_counter()
         state = _train(gan, folder, dataset, output, state, checkpoints, stop, mesh)
@@ -165,6 +164,7 @@ def _open(
     check_not_lost(
         folder, output.checkpoint_every * steps_per_epoch(len(dataset), config.batch_size)
     )
+    keep_class_counts(dataset, folder.class_counts)
     return folder
 
 
