@@ -9,24 +9,28 @@ cgan_jax/data/.
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
-import tyro
-
-from cgan_jax.checks import as_path
-from cgan_jax.data import SPECS, Dataset, load, load_folder, load_npz, load_tfds
-from cgan_jax.errors import ConfigError
 from cgan_jax.runs.folder import RunFolder
 from experiments.shared.command_line import run
-from experiments.shared.training_flags import INT, PATH, flag_value, holds_run, parse_job
+from experiments.shared.data_flags import TRAIN, DataFlags, describe_holdout
+from experiments.shared.training_flags import (
+    PATH,
+    Job,
+    command_line,
+    flag_value,
+    holds_run,
+    parse_job,
+    setting_words,
+)
 
-MODULE = "experiments.train"
+MODULE = TRAIN
 
 
 @dataclass(frozen=True)
-class Flags:
+class Flags(DataFlags):
     """Train a conditional GAN on your own data. Run it again to resume after a stop.
 
     Examples:
@@ -37,15 +41,6 @@ class Flags:
       python -m experiments.train --workdir runs/photos    resume it, with its data and settings
     """
 
-    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
-    """A folder with one sub-folder of pictures per class; an .npz file with the arrays images,
-    labels and perhaps class_names; or a name in TFDS, as mnist, cifar10 or emnist/letters."""
-    img_size: Annotated[int | None, INT] = None
-    """Height and width to resize the pictures' central squares to. By default their own size."""
-    channels: Literal[1, 3] | None = None
-    """1 for grey, 3 for colour. By default what the pictures have."""
-    data_dir: Annotated[Path | None, PATH] = None
-    """TFDS's data directory. By default $TFDS_DATA_DIR, or tensorflow_datasets in your home."""
     workdir: Annotated[Path | None, PATH] = None
     """The run's folder: checkpoints, losses, pictures. By default in runs/, named as the data."""
 
@@ -62,28 +57,6 @@ class Flags:
         """The images' size if it is given; else one that halves often, until the data are read."""
         return self.img_size or 64
 
-    def load(self) -> Dataset:
-        """The training images.
-
-        Raises:
-            ConfigError, DataError: as the functions of cgan_jax.data.
-        """
-        path = as_path(self.data, "data")
-        is_npz = path.suffix.lower() == ".npz"
-        if os.path.exists(path) or is_npz or self.data.startswith((".", "/", "~")):
-            if self.data_dir:
-                raise ConfigError(
-                    f"data_dir does not go with {self.data}, which is a path\n"
-                    "expected the name of a data set of TFDS\nOmit it."
-                )
-            read = load_npz if is_npz and not os.path.isdir(path) else load_folder
-            return read(path, self.img_size, self.channels)
-        if self.data in SPECS and self.img_size is None and self.channels is None:
-            return load(self.data, data_dir=self.data_dir)  # from more places than TFDS
-        return load_tfds(
-            self.data, data_dir=self.data_dir, img_size=self.img_size, channels=self.channels
-        )
-
 
 def default_folder(data: str) -> Path:
     """The run's folder for data that are named so."""
@@ -96,14 +69,28 @@ def default_folder(data: str) -> Path:
 
 def main() -> None:
     job = parse_job(Flags, MODULE)
+    folder = job.own.workdir or default_folder(job.own.data)
+    before = RunFolder.open(folder) if job.start.resume and holds_run(folder) else None
     with job.device.joined():
-        dataset = job.own.load()
+        parts = job.own.parts(job.config.seed, before)
+        dataset = parts.training
+        if parts.held_out is not None:
+            job = with_holdout(job, parts.share)
+            print(describe_holdout(parts))
         config = job.config.for_data(dataset)
         config.check_data(len(dataset))
         workdir = job.own.workdir or Path("runs") / dataset.name.replace("/", "_")
         if job.device.alone:
             RunFolder.check(workdir, config, resume=job.start.resume, data=dataset.identity())
+        del parts  # and with it the images that are held out
         job.train(config, dataset, workdir)
+
+
+def with_holdout(job: Job[Flags], share: float) -> Job[Flags]:
+    """The same job with the share in its command, whatever a later version's default is."""
+    own = replace(job.own, holdout=share)
+    words = setting_words(job.config)
+    return replace(job, own=own, command=command_line(MODULE, own, words, job.output, job.device))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import numpy as np
 from cgan_jax.metrics.inputs import check_images, check_labels, chunks
 
 CHUNK = 500  # images at a time; against 60,000 of 784 pixels a block takes 120 MB
+BLOCK = 2**26  # pixels of training images at a time, as floats 256 MB: all of Fashion-MNIST's
 
 
 class Neighbours(NamedTuple):
@@ -35,14 +36,19 @@ def nearest_neighbours(images: np.ndarray, training: np.ndarray) -> Neighbours:
         DataError: other shapes or dtypes.
     """
     check_images(images, training)
-    train = training.reshape(len(training), -1).astype(np.float32)
-    squares = (train**2).sum(1)
-    indices, distances = np.empty(len(images), np.int64), np.empty(len(images), np.float32)
-    for rows in chunks(len(images), CHUNK):
-        x = images[rows].reshape(-1, train.shape[1]).astype(np.float32)
-        indices[rows] = (squares - 2 * x @ train.T).argmin(1)
-        # Recomputed from the differences, since the product form loses digits near zero.
-        distances[rows] = np.sqrt(((x - train[indices[rows]]) ** 2).mean(1))
+    indices = np.zeros(len(images), np.int64)
+    distances = np.full(len(images), np.inf, np.float32)
+    for block in chunks(len(training), max(1, BLOCK // training[0].size)):
+        train = training[block].reshape(-1, training[0].size).astype(np.float32)
+        squares = (train**2).sum(1)
+        for rows in chunks(len(images), CHUNK):
+            x = images[rows].reshape(-1, train.shape[1]).astype(np.float32)
+            found = (squares - 2 * x @ train.T).argmin(1)
+            # Recomputed from the differences, since the product form loses digits near zero.
+            distance = np.sqrt(((x - train[found]) ** 2).mean(1))
+            nearer = distance < distances[rows]
+            indices[rows][nearer] = block.start + found[nearer]
+            distances[rows][nearer] = distance[nearer]
     return Neighbours(indices, distances)
 
 

@@ -62,7 +62,7 @@ def plot_confusion(
     for axes, (title, counts) in zip(
         figure.subplots(1, len(matrices), squeeze=False)[0], matrices.items(), strict=True
     ):
-        share = 100 * counts / counts.sum(1, keepdims=True)
+        share = 100 * counts / np.maximum(1, counts.sum(1, keepdims=True))
         axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
         for row, column in zip(*np.nonzero(share >= 1), strict=True):
             value = share[row, column]

@@ -10,13 +10,8 @@ import pytest
 from cgan_jax.data import Dataset
 from cgan_jax.metrics import cas
 from cgan_jax.metrics.classification import confusion_matrix
-from cgan_jax.metrics.evaluation import (
-    FULL,
-    EvalProtocol,
-    Evaluator,
-    balanced,
-    count_images,
-)
+from cgan_jax.metrics.eval_plan import FULL, EvalProtocol, plan_evaluation
+from cgan_jax.metrics.evaluation import Evaluator
 from cgan_jax.metrics.measures import MEASURES, describe
 from cgan_jax.metrics.quick import quick_measures
 from cgan_jax.metrics.reference import SHA256
@@ -196,16 +191,19 @@ def test_one_seed_has_cas_and_fid_and_progress_counts_every_image(
     assert (measures["cas"]["mean"], measures["cas"]["real"]) == (0.75, cas.REAL_ACCURACY)
     assert calls == [(500, 500, [50] * 10, 10_000)]
     assert 0 < measures["fid"]["real"] < 10 and 0 < measures["fid"]["mean"] < 10
-    assert sum(n for _, n in stages) == count_images(protocol, 1, len(training), fid=True)
+    assert sum(n for _, n in stages) == evaluator.plan.count_images(1, len(training), fid=True)
     names = {stage for stage, _ in stages}
     assert {stage for stage, n in stages if n == 0} == names  # each is announced
     assert names >= {"test images", "seed 0: classes", "a classifier of fakes", "Inception: fakes"}
-    assert count_images(FULL, 2) - count_images(FULL, 1) > 60_000
+    full = plan_evaluation(FULL, training, fashion_mnist_test, known=True)
+    assert full.count_images(2, 60_000) - full.count_images(1, 60_000) > 60_000
 
 
-def test_balanced_takes_the_first_of_each_class():
-    labels = np.array([1, 0, 0, 1, 1, 0])
-    assert balanced(labels, 4, 2).tolist() == [1, 2, 0, 3]
+def test_the_first_of_each_class_of_fashion_mnist_and_evenly_spaced_ones_of_other_data(evaluator):
+    labels = np.array([1, 0, 0, 1, 1, 0, 1])
+    for known, expected in ((True, [1, 2, 0, 3]), (False, [1, 2, 0, 4])):
+        plan = evaluator.plan._replace(known=known)
+        assert plan.rows(labels, np.array([2, 2])).tolist() == expected
 
 
 def test_quick_measures_tell_real_images_from_noise(fashion_mnist, others):
