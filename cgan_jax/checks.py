@@ -65,6 +65,12 @@ def plural(n: int, noun: str, plural_noun: str | None = None) -> str:
     return f"{n:,} {noun if n == 1 else plural_noun or f'{noun}s'}"
 
 
+def first_names(names: Sequence[str], n: int = 5) -> str:
+    """The first n of some names for a message, and the number of others: "a, b and 3 more"."""
+    text = ", ".join(one_line(name, 120) for name in names[:n])
+    return text if len(names) <= n else f"{text} and {len(names) - n:,} more"
+
+
 def with_article(noun: str) -> str:
     """A noun with "a" or "an", by its first letter: "an int", "a dict"."""
     return f"{'an' if noun[:1].lower() in tuple('aeiou') else 'a'} {noun}"

@@ -59,7 +59,7 @@ class Flags:
     """Seed of the latent points."""
     out: Path = Path("samples.png")
     """A grid for a name that ends in .png; arrays (images, labels, class_names) for one that ends
-    in .npz; a folder of single pictures for any other."""
+    in .npz; a folder with one sub-folder of pictures per class for any other."""
     overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Replace a file that exists."""
     truncation: float | None = None
@@ -126,17 +126,26 @@ def write(images: np.ndarray, classes: np.ndarray, class_names: Sequence[str], o
         with atomic_write(out) as file:
             grid(rows, names).save(file)
     else:
-        from cgan_jax.data.square_images import to_pillow
+        from cgan_jax.data.crops import to_pillow
 
-        words = [re.sub(r"\W+", "_", name).strip("_").lower() for name in class_names]
-        if len(set(words)) < len(words):  # as of the classes "a" and "A"
-            words = [f"{i}_{word}".strip("_") for i, word in enumerate(words)]
+        folders = folder_names(class_names)
         counts: Counter[int] = Counter()
         with write_errors(out):
-            out.mkdir(parents=True, exist_ok=True)
             for image, label in zip(images, labels.tolist(), strict=True):
-                to_pillow(image).save(out / f"{words[label]}_{counts[label]:05d}.png")
+                file = out / folders[label] / f"{counts[label]:05d}.png"
+                if not counts[label]:
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                to_pillow(image).save(file)
                 counts[label] += 1
+
+
+def folder_names(class_names: Sequence[str]) -> list[str]:
+    """The classes' names without what a file's name cannot have; numbered if two become equal."""
+    words = [re.sub(r'[\x00-\x1f<>:"/\\|?*]', "_", name).strip(" .") for name in class_names]
+    words = [word.encode()[:200].decode(errors="ignore").strip(" .") or "_" for word in words]
+    if len({" ".join(word.casefold().split()) for word in words}) < len(words):
+        words = [f"{i}_{word}" for i, word in enumerate(words)]
+    return words
 
 
 if __name__ == "__main__":

@@ -1,137 +1,246 @@
-"""A folder with one sub-folder per class as a source, of any image files that Pillow reads."""
+"""A folder of pictures as a source: any image files that Pillow reads.
+
+listing.py finds the files and their classes; stack.py decodes them; picture_cache.py keeps them.
+"""
 
 import contextlib
 import logging
 import os
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
 from PIL import Image
 
-from cgan_jax.checks import as_path, check_class_names, errors_as, plural
-from cgan_jax.data import square_images
+from cgan_jax.checks import as_path, errors_as, first_names, one_line, plural
+from cgan_jax.data import background as backgrounds
+from cgan_jax.data import crops, picture_cache, stack
+from cgan_jax.data.crops import Background, Crop, ImgSize, Options, PictureFormat
 from cgan_jax.data.dataset import Dataset
-from cgan_jax.data.square_images import Crop
+from cgan_jax.data.listing import Listing, check_split, list_pictures
+from cgan_jax.data.picture_cache import Pictures
+from cgan_jax.data.stack import ProgressFn
 from cgan_jax.errors import DataError
 
+_WORTH_CACHING = 1.0  # seconds that reading took
 _log = logging.getLogger("cgan_jax")
 
 
-def load_folder(
-    path: str | PathLike[str], img_size: int | None = None, channels: int | None = None
-) -> Dataset:
-    """Load the images of a folder. The names of its sub-folders are the class names.
+class Probe(NamedTuple):
+    """What a file says about its picture before its pixels are decoded.
 
-    Classes are sorted by name, or by number if all names are numbers; images by file name. Nested
-    folders, and files whose suffix is not that of an image, are skipped. Grey of 16 or 32 bits is
-    scaled to 8: integers from 0..65535, floats from 0..1.
+    Attributes:
+        side: the shorter side, in pixels.
+        colour: whether there is colour; None where only the pixels tell.
+        transparent: whether parts of it may be transparent.
+        kind: see `crops.grey_kind`.
+        values: lowest and highest, of grey whose range the kind does not tell.
+    """
+
+    side: int
+    colour: bool | None
+    transparent: bool
+    kind: str | None
+    values: tuple[float, float] = (0.0, 0.0)
+
+
+def load_folder(
+    path: str | PathLike[str],
+    img_size: ImgSize = None,
+    channels: int | None = None,
+    *,
+    split: str = "train",
+    background: Background = "auto",
+    skip_unreadable: bool = False,
+    on_progress: ProgressFn | None = None,
+) -> Dataset:
+    """Load the images of a folder, whose sub-folders or label file say their classes.
+
+    The folder has one sub-folder per class, named as the class, in which nested folders are
+    skipped; or a file labels.csv (file name, class) or dataset.json (as StyleGAN2-ADA's); or a
+    sub-folder train and perhaps one of test, val, valid, validation, with classes in this way.
+    Files whose suffix is not that of an image are skipped. Classes are sorted by name, or by
+    number if all names are numbers; images by file name.
+
+    Grey of more than 8 bits is scaled: files of 16 bits from 0..65535; others from 0..1 (floats),
+    0..255 or 0..65535 (integers), or the data set's lowest and highest value, whichever first
+    holds all values. What takes long to read is kept in the user's cache directory.
 
     Args:
         path: the folder.
-        img_size: height and width that the central square of each image is resized to; by default
-            the native size, if the shorter sides of all images are equal.
-        channels: 1 for grey, 3 for colour; by default 3 if any image has colour.
+        img_size: height and width, or one number for both, that the central part of each image is
+            resized to; by default the central square's native size, if the shorter sides of all
+            images are equal.
+        channels: 1 for grey, 3 for colour, 4 for colour and opacity; by default 3 if any image has
+            colour, else 1.
+        split: "train", or "test" for the folder's test part, which is read as the training part
+            is: with the same class names, size, channels, background and scale.
+        background: what transparent pixels become: "white", "black", or the one of them that the
+            edges of what is opaque contrast with.
+        skip_unreadable: leave out files that cannot be read, with a notice.
+        on_progress: called as `on_progress(done, total)` while images are decoded.
 
     Returns:
-        uint8 `[N, img_size, img_size, channels]`, named after the folder.
+        uint8 `[N, height, width, channels]`, named after the folder.
 
     Raises:
-        ConfigError: an invalid size or number of channels.
-        DataError: no such folder, a class without images, a class name that is not valid Unicode,
-            a broken image, images of several sizes without `img_size`, or more images than this
-            machine's memory holds.
+        ConfigError: an invalid option.
+        DataError: no such folder or part, a class without images or with the name of another, a
+            class name that is not valid Unicode, labels that do not fit the files, broken images,
+            images of several sizes without `img_size`, or more of them than this machine's memory
+            holds.
     """
-    square_images.check_options(img_size, channels)
+    options = crops.check_options(img_size, channels, background)
+    check_split(split)
     folder = as_path(path, "the data folder")
     name = os.path.basename(os.path.abspath(folder)) or "images"
-    classes = _list_classes(folder)
-    files = [file for class_files in classes.values() for file in class_files]
-    with square_images.strict_decoding(), ThreadPoolExecutor() as pool:
-        sides, colours = zip(*pool.map(_probe, files), strict=True)
-        side = img_size or _common_size(Counter(sides), folder)
-        channels = channels or (3 if any(colours) else 1)
-        crops = _load_all(pool, files, side, channels)
-        images = square_images.stack(crops, len(files), side, channels, name)
-    labels = np.repeat(np.arange(len(classes)), [len(files) for files in classes.values()])
-    return square_images.to_dataset(images, labels, tuple(classes), name, f"the folder {folder}")
-
-
-def _list_classes(folder: Path) -> dict[str, list[Path]]:
-    """The image files of each class."""
-    suffixes = {s for s, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    then = (
-        "expected a folder that you may read, with one sub-folder of images per class\n"
-        "Name another, or an .npz file."
+    train = list_pictures(folder)
+    listing = train if split == "train" else list_pictures(folder, split)
+    with errors_as(DataError, f"cannot read the folder {folder}", "Try again.", OSError):
+        mark = picture_cache.fingerprint(
+            [*train.files, *listing.files], listing, options, skip_unreadable
+        )
+    pictures = picture_cache.load(folder, split, mark)
+    if pictures is None:
+        began = time.monotonic()
+        pictures = _read(train, listing, options, name, skip_unreadable, on_progress)
+        if time.monotonic() - began >= _WORTH_CACHING:
+            picture_cache.store(folder, split, mark, pictures)
+    for notice in pictures.notices:
+        _log.info("%s", notice)
+    return stack.to_dataset(
+        pictures.images,
+        pictures.labels,
+        listing.class_names,
+        name,
+        f"the folder {listing.folder}",
+        keep=None if split == "train" else train.labels,
     )
-    unreadable = OSError, RuntimeError  # the latter for circular links
-    with errors_as(DataError, f"cannot read the folder {folder}", then, unreadable):
-        if folder.is_file():
-            raise NotADirectoryError("it is a file")
-        entries = _visible(folder.iterdir())
-        files = {entry.name: _visible(entry.iterdir()) for entry in entries if entry.is_dir()}
-    if not files:
-        content = "has no sub-folders" if not entries else "holds no sub-folders, but files"
-        raise DataError(
-            f"{folder} {content}\nexpected one sub-folder of images per class\n"
-            f"Move the images into sub-folders, such as {folder / 'name of the class'}."
+
+
+def _read(
+    train: Listing,
+    listing: Listing,
+    options: Options,
+    name: str,
+    skip_unreadable: bool,
+    on_progress: ProgressFn | None,
+) -> Pictures:
+    """Decode the pictures of a listing as those of the training part suggest."""
+
+    def load(file: str) -> Crop | str:
+        with _reasons() as reasons, Image.open(file) as image:
+            return crops.center_crop(image, into)
+        return reasons[0]
+
+    with crops.strict_decoding():
+        probes: list[Probe | str] = []
+        stack.parallel(_probe, train.files, lambda i, probe: probes.append(probe))
+        into, notices = _decide(train, probes, options, name)
+        files = listing.files
+        stacked = stack.stack(load, files, len(files), into, name, on_progress)
+    unreadable = stacked.unreadable
+    if unreadable:
+        notices.append(_check_unreadable(listing, unreadable, name, skip_unreadable))
+    labels = [label for i, label in enumerate(listing.labels) if i not in unreadable]
+    return Pictures(stacked.images, labels, notices + stack.tell_changes(name, stacked.n_changed))
+
+
+def _probe(file: str) -> Probe | str:
+    """What a file says about its picture; or why it cannot be read."""
+    with _reasons() as reasons, Image.open(file) as image:
+        kind = crops.grey_kind(image)
+        values = crops.grey_range(image) if kind in ("I", "F") else (0.0, 0.0)
+        colour = Image.getmodebase(image.mode) != "L"
+        # These have no mode for grey, or none that writers use.
+        unsure = colour and (image.mode in ("P", "PA", "CMYK") or image.format == "WEBP")
+        return Probe(
+            min(image.size), None if unsure else colour, image.has_transparency_data, kind, values
         )
-    names = list(files)
-    if all(name.isdecimal() for name in names):
-        names.sort(key=lambda name: (int(name), name))
-    classes = {
-        name: [file for file in files[name] if file.suffix.lower() in suffixes and file.is_file()]
-        for name in check_class_names(names, str(folder))
-    }
-    if empty := [name for name in names if not classes[name]]:
-        raise DataError(
-            f"{folder / empty[0]} holds no image\n"
-            "expected the images of a class, such as .png or .jpg files\n"
-            "Name the folder whose sub-folders are the classes, and remove empty ones."
-        )
-    n_skipped = len(entries) - len(names) + sum(len(files[n]) - len(classes[n]) for n in names)
-    if n_skipped:
-        skipped = plural(n_skipped, "file or folder", "files or folders")
-        _log.info("%s: skipped %s, not an image by suffix", folder, skipped)
-    return classes
+    return reasons[0]
 
 
-def _visible(entries: Iterable[Path]) -> list[Path]:
-    return sorted(entry for entry in entries if not entry.name.startswith("."))
+def _decide(
+    train: Listing, probes: list[Probe | str], options: Options, name: str
+) -> tuple[PictureFormat, list[str]]:
+    """How pictures become arrays, and what users are told of it."""
+    rows = [(f, p) for f, p in zip(train.files, probes, strict=True) if isinstance(p, Probe)]
+    if not rows:
+        _check_unreadable(train, {i: str(p) for i, p in enumerate(probes)}, name, skip=False)
+    size = options.size or _common_size(Counter(probe.side for _, probe in rows), train.folder)
+    channels = options.channels or (3 if _has_colour(rows) else 1)
+    transparent = [file for file, probe in rows if probe.transparent and channels != 4]
+    sample = map(_open, backgrounds.sample(transparent))
+    background, notices = backgrounds.choose(options.background, sample, name)
+    scales, scaled = dict(crops.RANGES), []
+    for kind, n in sorted(Counter(probe.kind for _, probe in rows if probe.kind).items()):
+        if kind != crops.DEEP:
+            lows, highs = zip(*(p.values for _, p in rows if p.kind == kind), strict=True)
+            scales[kind] = crops.scale_of(min(lows), max(highs), kind)
+        low, high = scales[kind]
+        scaled.append(f"{n:,} of {kind} grey from {low:g}..{high:g}")
+    if scaled:
+        notices.append(f"{name}: scaled to 8 bits: {', '.join(scaled)}")
+    return PictureFormat(size, channels, background, scales), notices
 
 
-def _probe(file: Path) -> tuple[int, bool]:
-    """The shorter side of an image, and whether it has colour; its pixels are not decoded."""
-    with _open(file) as image:
-        return min(image.size), Image.getmodebase(image.mode) != "L"
+def _has_colour(rows: list[tuple[str, Probe]]) -> bool:
+    """Whether any picture has colour; pixels are decoded only where modes do not tell."""
+    if any(probe.colour for _, probe in rows):
+        return True
+    return any(not crops.is_grey(_open(file)) for file, probe in rows if probe.colour is None)
 
 
-def _load_all(
-    pool: ThreadPoolExecutor, files: list[Path], img_size: int, channels: int
-) -> Iterator[Crop]:
-    def load(file: Path) -> Crop:
-        with _open(file) as image:
-            return square_images.center_crop(image, img_size, channels)
-
-    # In a generator, decoding starts only once the first crop is requested.
-    yield from pool.map(load, files)
+def _open(file: str) -> Image.Image:
+    """A decoded picture; an empty one if the file is broken, which is found later."""
+    with contextlib.suppress(Exception), Image.open(file) as image:
+        return image.convert("RGBA")
+    return Image.new("RGBA", (1, 1))
 
 
 @contextlib.contextmanager
-def _open(file: Path) -> Iterator[Image.Image]:
-    then = (
-        "expected an intact image of 8 bits per channel, or 16- or 32-bit grey in range\n"
-        "Repair or remove it."
-    )
-    # Each of Pillow's many formats raises errors of its own for broken files.
-    with errors_as(DataError, f"{file} cannot be read", then), Image.open(file) as image:
-        yield image
+def _reasons() -> Iterator[list[str]]:
+    """Catch any error, of which each of Pillow's many formats has its own, as a text."""
+    reasons: list[str] = []
+    try:
+        yield reasons
+    except Exception as error:
+        text = str(error).partition(" '/")[0] if isinstance(error, OSError) else str(error)
+        reasons.append(one_line(text or type(error).__name__, 80))
 
 
-def _common_size(sides: Counter[int], folder: Path) -> int:
+def _check_unreadable(listing: Listing, unreadable: dict[int, str], name: str, skip: bool) -> str:
+    """The notice that files were left out.
+
+    Raises:
+        DataError: they must not be, or nothing is left of a class.
+    """
+    files = [os.path.relpath(listing.files[i], listing.folder) for i in unreadable]
+    reasons = [
+        f"{file} ({reason})" for file, reason in zip(files, unreadable.values(), strict=True)
+    ]
+    what = plural(len(files), "picture")
+    if not skip:
+        raise DataError(
+            f"{listing.folder}: {what} cannot be read: {first_names(reasons)}\n"
+            "expected intact images\nRepair or remove them; or leave them out with "
+            "--skip-unreadable (skip_unreadable=True)."
+        )
+    left = {label for i, label in enumerate(listing.labels) if i not in unreadable}
+    if empty := sorted(set(listing.labels) - left):
+        names = [listing.class_names[i] for i in empty]
+        raise DataError(
+            f"{listing.folder}: no image can be read of {first_names(names)}; {what} of all "
+            f"classes cannot: {first_names(reasons)}\nexpected intact images\n"
+            "Repair them, or remove these classes."
+        )
+    return f"{name}: left out {what} that cannot be read: {first_names(reasons)}"
+
+
+def _common_size(sides: Counter[int], folder: Path) -> tuple[int, int]:
     if len(sides) > 1:
         most_common = sides.most_common(1)[0][0]
         raise DataError(
@@ -139,4 +248,4 @@ def _common_size(sides: Counter[int], folder: Path) -> int:
             f"{min(sides)} to {max(sides)} pixels\nexpected one size, or an explicit --img-size\n"
             f"Choose one (img_size=): {most_common} is the most common, 32 trains fast."
         )
-    return square_images.native_size(next(iter(sides)), str(folder))
+    return crops.native_size(next(iter(sides)), str(folder))

@@ -1,5 +1,7 @@
 """An .npz file of arrays as a source, such as `python -m experiments.sample` writes."""
 
+import contextlib
+import logging
 import zipfile
 from os import PathLike
 from pathlib import Path
@@ -7,14 +9,26 @@ from pathlib import Path
 import numpy as np
 
 from cgan_jax.checks import as_path, errors_as, one_line
-from cgan_jax.data import square_images
+from cgan_jax.data import background as backgrounds
+from cgan_jax.data import crops, stack
+from cgan_jax.data.crops import Background, ImgSize, Options, PictureFormat, to_pillow
 from cgan_jax.data.dataset import Dataset
-from cgan_jax.data.square_images import to_pillow
+from cgan_jax.data.listing import check_different, check_split
+from cgan_jax.data.stack import ProgressFn
 from cgan_jax.errors import DataError
+
+_log = logging.getLogger("cgan_jax")
+_TRAIN, _TEST = ("images", "labels"), ("test_images", "test_labels")
 
 
 def load_npz(
-    path: str | PathLike[str], img_size: int | None = None, channels: int | None = None
+    path: str | PathLike[str],
+    img_size: ImgSize = None,
+    channels: int | None = None,
+    *,
+    split: str = "train",
+    background: Background = "auto",
+    on_progress: ProgressFn | None = None,
 ) -> Dataset:
     """Load the arrays `images`, `labels` and, if present, `class_names` of an .npz file.
 
@@ -22,61 +36,92 @@ def load_npz(
         path: the file. Its `images` are uint8 `[N, H, W]`, or `[N, H, W, C]` with one channel
             (grey), three (RGB) or four (RGBA); `labels` are integers `[N]`, at least 0;
             `class_names` are strings, in the order of the labels, by default the labels.
-        img_size: height and width that the central square of each image is resized to; by default
-            the shorter of the two.
-        channels: 1 for grey, 3 for colour; by default the number in the file, without opacity.
+        img_size: height and width, or one number for both, that the central part of each image is
+            resized to; by default the shorter of the two.
+        channels: 1 for grey, 3 for colour, 4 for colour and opacity; by default the number in the
+            file, without opacity.
+        split: "train", or "test" for the arrays `test_images` and `test_labels`, which get the
+            same class names, size, channels and background as the training images.
+        background: what transparent pixels become; see `load_folder`.
+        on_progress: called as `on_progress(done, total)` while images are cropped.
 
     Returns:
-        uint8 `[N, img_size, img_size, channels]`, named after the file. Classes without images are
-        left out.
+        uint8 `[N, height, width, channels]`, named after the file. Classes without training images
+        are left out.
 
     Raises:
-        ConfigError: an invalid size or number of channels.
+        ConfigError: an invalid option.
         DataError: no such file, or arrays that are missing, pickled, of another shape or dtype, or
-            larger than this machine's memory holds.
+            larger than this machine's memory holds; a class with the name of another, or with
+            test images alone.
     """
-    square_images.check_options(img_size, channels)
+    options = crops.check_options(img_size, channels, background)
+    check_split(split)
     file = as_path(path, "the data file")
-    arrays = _read(file)
-    images, labels = _check_images(file, arrays["images"]), arrays["labels"]
-    if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
-        raise DataError(
-            f"labels in {file} are {labels.dtype} {list(labels.shape)}\n"
-            f"expected integers [{len(images)}]\nGive one label per image."
-        )
-    if labels.min() < 0:
-        raise DataError(
-            f"{file}: labels run from {labels.min()}\nexpected 0 or more\n"
-            "Count the classes from 0, and remove unlabelled images."
-        )
-    n, height, width, depth = images.shape
-    side = img_size or square_images.native_size(min(height, width), str(file))
-    channels = channels or min(depth, 3)
-    crops = (square_images.center_crop(to_pillow(image), side, channels) for image in images)
-    with square_images.strict_decoding():
-        images = square_images.stack(crops, n, side, channels, file.stem)
+    arrays = _read(file, (*_TRAIN, *_TEST) if split == "test" else _TRAIN)
+    images, labels = _check_arrays(file, arrays, _TRAIN)
+    into = _decide(images, options, file)
+    train_labels = labels
+    if split == "test":
+        images, labels = _check_arrays(file, arrays, _TEST)
     if "class_names" in arrays:
         names = arrays["class_names"].tolist()
     else:
-        values, labels = np.unique(labels, return_inverse=True)
+        values = np.union1d(train_labels, labels)
         names = [str(value) for value in values]
-    return square_images.to_dataset(images, labels, names, file.stem, f"the file {file}")
+        train_labels, labels = (np.searchsorted(values, each) for each in (train_labels, labels))
+    source = f"the file {file}"
+    n_images, keep = len(images), None if split == "train" else train_labels
+    with crops.strict_decoding():
+        stacked = stack.stack(
+            lambda image: crops.center_crop(to_pillow(image), into),
+            images,
+            n_images,
+            into,
+            file.stem,
+            on_progress,
+        )
+    for notice in stack.tell_changes(file.stem, stacked.n_changed):
+        _log.info("%s", notice)
+    dataset = stack.to_dataset(stacked.images, labels, names, file.stem, source, keep=keep)
+    check_different(dataset.class_names, str(file))
+    return dataset
 
 
-def _read(file: Path) -> dict[str, np.ndarray]:
-    """The file's `images`, `labels` and, if present, `class_names`."""
-    then = (
-        "expected an .npz file of numbers and strings, as np.savez writes it\n"
-        "Save images of one size as uint8, labels as integers, names as strings; or name another."
-    )
-    with errors_as(DataError, f"{file} cannot be read", then):  # of many kinds
+def has_test_split(file: Path) -> bool:
+    """Whether a file has the arrays of a test part.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    with _read_errors(file), zipfile.ZipFile(file) as archive:
+        return {f"{name}.npy" for name in _TEST} <= set(archive.namelist())
+
+
+def _decide(images: np.ndarray, options: Options, file: Path) -> PictureFormat:
+    """How images become those of the data set, by the training images."""
+    _, height, width, depth = images.shape
+    size = options.size or crops.native_size(min(height, width), str(file))
+    channels = options.channels or min(depth, 3)
+    transparent: list[int] = []
+    if depth == 4 and channels != 4:
+        transparent = [i for i, image in enumerate(images) if image[..., 3].min() < 255]
+    sample = (to_pillow(images[i]) for i in backgrounds.sample(transparent))
+    background, notices = backgrounds.choose(options.background, sample, file.stem)
+    for notice in notices:
+        _log.info("%s", notice)
+    return PictureFormat(size, channels, background)
+
+
+def _read(file: Path, wanted: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """The wanted arrays of a file and, if present, its `class_names`."""
+    with _read_errors(file):
         with zipfile.ZipFile(file) as archive:  # a small file can unpack to any size
-            square_images.check_memory(str(file), (sum(i.file_size for i in archive.infolist()),))
+            stack.check_memory(str(file), (sum(i.file_size for i in archive.infolist()),))
         with np.load(file, allow_pickle=False) as saved:
-            wanted = ("images", "labels", "class_names")
-            arrays = {name: saved[name] for name in wanted if name in saved}
+            arrays = {name: saved[name] for name in (*wanted, "class_names") if name in saved}
             found = one_line(", ".join(saved), 80)
-    for name in wanted[:2]:
+    for name in wanted:
         if name not in arrays:
             raise DataError(
                 f"{file} has no array {name!r}; it holds {found}\n"
@@ -84,6 +129,32 @@ def _read(file: Path) -> dict[str, np.ndarray]:
                 "Save them with np.savez(file, images=..., labels=...)."
             )
     return arrays
+
+
+def _read_errors(file: Path) -> contextlib.AbstractContextManager[None]:
+    then = (
+        "expected an .npz file of numbers and strings, as np.savez writes it\n"
+        "Save images of one size as uint8, labels as integers, names as strings; or name another."
+    )
+    return errors_as(DataError, f"{file} cannot be read", then)  # of many kinds
+
+
+def _check_arrays(
+    file: Path, arrays: dict[str, np.ndarray], names: tuple[str, str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The images as uint8 `[N, H, W, C]`, and the labels."""
+    images, labels = _check_images(file, arrays[names[0]]), arrays[names[1]]
+    if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(
+            f"{names[1]} in {file} are {labels.dtype} {list(labels.shape)}\n"
+            f"expected integers [{len(images)}]\nGive one label per image."
+        )
+    if labels.min() < 0:
+        raise DataError(
+            f"{file}: {names[1]} run from {labels.min()}\nexpected 0 or more\n"
+            "Count the classes from 0, and remove unlabelled images."
+        )
+    return images, labels
 
 
 def _check_images(file: Path, images: np.ndarray) -> np.ndarray:

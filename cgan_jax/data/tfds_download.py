@@ -22,8 +22,8 @@ import numpy as np
 
 from cgan_jax.checks import one_line
 from cgan_jax.data import tfds_files
+from cgan_jax.data.crops import to_pillow
 from cgan_jax.data.spec import Spec
-from cgan_jax.data.square_images import to_pillow
 from cgan_jax.errors import DataError
 
 _log = logging.getLogger("cgan_jax")

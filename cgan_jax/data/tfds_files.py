@@ -18,15 +18,18 @@ import numpy as np
 from PIL import Image
 
 from cgan_jax.checks import as_path, errors_as, one_line, plural
-from cgan_jax.data import idx, square_images
+from cgan_jax.data import background as backgrounds
+from cgan_jax.data import crops, idx, stack
+from cgan_jax.data.crops import NATIVE, Crop, Options, PictureFormat
 from cgan_jax.data.idx import Arrays
 from cgan_jax.data.spec import Spec
-from cgan_jax.data.square_images import Crop
+from cgan_jax.data.stack import ProgressFn
 from cgan_jax.errors import DataError
 
 _INFO = "dataset_info.json"
 _READABLE = "array_record"
 _ROWS_AT_ONCE = 1_000
+_log = logging.getLogger("cgan_jax")
 
 
 def usual_root() -> Path:
@@ -65,7 +68,7 @@ def read(spec: Spec, split: str, directory: Path) -> Arrays:
         raise DataError(
             f"{directory} has {plural(n_rows, 'example')} in its {split} split\nexpected {n:,}"
         )
-    images, labels, _ = read_squares(spec.name, split, directory, n)
+    images, labels, _ = read_images(spec.name, split, directory, n)
     arrays = Arrays(images[..., 0], labels.astype(np.uint8))
     with np.load(spec.order_file) as tables:
         arrays = restore_order(arrays, tables[split])
@@ -92,32 +95,68 @@ def content_order(arrays: Arrays) -> np.ndarray:
     return np.argsort(keys.view(f"S{keys.shape[1]}").ravel(), kind="stable")
 
 
-def read_squares(
+def read_images(
     name: str,
     split: str,
     directory: Path,
     n: int,
-    img_size: int | None = None,
-    channels: int | None = None,
+    options: Options = NATIVE,
     hint: str = "",
+    on_progress: ProgressFn | None = None,
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """The first n images and labels of a prepared split, as TFDS keeps them, and the class names.
 
-    Images are uint8 `[n, img_size, img_size, channels]`; see `load_tfds`.
+    Images are uint8 `[n, height, width, channels]`; see `load_tfds`.
 
     Raises:
         DataError: as `load_tfds`; `hint` ends the message for broken files.
     """
-    what = f"cannot read the TFDS files in {directory}"
-    then = f"expected intact files, as TFDS writes them with file_format={_READABLE!r}{hint}"
-    # array_record, protobuf and Pillow each raise errors of their own for broken files.
-    with errors_as(DataError, what, then), quiet(), square_images.strict_decoding():
+    with _read_errors(directory, hint), quiet(), crops.strict_decoding():
+        source = _Source(name, directory)
+        into = source.decide(options)
+        labels = np.empty(n, np.int64)
+
+        def images() -> Iterator[bytes]:
+            for i, (image, label) in enumerate(source.rows(split, n)):
+                labels[i] = label
+                yield image
+
+        def crop(image: bytes) -> Crop:
+            return crops.center_crop(_decode(image), into)
+
+        stacked = stack.stack(crop, images(), n, into, name, on_progress)
+        for notice in stack.tell_changes(name, stacked.n_changed):
+            _log.info("%s", notice)
+        return stacked.images, labels, source.names
+
+
+def read_labels(name: str, split: str, directory: Path, n: int) -> np.ndarray:
+    """The first n labels of a prepared split, int64 `[n]`.
+
+    Raises:
+        DataError: as `load_tfds`.
+    """
+    with _read_errors(directory), quiet():
+        return np.fromiter((label for _, label in _Source(name, directory).rows(split, n)), int)
+
+
+class _Source:
+    """The labelled images of a prepared version directory.
+
+    Attributes:
+        names: of all classes.
+
+    Raises:
+        DataError: there are no labelled images.
+    """
+
+    def __init__(self, name: str, directory: Path) -> None:
         import tensorflow_datasets as tfds
 
-        builder = tfds.builder_from_directory(directory)
-        features = dict(builder.info.features or {})
+        self._builder = tfds.builder_from_directory(directory)
+        features = dict(self._builder.info.features or {})
         # Of several images, the main one.
-        keys = (*(builder.info.supervised_keys or ()), *features)
+        keys = (*(self._builder.info.supervised_keys or ()), *features)
         image_keys, label_keys = (
             [key for key in keys if isinstance(features.get(key), kind)]
             for kind in (tfds.features.Image, tfds.features.ClassLabel)
@@ -127,27 +166,56 @@ def read_squares(
                 f"{name} holds no labelled images, but {one_line(', '.join(features), 80)}\n"
                 "expected an image and a class label\nName another data set."
             )
-        image_key, label_key = image_keys[0], label_keys[0]
-        height, width, depth = features[image_key].shape
-        if img_size is None and None in (height, width):
+        self._name, self._keys = name, (image_keys[0], label_keys[0])
+        self._shape: tuple[int | None, int | None, int] = features[image_keys[0]].shape
+        self.names: list[str] = features[label_keys[0]].names
+        self._decoders = {image_keys[0]: tfds.decode.SkipDecoding()}
+
+    def rows(self, split: str, n: int) -> Iterator[tuple[bytes, int]]:
+        """The encoded images and the labels of the first n examples."""
+        image_key, label_key = self._keys
+        source = self._builder.as_data_source(split, decoders=self._decoders)
+        for start in range(0, n, _ROWS_AT_ONCE):
+            chunk = range(start, min(start + _ROWS_AT_ONCE, n))
+            for row in source.__getitems__(chunk):
+                yield row[image_key], row[label_key]
+
+    def decide(self, options: Options) -> PictureFormat:
+        """How images become those of a data set, by the training images.
+
+        Raises:
+            DataError: they have several sizes, and none is requested.
+        """
+        height, width, depth = self._shape
+        if options.size is None and (height is None or width is None):
             raise DataError(
-                f"the images of {name} have several sizes\nexpected an explicit size\n"
+                f"the images of {self._name} have several sizes\nexpected an explicit size\n"
                 "Choose one with --img-size (img_size=), such as 32."
             )
-        side = img_size or square_images.native_size(min(height, width), name)
-        channels = channels or min(depth, 3)
-        source = builder.as_data_source(split, decoders={image_key: tfds.decode.SkipDecoding()})
-        labels = np.empty(n, np.int64)
+        sides = height or 0, width or 0
+        size = options.size or crops.native_size(min(sides), self._name)
+        channels = options.channels or min(depth, 3)
+        sample: list[Image.Image] = []
+        if depth == 4 and channels != 4:
+            splits = self._builder.info.splits
+            split = "train" if "train" in splits else next(iter(splits))
+            n = min(backgrounds.N_SAMPLED, splits[split].num_examples)
+            sample = [_decode(image) for image, _ in self.rows(split, n)]
+        background, notices = backgrounds.choose(options.background, sample, self._name)
+        for notice in notices:
+            _log.info("%s", notice)
+        return PictureFormat(size, channels, background)
 
-        def crops() -> Iterator[Crop]:
-            for chunk in (range(i, min(i + _ROWS_AT_ONCE, n)) for i in range(0, n, _ROWS_AT_ONCE)):
-                for i, row in zip(chunk, source.__getitems__(chunk), strict=True):
-                    labels[i] = row[label_key]
-                    with Image.open(io.BytesIO(row[image_key])) as image:
-                        yield square_images.center_crop(image, side, channels)
 
-        images = square_images.stack(crops(), n, side, channels, name)
-        return images, labels, features[label_key].names
+def _decode(image: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(image))
+
+
+def _read_errors(directory: Path, hint: str = "") -> contextlib.AbstractContextManager[None]:
+    what = f"cannot read the TFDS files in {directory}"
+    then = f"expected intact files, as TFDS writes them with file_format={_READABLE!r}{hint}"
+    # array_record, protobuf and Pillow each raise errors of their own for broken files.
+    return errors_as(DataError, what, then)
 
 
 @contextlib.contextmanager

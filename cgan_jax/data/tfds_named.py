@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from cgan_jax.checks import as_path, errors_as, one_line, short_repr
-from cgan_jax.data import square_images, tfds_download, tfds_files
+from cgan_jax.data import crops, stack, tfds_download, tfds_files
+from cgan_jax.data.crops import Background, ImgSize
 from cgan_jax.data.dataset import Dataset
+from cgan_jax.data.stack import ProgressFn
 from cgan_jax.errors import ConfigError, DataError
 
 
@@ -21,8 +23,11 @@ def load_tfds(
     name: str,
     split: str = "train",
     data_dir: str | PathLike[str] | None = None,
-    img_size: int | None = None,
+    img_size: ImgSize = None,
     channels: int | None = None,
+    *,
+    background: Background = "auto",
+    on_progress: ProgressFn | None = None,
 ) -> Dataset:
     """Load a labelled image set of TFDS, of any version that is prepared as array_record.
 
@@ -34,44 +39,75 @@ def load_tfds(
         split: the name of the split.
         data_dir: TFDS's data directory, or the prepared version directory itself; by default
             $TFDS_DATA_DIR or ~/tensorflow_datasets.
-        img_size: height and width that the central square of each image is resized to; by default
-            the shorter of the two.
-        channels: 1 for grey, 3 for colour; by default the number in the data set.
+        img_size: height and width, or one number for both, that the central part of each image is
+            resized to; by default the shorter of the two.
+        channels: 1 for grey, 3 for colour, 4 for colour and opacity; by default the number in the
+            data set, without opacity.
+        background: what transparent pixels become; see `load_folder`.
+        on_progress: called as `on_progress(done, total)` while images are decoded.
 
     Returns:
-        uint8 `[N, img_size, img_size, channels]`, in the order in which TFDS keeps them. Classes
-        without images are left out.
+        uint8 `[N, height, width, channels]`, in the order in which TFDS keeps them. Classes
+        without images, in the split train if there is one, are left out.
 
     Raises:
-        ConfigError: an unknown name or split, or an invalid size or number of channels.
+        ConfigError: an unknown name or split, or an invalid option.
         DataError: no labelled images, no way to get them, or a format that needs TensorFlow;
             images of several sizes without `img_size`, or more of them than this machine's memory
             holds.
     """
-    square_images.check_options(img_size, channels)
-    if not isinstance(name, str) or not re.fullmatch(r"\w+(/[\w.+-]+)?", name):
-        raise _unknown(name)
-    root = as_path(data_dir, "data_dir") if data_dir else tfds_files.usual_root()
-    then = "expected a directory of TFDS\nName another with --data-dir (data_dir=)."
-    with errors_as(DataError, f"cannot read {root}", then, OSError):
-        prepared = tfds_files.find(name, root)
-    prepared = prepared or _prepare(name, root)
-    try:
-        n_rows = tfds_files.n_examples(name.partition("/")[0], prepared)
-    except DataError as error:
-        raise DataError(
-            f"{error}\nPrepare it elsewhere, and name that directory with --data-dir (data_dir=)."
-        ) from error
+    options = crops.check_options(img_size, channels, background)
+    prepared = _find(name, data_dir)
+    prepared = prepared or _prepare(name, _root(data_dir))
+    n_rows = _n_rows(name, prepared)
     if split not in n_rows:
         known = one_line(", ".join(map(str, n_rows)))
         raise ConfigError(
             f"{name} has no split {short_repr(split)}\nexpected one of {known}\nName one."
         )
     hint = "\nDelete it, to prepare it again."
-    images, labels, names = tfds_files.read_squares(
-        name, split, prepared, n_rows[split], img_size, channels, hint
+    images, labels, names = tfds_files.read_images(
+        name, split, prepared, n_rows[split], options, hint, on_progress
     )
-    return square_images.to_dataset(images, labels, names, name, f"TFDS files in {prepared}")
+    keep = None
+    if split != "train" and n_rows.get("train"):
+        keep = tfds_files.read_labels(name, "train", prepared, n_rows["train"])
+    source = f"TFDS files in {prepared}"
+    return stack.to_dataset(images, labels, names, name, source, keep=keep)
+
+
+def split_sizes(name: str, data_dir: str | PathLike[str] | None = None) -> dict[str, int]:
+    """The number of examples of each split of a data set; none while it is not prepared.
+
+    Raises:
+        ConfigError: not a name in TFDS.
+        DataError: the directory cannot be read, or holds something else.
+    """
+    prepared = _find(name, data_dir)
+    return _n_rows(name, prepared) if prepared else {}
+
+
+def _root(data_dir: str | PathLike[str] | None) -> Path:
+    return as_path(data_dir, "data_dir") if data_dir else tfds_files.usual_root()
+
+
+def _find(name: str, data_dir: str | PathLike[str] | None) -> Path | None:
+    """The prepared version directory of a data set."""
+    if not isinstance(name, str) or not re.fullmatch(r"\w+(/[\w.+-]+)?", name):
+        raise _unknown(name)
+    root = _root(data_dir)
+    then = "expected a directory of TFDS\nName another with --data-dir (data_dir=)."
+    with errors_as(DataError, f"cannot read {root}", then, OSError):
+        return tfds_files.find(name, root)
+
+
+def _n_rows(name: str, prepared: Path) -> dict[str, int]:
+    try:
+        return tfds_files.n_examples(name.partition("/")[0], prepared)
+    except DataError as error:
+        raise DataError(
+            f"{error}\nPrepare it elsewhere, and name that directory with --data-dir (data_dir=)."
+        ) from error
 
 
 def _prepare(name: str, root: Path) -> Path:

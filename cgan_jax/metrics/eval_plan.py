@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cgan_jax.checks import plural, short_repr
+from cgan_jax.checks import first_names, plural, short_repr
 from cgan_jax.data import Dataset
 from cgan_jax.errors import DataError
 from cgan_jax.metrics import cas
@@ -17,7 +17,6 @@ from cgan_jax.metrics.classifier import Recipe
 
 LEAST = 10  # images on either side: fewer have no distribution to compare
 LEAST_LIKELIHOOD = 50
-MOST_NAMES = 5  # of classes in a line
 CAS_IMAGES = 100_000  # that a classifier of few images sees, each of them many times
 CAS_MOST_EPOCHS = 500
 
@@ -242,8 +241,7 @@ def _notes(
             f"{counts.min():,} to {counts.max():,} of a class"
         )
     if missing:
-        others = f" and {len(missing) - MOST_NAMES:,} more" if len(missing) > MOST_NAMES else ""
-        notes.append(f"none of {', '.join(missing[:MOST_NAMES])}{others}, which have too few")
+        notes.append(f"none of {first_names(missing)}, which have too few")
     for name, what in (("n_large", "fcd_50k"), ("likelihood", "fld")):
         if getattr(asked, name) and not getattr(fitted, name):
             notes.append(f"{what} omitted, which needs more images")

@@ -9,8 +9,9 @@ from typing import Annotated, Literal, NamedTuple
 
 import tyro
 
-from cgan_jax.checks import check_seed, one_line, plural
+from cgan_jax.checks import check_seed, first_names, plural
 from cgan_jax.data import Dataset
+from cgan_jax.data.crops import Background
 from cgan_jax.data.holdout import (
     DEFAULT_SHARE,
     LEAST,
@@ -22,10 +23,10 @@ from cgan_jax.data.own import has_test_split, load_own
 from cgan_jax.errors import CGANError
 from cgan_jax.runs.folder import RunFolder
 from experiments.shared.command_line import parse
+from experiments.shared.reading import reading_bar
 from experiments.shared.training_flags import INT, PATH, flag_value, saved_words
 
 TRAIN = "experiments.train"
-MOST_NAMES = 5
 _log = logging.getLogger("cgan_jax")
 
 
@@ -48,12 +49,18 @@ class DataFlags:
     """Which pictures to train on, and how to read them."""
 
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
-    """A folder with one sub-folder of pictures per class; an .npz file with the arrays images,
-    labels and perhaps class_names; or a name in TFDS, as mnist, cifar10 or emnist/letters."""
+    """A folder with one sub-folder of pictures per class, or with labels.csv or dataset.json; an
+    .npz file with the arrays images, labels and perhaps class_names; or a name in TFDS, as mnist,
+    cifar10 or emnist/letters."""
     img_size: Annotated[int | None, INT] = None
     """Height and width to resize the pictures' central squares to. By default their own size."""
-    channels: Literal[1, 3] | None = None
-    """1 for grey, 3 for colour. By default what the pictures have."""
+    channels: Literal[1, 3, 4] | None = None
+    """1 for grey, 3 for colour, 4 for colour and opacity. By default 1 or 3, as the pictures
+    have."""
+    alpha_background: Background = "auto"
+    """What transparent pixels become: white, black, or whichever the pictures contrast with."""
+    skip_unreadable: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Leave out pictures that cannot be read, instead of refusing them."""
     data_dir: Annotated[Path | None, PATH] = None
     """TFDS's data directory. By default $TFDS_DATA_DIR, or tensorflow_datasets in your home."""
     holdout: Annotated[float | None, tyro.conf.arg(metavar="SHARE")] = None
@@ -68,13 +75,17 @@ class DataFlags:
         Raises:
             ConfigError, DataError: as the functions of cgan_jax.data.
         """
-        return load_own(
-            self.data,
-            split=split,
-            img_size=self.img_size,
-            channels=self.channels,
-            data_dir=self.data_dir,
-        )
+        with reading_bar() as on_progress:
+            return load_own(
+                self.data,
+                split=split,
+                img_size=self.img_size,
+                channels=self.channels,
+                data_dir=self.data_dir,
+                background=self.alpha_background,
+                skip_unreadable=self.skip_unreadable,
+                on_progress=on_progress,
+            )
 
     def has_test_split(self) -> bool:
         """Whether the data have a test part of their own."""
@@ -100,9 +111,7 @@ class DataFlags:
         if not share:
             return Parts(whole, None, 0.0)
         if single := single_image_classes(whole):
-            names = one_line(", ".join(single[:MOST_NAMES]), 100)
-            more = f" and {len(single) - MOST_NAMES:,} more" if len(single) > MOST_NAMES else ""
-            _log.info("%s%s: one picture, which is not held out", names, more)
+            _log.info("not held out: the only picture of %s", first_names(single))
         return Parts(*hold_out(whole, share, seed), share)
 
 

@@ -17,11 +17,12 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from cgan_jax.data import (
+    crops,
     idx,
     load_folder,
     load_npz,
     load_tfds,
-    square_images,
+    stack,
     tfds_files,
     tfds_named,
 )
@@ -65,7 +66,7 @@ def test_pictures_are_cropped_to_the_centre_and_resized(tmp_path, caplog):
     dataset = load_folder(tmp_path, img_size=8)
     assert (dataset.images[1:] == [90, 160, 250]).all()
     assert (dataset.images[0] == 0).all()
-    assert "cropped 2 images to the central square, or resized" in caplog.text
+    assert "cropped 2 images to the centre, or resized" in caplog.text
 
 
 @pytest.mark.parametrize(("channels", "expected"), [(None, 3), (1, 1), (3, 3)])
@@ -300,9 +301,9 @@ def test_more_data_than_memory_is_refused_before_reading(tmp_path, monkeypatch):
     file = tmp_path / "set.npz"
     np.savez_compressed(file, images=np.zeros((10, 8, 8), np.uint8), labels=[0] * 10)
     assert file.stat().st_size < 1000
-    monkeypatch.setattr(square_images, "_memory", lambda: 1000.0)
+    monkeypatch.setattr(stack, "_memory", lambda: 1000.0)
     monkeypatch.setattr(np, "load", never)
     with pytest.raises(DataError, match="set.npz: .* bytes are 0.0 GB"):
         load_npz(file)
     with pytest.raises(DataError, match=r"set: 10 x 8 x 8 x 1 bytes are 0.0 GB"):
-        square_images.stack(iter(never, None), 10, 8, 1, "set")
+        stack.stack(never, iter(never, None), 10, crops.PictureFormat((8, 8), 1), "set")

@@ -28,7 +28,7 @@ from safetensors.numpy import save
 
 from cgan_jax import Batch, generate_latent_points, grid, load_generator, run_keys, train_step
 from cgan_jax.config import ModelConfig, OptimizerConfig, TrainConfig, from_dict
-from cgan_jax.data import SPECS, Dataset, idx, load, load_folder, load_npz, load_tfds
+from cgan_jax.data import SPECS, Dataset, idx, load, load_folder, load_npz, load_own, load_tfds
 from cgan_jax.data.spec import FASHION_MNIST, IdxFile, SplitSpec
 from cgan_jax.errors import CGANError, ConfigError, DataError, RunError
 from cgan_jax.interop import config_from_torch, load_state_dict, save_state_dict
@@ -261,6 +261,10 @@ def huge_npz() -> Files:
     return {"set.npz": stream.getvalue()}
 
 
+def labels(content: bytes) -> Files:
+    return {"set/1.png": png(4, 4), "set/labels.csv": content}
+
+
 def folder(at: Path) -> Dataset:
     return load_folder(at / "set")
 
@@ -275,32 +279,72 @@ def tfds_named(name: str) -> Call:
 
 OWN = [
     Case("no folder", DataError, folder, "set: ", "sub-folder of images per class", "Name another"),
-    Case("a file for a folder", DataError, folder, "it is a file", "per class", "an .npz file",
-         {"set": png(4, 4)}),
+    Case("a file for a folder", DataError, folder, "set: Not a directory", "per class",
+         "an .npz file", {"set": png(4, 4)}),
     Case("an empty folder", DataError, folder, "set has no sub-folders", "one sub-folder",
          "Move the images", {"set": None}),
     Case("pictures without classes", DataError, folder, "set holds no sub-folders, but files",
          "one sub-folder", "name of the class", {"set/a.png": png(4, 4)}),
-    Case("a class without pictures", DataError, folder, "holds no image", ".png or .jpg",
-         "Name the folder whose", {"set/train/cat/a.png": png(4, 4)}),
+    Case("a class without pictures", DataError, folder, "1 class holds no image: b", ".png or .jpg",
+         "remove empty ones", {"set/a/a.png": png(4, 4), "set/b": None}),
+    Case("empty classes", DataError, folder, "7 classes hold no image: 0, 1, 2, 3, 4 and 2 more",
+         ".png or .jpg", "remove empty ones", dict.fromkeys(f"set/{i}" for i in range(7))),
+    Case("classes of one name", DataError, folder, "1 class has the name of another: 'A b' and "
+         "'a b '", "case and spaces", "Rename", {"set/A  b/1.png": png(4, 4), "set/a b /": None}),
+    Case("names of one name in an npz", DataError, own_npz, "of another: 'A' and 'a'",
+         "case and spaces", "Rename", npz(class_names=np.array(["A", "a"]))),
+    Case("another part", ConfigError, lambda at: load_folder(at, split="val"), "split", "not 'val'",
+         "Omit it"),
+    Case("no test part", DataError, lambda at: load_folder(at / "set", split="test"),
+         "set has no test part", "train and test", "Hold out", {"set/a/a.png": png(4, 4)}),
+    Case("no test part anywhere", DataError, lambda at: load_own(str(at / "set"), split="test"),
+         "set has no test part", "test_images", "Hold out", {"set/a/a.png": png(4, 4)}),
+    Case("a class to test alone", DataError, lambda at: load_folder(at / "set", split="test"),
+         "test has 1 class that", "the same classes", "Rename",
+         {"set/train/a/1.png": png(4, 4), "set/test/b/1.png": png(4, 4)}),
+    Case("two label files", DataError, folder, "both labels.csv and dataset.json", "one file",
+         "Remove one", {"set/labels.csv": b"", "set/dataset.json": b""}),
+    Case("labels without pictures", DataError, folder,
+         "labels of 6 pictures not there: a1, a2, a3, a4, a5 and 1 more", "paths of pictures",
+         "Correct the names", labels(b"id,class\n1,x\na1,x\na2,x\na3,x\na4,x\na5,x\na6,x")),
+    Case("one picture in two classes", DataError, folder, "1 picture two classes: 1.png",
+         "one class", "Remove the wrong", labels(b"1.png,x\n1.png,y")),
+    Case("a header alone", DataError, folder, "holds no label", "one for each", "Add",
+         labels(b"a,b")),
+    Case("three columns", DataError, folder, "line 2 has 3 columns", "two columns", "quotes",
+         labels(b"1.png,x\n1.png,x,y")),
+    Case("a picture without a class", DataError, folder, "no class is given for 1.png",
+         "two columns", "Save it so", labels(b"1.png;")),
+    Case("labels of Latin-1", DataError, folder, "codec can't decode", "in UTF-8", "Save it so",
+         labels(b"1.png,\xe9")),
+    Case("labels that are not JSON", DataError, folder, "dataset.json cannot be read: Expecting",
+         '"labels": [[', "from 0", {"set/1.png": png(4, 4), "set/dataset.json": b"{"}),
+    Case("no labels in JSON", DataError, folder, "it has no list of labels", '"labels": [[',
+         "from 0", {"set/1.png": png(4, 4), "set/dataset.json": b'{"labels": null}'}),
+    Case("labels that are lists", DataError, folder, "['1.png', [0, 1]] is not a picture and",
+         '"labels": [[', "from 0",
+         {"set/1.png": png(4, 4), "set/dataset.json": b'{"labels": [["1.png", [0, 1]]]}'}),
+    Case("fewer names than classes", DataError, folder, "1.png has class 1 of 1", '"labels": [[',
+         "from 0", {"set/1.png": png(4, 4),
+         "set/dataset.json": b'{"labels": [["1.png", 1]], "class_names": ["a"]}'}),
     Case("a link in a circle", DataError, folder, "set", "", "Name another", {"set": "set"}),
-    Case("a cut picture", DataError, folder, "b.png cannot be read", "an intact image", "Repair",
+    Case("a cut picture", DataError, folder, "1 picture cannot be read: a/b.png (image file is",
+         "intact images", "--skip-unreadable",
          {"set/a/a.png": png(4, 4), "set/a/b.png": png(4, 4)[:43]}),
-    Case("a text for a picture", DataError, folder, "a.jpg cannot be read", "an intact image",
-         "Repair", {"set/a/a.jpg": b"<html>"}),
-    Case("integers beyond 16 bits", DataError, folder, "from 0 to 65536; mode I needs 0 to 65535",
-         "grey in range", "Repair", tiff(np.array([[0, 65536]], np.int32))),
-    Case("integers of 8 or 16 bits", DataError, folder, "up to 255, may mean 8 or 16 bits",
-         "grey in range", "Repair", tiff(np.array([[0, 255]], np.int32))),
-    Case("floats up to 255", DataError, folder, "from 0 to 255; mode F needs 0 to 1",
-         "grey in range", "Repair", tiff(np.array([[0, 255]], np.float32))),
+    Case("a text for a picture", DataError, folder, "a/a.jpg (cannot identify image file)",
+         "intact images", "Repair", {"set/a/a.jpg": b"<html>"}),
+    Case("many broken files", DataError, folder, "7 pictures cannot be read: a/0.png (cannot",
+         "intact images", "--skip-unreadable", {f"set/a/{i}.png": b"x" for i in range(7)}),
+    Case("a class of broken files", DataError,
+         lambda at: load_folder(at / "set", skip_unreadable=True), "no image can be read of a; 1",
+         "intact images", "Repair", {"set/a/a.png": b"x", "set/b/b.png": png(4, 4)}),
     Case("floats that are not numbers", DataError, folder, "from nan to nan",
-         "grey in range", "Repair", tiff(np.array([[0, np.nan]], np.float32))),
+         "intact images", "Repair", tiff(np.array([[0, np.nan]], np.float32))),
     Case("a class name that is not UTF-8", DataError, folder,
          r"set: the class name \udcff cannot be written as UTF-8", "valid Unicode", "Rename it",
          {"set/\udcff/a.png": png(4, 4)}),
     Case("an enormous picture", DataError,
-         lambda at: load_folder(at / "set", img_size=8), "decompression bomb", "an intact image",
+         lambda at: load_folder(at / "set", img_size=8), "exceeds limit of", "intact images",
          "Repair", {"set/a/a.png": bomb()}),
     Case("pictures of two sizes", DataError, folder, "2 sizes, their shorter sides from 3 to 4",
          "--img-size", "img_size=", {"set/a/a.png": png(4, 4), "set/b/b.png": png(3, 5)}),
@@ -308,6 +352,10 @@ OWN = [
          {"set/a/a.png": png(300, 400)}),
     Case("no size", ConfigError, lambda at: load_folder(at, img_size=0), "img_size", "at least 1",
          "Omit it"),
+    Case("three sizes", ConfigError, lambda at: load_folder(at, img_size=(1, 2, 3)), "img_size",
+         "height and width, not (1, 2, 3)", "Omit it"),
+    Case("no such background", ConfigError, lambda at: load_folder(at, background="wite"),
+         "background", "did you mean white?", "Omit it"),
     Case("two channels", ConfigError, lambda at: load_npz(at, channels=2), "channels", "1 (grey)",
          "Omit it"),
     Case("no npz", DataError, own_npz, "No such file", "an .npz file", "name another"),

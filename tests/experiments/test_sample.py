@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cgan_jax.data import load_folder
 from cgan_jax.errors import ConfigError, RunError
 from cgan_jax.pictures.grids import grid
 from cgan_jax.runs.checkpoint import Checkpoints
@@ -47,22 +48,17 @@ def test_arrays_and_single_files(tmp_path, generator):
         np.testing.assert_array_equal(arrays["labels"], labels)
         assert arrays["class_names"].tolist() == ["left", "right", "round trip"]
     write(images, np.array([2, 0]), names, tmp_path / "files")
-    files = sorted(path.name for path in (tmp_path / "files").iterdir())
-    assert files == [
-        "left_00000.png",
-        "left_00001.png",
-        "round_trip_00000.png",
-        "round_trip_00001.png",
-    ]
-    with Image.open(tmp_path / "files" / "round_trip_00001.png") as picture:
-        np.testing.assert_array_equal(np.asarray(picture), images[2, ..., 0])
+    dataset = load_folder(tmp_path / "files")  # as train does
+    np.testing.assert_array_equal(dataset.images, images[[1, 3, 0, 2]])
+    assert dataset.class_names == ("left", "round trip")
+    assert dataset.labels.tolist() == [0, 0, 1, 1]
 
 
 def test_a_repeated_class_gets_all_its_files(tmp_path, generator):
     images = generator.generate([2, 2], n=2)
     write(images, np.array([2, 2]), generator.class_names, tmp_path)
-    files = sorted(tmp_path.iterdir())
-    assert [path.name for path in files] == [f"round_trip_0000{i}.png" for i in range(4)]
+    files = sorted(tmp_path.glob("*/*"))
+    assert [path.name for path in files] == [f"0000{i}.png" for i in range(4)]
     for path, image in zip(files, images, strict=True):
         with Image.open(path) as picture:
             np.testing.assert_array_equal(np.asarray(picture), image[..., 0])
@@ -108,11 +104,17 @@ def test_too_many_pictures_are_refused_and_nothing_is_written(tmp_path, monkeypa
     assert not list(tmp_path.iterdir())
 
 
-def test_classes_with_the_same_file_name_get_numbers(tmp_path):
-    images, labels = np.arange(3, dtype=np.uint8).reshape(3, 1, 1, 1), np.arange(3)
-    write(images, labels, ("a", "A", "+"), tmp_path)
-    files = sorted(path.name for path in tmp_path.iterdir())
-    assert files == ["0_a_00000.png", "1_a_00000.png", "2_00000.png"]
+@pytest.mark.parametrize(
+    ("names", "folders"),
+    [
+        (("a/b", ".c ", "\u00e9 d", "..", "x" * 300), ["a_b", "c", "\u00e9 d", "_", "x" * 200]),
+        (("a", "A", "?"), ["0_a", "1_A", "2__"]),
+    ],
+)
+def test_folders_are_named_as_classes_as_far_as_files_can_be(tmp_path, names, folders):
+    images = np.arange(len(names), dtype=np.uint8).reshape(-1, 1, 1, 1)
+    write(images, np.arange(len(names)), names, tmp_path)
+    assert sorted(path.parent.name for path in tmp_path.glob("*/*.png")) == sorted(folders)
 
 
 def test_pictures_of_one_class_form_a_square():

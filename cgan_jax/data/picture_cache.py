@@ -1,0 +1,101 @@
+"""Decoded folders of pictures in the user's cache directory, so that a second start is fast.
+
+A broken or read-only cache costs time and one log line, never an error. There is one entry for each
+part of a folder; those of folders that are gone are removed.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import PIL
+
+from cgan_jax.checks import one_line
+from cgan_jax.data.cache import default_directory
+from cgan_jax.errors import CGANError
+from cgan_jax.files import atomic_write
+
+_FORMAT = 1
+_log = logging.getLogger("cgan_jax")
+
+
+class Pictures(NamedTuple):
+    """Images uint8 `[N, H, W, C]`, their labels, and what users are told of them."""
+
+    images: np.ndarray
+    labels: list[int]
+    notices: list[str]
+
+
+def fingerprint(files: Iterable[str], *facts: Any) -> str:
+    """A hash of the paths, sizes and modification times of files, and of any other facts.
+
+    Raises:
+        OSError: a file cannot be accessed.
+    """
+    digest = hashlib.sha256(repr((_FORMAT, PIL.__version__, facts)).encode())
+    for file in files:
+        about = os.stat(file)
+        digest.update(f"{file}\0{about.st_size}\0{about.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def load(folder: Path, split: str, mark: str) -> Pictures | None:
+    """The pictures of a part of a folder, if its fingerprint is the given one."""
+    try:
+        entry = _entry(folder, split)
+        with np.load(entry, allow_pickle=False) as saved:
+            about = json.loads(str(saved["about"]))
+            if about["mark"] != mark:
+                return None
+            # A zip file has a checksum of each array.
+            pictures = Pictures(saved["images"], saved["labels"].tolist(), about["notices"])
+        _log.info("%s: %s images from the cache %s", folder, f"{len(pictures.labels):,}", entry)
+        return pictures
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # of many kinds
+        _log.info("the cached copy of %s is unusable (%s): reading it", folder, one_line(error, 99))
+        return None
+
+
+def store(folder: Path, split: str, mark: str, pictures: Pictures) -> None:
+    """Keep the pictures of a part of a folder, instead of an older copy."""
+    about = {"folder": str(folder.resolve()), "mark": mark, "notices": pictures.notices}
+    try:
+        entry = _entry(folder, split)
+        _remove_orphans(entry.parent)
+        with atomic_write(entry) as temporary:
+            np.savez(
+                temporary,
+                about=json.dumps(about),
+                images=pictures.images,
+                labels=np.array(pictures.labels, np.int32),
+            )
+    except (CGANError, OSError) as error:
+        _log.info("cannot keep the images of %s: %s", folder, one_line(error, 120))
+
+
+def _entry(folder: Path, split: str) -> Path:
+    name = hashlib.sha256(f"{folder.resolve()}\0{split}".encode()).hexdigest()[:32]
+    return default_directory() / "pictures" / f"{name}.npz"
+
+
+def _remove_orphans(directory: Path) -> None:
+    """Remove the entries of folders that are gone, and what is not an entry."""
+    for entry in directory.glob("*.npz"):
+        with contextlib.suppress(OSError):
+            try:
+                with np.load(entry, allow_pickle=False) as saved:
+                    is_orphan = not os.path.isdir(json.loads(str(saved["about"]))["folder"])
+            except (ValueError, KeyError, zipfile.BadZipFile):
+                is_orphan = True
+            if is_orphan:
+                entry.unlink()

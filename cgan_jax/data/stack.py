@@ -1,0 +1,177 @@
+"""A data set in memory from many pictures: parallel decoding, memory, and what users are told.
+
+crops.py has what becomes of each picture.
+"""
+
+import logging
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+import numpy as np
+
+from cgan_jax.checks import first_names, plural
+from cgan_jax.data.crops import MODES, Crop, PictureFormat
+from cgan_jax.data.dataset import Dataset
+from cgan_jax.errors import DataError
+
+ProgressFn: TypeAlias = Callable[[int, int], object]  # of the pictures that are done, and of all
+_AT_ONCE = 1024  # pictures that are passed to the threads
+_PER_TASK = 8  # a task for each would cost as much as decoding a small picture
+_log = logging.getLogger("cgan_jax")
+T = TypeVar("T")
+
+
+class Stacked(NamedTuple):
+    """The arrays of the pictures that could be read.
+
+    Attributes:
+        images: uint8 `[N, height, width, channels]`.
+        unreadable: the reasons why others could not be read, by position.
+        n_changed: how many were cropped or resized.
+    """
+
+    images: np.ndarray
+    unreadable: dict[int, str]
+    n_changed: int
+
+
+def check_memory(name: str, shape: tuple[int, ...]) -> None:
+    """Raise a DataError if uint8 of this shape takes more than half of this machine's memory."""
+    size, memory = math.prod(shape), _memory()
+    if 2 * size > memory:
+        raise DataError(
+            f"{name}: {' x '.join(map(str, shape))} bytes are {size / 1e9:.1f} GB, and training "
+            f"needs twice that\nexpected less than this machine's {memory / 1e9:.1f} GB\n"
+            "Choose a smaller --img-size (img_size=), or use fewer images."
+        )
+
+
+def parallel(
+    work: Callable[[T], Any], items: Iterable[T], on_result: Callable[[int, Any], object]
+) -> None:
+    """Call `work` with each item in threads, and `on_result` with its index and each result.
+
+    Only some items and results are kept at a time. Pillow decodes without Python's lock.
+    """
+
+    def work_on(part: list[T]) -> list[Any]:
+        return [work(item) for item in part]
+
+    rows, done = iter(items), 0
+    with ThreadPoolExecutor() as pool:
+        while window := list(islice(rows, _AT_ONCE)):
+            parts = [window[i : i + _PER_TASK] for i in range(0, len(window), _PER_TASK)]
+            for results in pool.map(work_on, parts):
+                for result in results:
+                    on_result(done, result)
+                    done += 1
+
+
+def stack(
+    crop: Callable[[T], Crop | str],
+    items: Iterable[T],
+    n: int,
+    picture_format: PictureFormat,
+    name: str,
+    on_progress: ProgressFn | None = None,
+) -> Stacked:
+    """Decode n pictures, in parallel, into one array.
+
+    Args:
+        crop: makes the array of an item; or says why it cannot be read.
+        items: n of them, read as they are needed.
+        n: how many there are.
+        picture_format: what `crop` makes.
+        name: the data set's, for messages.
+        on_progress: called as the work proceeds.
+
+    Raises:
+        DataError: they do not fit into this machine's memory.
+    """
+    shape = n, *picture_format.size, picture_format.channels
+    check_memory(name, shape)
+    mode = {"L": "grey"}.get(MODES[shape[3]], MODES[shape[3]])
+    what = f"{plural(n, 'image')} of {shape[1]}x{shape[2]} in {mode}"
+    _log.info("%s: reading %s (%.1f MB)", name, what, math.prod(shape) / 1e6)
+    images, n_changed, n_read = np.empty(shape, np.uint8), 0, 0
+    unreadable: dict[int, str] = {}
+
+    def keep(i: int, result: Crop | str) -> None:
+        nonlocal n_changed, n_read
+        if isinstance(result, str):
+            unreadable[i] = result
+        else:
+            images[n_read] = result.image
+            n_changed += result.changed
+            n_read += 1
+        if on_progress and (i + 1 == n or i % 100 == 99):
+            on_progress(i + 1, n)
+
+    parallel(crop, items, keep)
+    return Stacked(images[:n_read], unreadable, n_changed)
+
+
+def to_dataset(
+    images: np.ndarray,
+    labels: Any,
+    class_names: Any,
+    name: str,
+    source: str,
+    *,
+    keep: Any = None,
+) -> Dataset:
+    """A Dataset of the classes that have an image; others, and those with one image, are logged.
+
+    Args:
+        images: uint8 `[N, H, W, C]`.
+        labels: integers `[N]`.
+        class_names: of all classes.
+        name: the name of the data set.
+        source: one line that says where the arrays come from.
+        keep: of a test part, the labels of the training part, whose classes are the classes.
+
+    Raises:
+        DataError: as `Dataset.from_arrays`; also if a class is not among those to keep.
+    """
+    dataset = Dataset.from_arrays(images, labels, class_names, name=name, source=source)
+    names, counts = dataset.class_names, Counter(dataset.labels.tolist())
+    ids = np.unique(dataset.labels if keep is None else keep)
+    if others := [names[i] for i in sorted(counts) if i not in ids]:
+        raise DataError(
+            f"{source} has {plural(len(others), 'test class', 'test classes')} without training "
+            f"images: {first_names(others)}\nexpected the same classes\nRemove them."
+        )
+    if len(ids) < len(names):
+        unused = [name for i, name in enumerate(names) if i not in ids]
+        _log.info("%s: left out classes without images: %s", name, first_names(unused))
+        dataset = Dataset.from_arrays(
+            images,
+            np.searchsorted(ids, dataset.labels),
+            [names[i] for i in ids],
+            name=name,
+            source=source,
+        )
+    single = [names[i] for i in ids if counts[i] == 1]
+    if single and keep is None:
+        _log.info("%s: there is only one image of %s", name, first_names(single))
+    return dataset
+
+
+def tell_changes(name: str, n_changed: int) -> list[str]:
+    """What users are told of cropped images, if there are some."""
+    if not n_changed:
+        return []
+    return [f"{name}: cropped {plural(n_changed, 'image')} to the centre, or resized"]
+
+
+def _memory() -> float:
+    """Bytes of this machine's memory; infinite if the system does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return np.inf
