@@ -193,6 +193,37 @@ def test_any_file_is_a_picture_or_refused(folder, content):
         load_folder(folder / "photos", img_size=8)
 
 
+CELLS = st.sampled_from(["a.png", "a", "b/a", "x", "", ",", "\n", "\t", '"', "\r"]) | st.text(
+    max_size=4
+)
+
+
+@given(st.binary() | st.lists(CELLS).map(lambda cells: "".join(cells).encode()))
+@any_input
+def test_any_table_names_the_classes_or_is_refused(folder, content):
+    (folder / "table").mkdir(exist_ok=True)
+    (folder / "table" / "a.png").write_bytes(picture())
+    (folder / "table" / "labels.csv").write_bytes(content)
+    with only(DataError):
+        assert len(load_folder(folder / "table")) == 1
+
+
+LABEL = st.sampled_from(["a.png", "a", 0, 1, 10**400]) | JSON
+LABELLED = table(["labels", "class_names"], st.lists(st.lists(LABEL, max_size=3) | JSON) | JSON)
+
+
+@given(st.binary() | (LABELLED | JSON).map(as_bytes))
+@example(b'{"labels": [["a.png", 0]], "class_names": ["a", "a"]}')
+@example(b"[" * 99_999)
+@any_input
+def test_any_json_names_the_classes_or_is_refused(folder, content):
+    (folder / "labelled").mkdir(exist_ok=True)
+    (folder / "labelled" / "a.png").write_bytes(picture())
+    (folder / "labelled" / "dataset.json").write_bytes(content)
+    with only(DataError):
+        assert len(load_folder(folder / "labelled")) == 1
+
+
 @given(st.binary(), table(["a", "__metadata__"], table(["dtype", "shape", "data_offsets"])) | JSON)
 @any_input
 def test_any_file_holds_weights_or_is_refused(folder, content, header):

@@ -7,7 +7,6 @@ import numpy as np
 from PIL import Image
 
 from cgan_jax.checks import plural
-from cgan_jax.data.crops import Background
 
 N_SAMPLED = 64
 _SIDE = 128  # pixels, of the reduced pictures that are looked at
@@ -20,7 +19,7 @@ def sample(items: Sequence[T]) -> list[T]:
     return [items[i] for i in places]
 
 
-def choose(wanted: Background, pictures: Iterable[Image.Image], name: str) -> tuple[str, list[str]]:
+def choose(wanted: str, pictures: Iterable[Image.Image], name: str) -> tuple[str, list[str]]:
     """White for pictures whose opaque parts have dark edges, black for those with light ones.
 
     Args:

@@ -28,7 +28,7 @@ class Options(NamedTuple):
 
     size: tuple[int, int] | None
     channels: int | None
-    background: Background
+    background: str
 
 
 NATIVE = Options(None, None, "auto")
@@ -79,7 +79,7 @@ def check_options(img_size: Any, channels: Any, background: Any = "auto") -> Opt
             "channels must be 1 (grey), 3 (colour) or 4 (colour and opacity), not "
             f"{short_repr(channels)}\nOmit it for the channels of the images."
         )
-    if background not in get_args(Background):
+    if not isinstance(background, str) or background not in get_args(Background):
         raise ConfigError(
             f"background must be one of {', '.join(get_args(Background))}, not "
             f"{short_repr(background)}{did_you_mean(background, get_args(Background))}\n"

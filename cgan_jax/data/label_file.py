@@ -21,6 +21,7 @@ from cgan_jax.checks import (
     plural,
     short_repr,
 )
+from cgan_jax.data.class_names import check_different, in_order
 from cgan_jax.errors import DataError
 
 CSV, JSON = "labels.csv", "dataset.json"
@@ -39,14 +40,6 @@ def find(folder: Path, names: Iterable[str]) -> Path | None:
             f"{folder} holds both {CSV} and {JSON}\nexpected one file of labels\nRemove one."
         )
     return folder / found[0] if found else None
-
-
-def in_order(names: Iterable[str]) -> list[str]:
-    """Class names sorted by name, or by number if all names are numbers."""
-    names = sorted(names)
-    if all(name.isdecimal() for name in names):
-        names.sort(key=lambda name: (int(name), name))
-    return names
 
 
 def read(file: Path, pictures: Sequence[str]) -> dict[str, list[str]]:
@@ -153,6 +146,7 @@ def _read_json(file: Path) -> tuple[list[tuple[str, str]], list[str] | None]:
         names = content.get("class_names")
         if names is not None:
             names = list(check_class_names(names, str(file)))
+            check_different(names, str(file))
         rows = []
         for row in content["labels"]:
             path, label = row if isinstance(row, list) and len(row) == 2 else (None, None)

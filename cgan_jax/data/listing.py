@@ -6,7 +6,7 @@ Opens no picture: folder.py reads them, label_file.py reads label files.
 import contextlib
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from PIL import Image
 
 from cgan_jax.checks import check_class_names, errors_as, first_names, plural, short_repr
 from cgan_jax.data import label_file
+from cgan_jax.data.class_names import check_different, in_order
 from cgan_jax.errors import ConfigError, DataError
 
 TEST_NAMES = ("test", "val", "valid", "validation")  # of a data set's test part, the best first
@@ -22,7 +23,7 @@ _log = logging.getLogger("cgan_jax")
 
 def check_split(split: Any) -> None:
     """Raise a ConfigError for what is neither "train" nor "test"."""
-    if split not in ("train", "test"):
+    if not isinstance(split, str) or split not in ("train", "test"):
         raise ConfigError(
             f"split must be train or test, not {short_repr(split)}\nOmit it for train."
         )
@@ -87,22 +88,6 @@ def test_folder(folder: Path) -> Path | None:
     return _parts(folder, suffixes)[1]
 
 
-def check_different(names: Sequence[str], where: str) -> None:
-    """Raise a DataError for class names that differ in case or spaces alone."""
-    seen: dict[str, str] = {}
-    pairs = []
-    for name in names:
-        first = seen.setdefault(" ".join(name.casefold().split()), name)
-        if first is not name:
-            pairs.append(f"{first!r} and {name!r}")
-    if pairs:
-        raise DataError(
-            f"{where}: {plural(len(pairs), 'class has', 'classes have')} the name of another: "
-            f"{first_names(pairs)}\nexpected names that differ in more than case and spaces\n"
-            "Rename one, or merge them."
-        )
-
-
 def _listing(folder: Path, classes: dict[str, list[str]], names: tuple[str, ...]) -> Listing:
     rows = [(file, i) for i, name in enumerate(names) for file in classes.get(name, ())]
     return Listing(folder, [file for file, _ in rows], [i for _, i in rows], names)
@@ -145,7 +130,7 @@ def _classes(folder: Path, suffixes: Iterable[str]) -> dict[str, list[str]]:
             f"Move the images into sub-folders, such as {folder / 'name of the class'}."
         )
     classes, n_skipped = {}, len(files)
-    for name in label_file.in_order(check_class_names(folders, str(folder))):
+    for name in in_order(check_class_names(folders, str(folder))):
         files, others = _scan(folder / name)
         pictures = [os.path.join(folder, name, f) for f in files if _suffix(f) in suffixes]
         n_skipped += len(files) + len(others) - len(pictures)

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from cgan_jax.checks import as_path, errors_as, one_line
+from cgan_jax.checks import as_path, check_class_names, errors_as, one_line
 from cgan_jax.data import background as backgrounds
 from cgan_jax.data import crops, stack
+from cgan_jax.data.class_names import check_different
 from cgan_jax.data.crops import Background, ImgSize, Options, PictureFormat, to_pillow
 from cgan_jax.data.dataset import Dataset
-from cgan_jax.data.listing import check_different, check_split
+from cgan_jax.data.listing import check_split
 from cgan_jax.data.stack import ProgressFn
 from cgan_jax.errors import DataError
 
@@ -65,10 +66,11 @@ def load_npz(
     if split == "test":
         images, labels = _check_arrays(file, arrays, _TEST)
     if "class_names" in arrays:
-        names = arrays["class_names"].tolist()
+        names = check_class_names(arrays["class_names"].tolist(), str(file))
+        check_different(names, str(file))
     else:
         values = np.union1d(train_labels, labels)
-        names = [str(value) for value in values]
+        names = tuple(str(value) for value in values)
         train_labels, labels = (np.searchsorted(values, each) for each in (train_labels, labels))
     source = f"the file {file}"
     n_images, keep = len(images), None if split == "train" else train_labels
@@ -83,9 +85,7 @@ def load_npz(
         )
     for notice in stack.tell_changes(file.stem, stacked.n_changed):
         _log.info("%s", notice)
-    dataset = stack.to_dataset(stacked.images, labels, names, file.stem, source, keep=keep)
-    check_different(dataset.class_names, str(file))
-    return dataset
+    return stack.to_dataset(stacked.images, labels, names, file.stem, source, keep=keep)
 
 
 def has_test_split(file: Path) -> bool:

@@ -19,10 +19,12 @@ import PIL
 
 from cgan_jax.checks import one_line
 from cgan_jax.data.cache import default_directory
+from cgan_jax.data.stack import empty_images
 from cgan_jax.errors import CGANError
 from cgan_jax.files import atomic_write
 
 _FORMAT = 1
+_PIECE = 2**20  # bytes that are read at a time
 _log = logging.getLogger("cgan_jax")
 
 
@@ -51,12 +53,12 @@ def load(folder: Path, split: str, mark: str) -> Pictures | None:
     """The pictures of a part of a folder, if its fingerprint is the given one."""
     try:
         entry = _entry(folder, split)
-        with np.load(entry, allow_pickle=False) as saved:
+        with open(entry, "rb") as file, np.load(file, allow_pickle=False) as saved:
             about = json.loads(str(saved["about"]))
             if about["mark"] != mark:
                 return None
-            # A zip file has a checksum of each array.
-            pictures = Pictures(saved["images"], saved["labels"].tolist(), about["notices"])
+            images = _read_images(saved.zip)
+            pictures = Pictures(images, saved["labels"].tolist(), about["notices"])
         _log.info("%s: %s images from the cache %s", folder, f"{len(pictures.labels):,}", entry)
         return pictures
     except FileNotFoundError:
@@ -83,6 +85,26 @@ def store(folder: Path, split: str, mark: str, pictures: Pictures) -> None:
         _log.info("cannot keep the images of %s: %s", folder, one_line(error, 120))
 
 
+def _read_images(archive: zipfile.ZipFile) -> np.ndarray:
+    """The images of an entry, in one piece of memory; the archive has a checksum of them.
+
+    Raises:
+        Exception: of many kinds, if the entry is broken.
+    """
+    with archive.open("images.npy") as file:
+        np.lib.format.read_magic(file)
+        shape, _, _ = np.lib.format.read_array_header_1_0(file)
+        images = empty_images(shape)
+        rest = images.reshape(-1).data
+        while len(rest):
+            piece = file.read(min(len(rest), _PIECE))
+            if not piece:
+                raise EOFError("the images are cut")
+            rest[: len(piece)] = piece
+            rest = rest[len(piece) :]
+    return images
+
+
 def _entry(folder: Path, split: str) -> Path:
     name = hashlib.sha256(f"{folder.resolve()}\0{split}".encode()).hexdigest()[:32]
     return default_directory() / "pictures" / f"{name}.npz"
@@ -93,9 +115,9 @@ def _remove_orphans(directory: Path) -> None:
     for entry in directory.glob("*.npz"):
         with contextlib.suppress(OSError):
             try:
-                with np.load(entry, allow_pickle=False) as saved:
+                with open(entry, "rb") as file, np.load(file, allow_pickle=False) as saved:
                     is_orphan = not os.path.isdir(json.loads(str(saved["about"]))["folder"])
-            except (ValueError, KeyError, zipfile.BadZipFile):
+            except Exception:  # of many kinds: it is broken
                 is_orphan = True
             if is_orphan:
                 entry.unlink()

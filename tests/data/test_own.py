@@ -18,9 +18,11 @@ from PIL import Image
 
 from cgan_jax.data import (
     crops,
+    has_test_split,
     idx,
     load_folder,
     load_npz,
+    load_own,
     load_tfds,
     stack,
     tfds_files,
@@ -176,15 +178,15 @@ class Shapes(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
 
     def _split_generators(self, dl_manager):
-        return {"train": self._generate_examples()}
+        return {"train": self._generate_examples(), "validation": self._generate_examples(1)}
 
-    def _generate_examples(self):
-        for i in range(6):
+    def _generate_examples(self, first=0):
+        for i in range(first, 6, 1 + first):
             image = np.full((8 + i, 10, 3), 40 * i, np.uint8)
             yield i, {"comment": "", "image": Image.fromarray(image), "label": i % 2 * 2}
 
 
-def test_a_prepared_data_set_of_tfds_is_read_by_its_name(tmp_path, caplog):
+def test_a_prepared_data_set_of_tfds_is_read_by_its_name(tmp_path, caplog, monkeypatch):
     caplog.set_level(logging.INFO)
     with tfds_files.quiet():
         Shapes(data_dir=tmp_path).download_and_prepare(file_format="array_record")
@@ -197,6 +199,20 @@ def test_a_prepared_data_set_of_tfds_is_read_by_its_name(tmp_path, caplog):
         np.testing.assert_array_equal(dataset.labels, values // 40 % 2)
         assert dataset.source == f"TFDS files in {tmp_path / 'shapes' / '1.0.0'}"
     assert "shapes: left out classes without images: none" in caplog.text
+    assert has_test_split("shapes", tmp_path)
+    tested = load_own("shapes", split="test", data_dir=tmp_path, img_size=4)
+    assert (tested.class_names, tested.labels.tolist()) == (("disc", "square"), [1, 1, 1])
+    with monkeypatch.context() as patches:
+        patches.setattr(tfds_files, "read_labels", lambda *_: np.array([0, 2, 2]))
+        assert load_tfds("shapes", "validation", tmp_path, 4).labels.tolist() == [1, 1, 1]
+        patches.setattr(tfds_files, "read_labels", lambda *_: np.array([0, 1]))
+        with pytest.raises(DataError, match="1 test class without training images: square"):
+            load_tfds("shapes", "validation", tmp_path, 4)
+
+
+def test_whether_there_is_a_test_part_of_what_is_not_prepared(tmp_path):
+    assert has_test_split("fashion_mnist")
+    assert not has_test_split("mnist", tmp_path)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from experiments.proofs import tiny
 from experiments.shared import training_flags
 from experiments.shared.data_flags import DataFlags
 from experiments.shared.evaluation_data import Source, source_of
+from experiments.shared.reading import reading_bar
 
 
 @pytest.fixture
@@ -209,3 +211,12 @@ def test_without_images_to_hold_out_half_of_them_stand_in(photos, tmp_path):
     data = Source(flags, sha256=whole.identity()["sha256"]).load(run)
     assert (len(data.training), len(data.test)) == (6, 6)
     assert "the run held none out" in data.about_test
+
+
+def test_a_bar_shows_how_much_is_read(monkeypatch, capsys):
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with reading_bar() as on_progress:
+        time.sleep(1.05)  # what is faster needs no bar
+        on_progress(30, 40)
+    assert "Reading images  75%|" in capsys.readouterr().err
