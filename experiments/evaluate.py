@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from cgan_jax.sampling.generator import TrainedGenerator
 
 MODULE = "experiments.evaluate"
+MOST_CLASSES = 40  # in the plots of single classes
 HEADLINE = ("gan_test", "fcd", "precision", "recall", "coverage", "cas", "intra_fcd", "kcd")
 
 
@@ -297,17 +298,29 @@ def write(
     }
     with atomic_write(folder / "confusion.png") as temporary:
         plot_confusion(matrices, class_names, temporary)
+    of_classes = {
+        name: {who: np.array(values) for who, values in rows.items()}
+        for name, rows in evaluation.per_class.items()
+    }
+    # All classes, or those that are recognised least; unknown is last.
+    shown = np.sort(np.argsort(of_classes["gan_test"]["fakes"], kind="stable")[:MOST_CLASSES])
+    names = [class_names[label] for label in shown]
     titles = {
         "gan_test": "share classified as the requested class (higher is better)",
         "intra_fcd": "Frechet distance within the class (lower is better)",
         "diversity": "grey levels between two images of the class (near real is better)",
     }
-    bars = {title: evaluation.per_class[name] for name, title in titles.items()}
+    if len(names) < len(class_names):
+        titles["gan_test"] += f"; the {len(names)} least recognised of {len(class_names)} classes"
+    bars = {
+        title: {who: values[shown].tolist() for who, values in of_classes[name].items()}
+        for name, title in titles.items()
+    }
     with atomic_write(folder / "per_class.png") as temporary:
-        plot_per_class(bars, class_names, temporary)
-    fakes, nearest = evaluation.neighbours
+        plot_per_class(bars, names, temporary)
+    fakes, nearest = evaluation.neighbours[:, :, shown]
     with atomic_write(folder / "nearest.png") as temporary:
-        grid(np.concatenate([fakes, nearest], axis=2), class_names).save(temporary)
+        grid(np.concatenate([fakes, nearest], axis=2), names).save(temporary)
     write_json({"about": about} | evaluation.to_dict(), folder / "evaluation.json")
 
 

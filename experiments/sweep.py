@@ -101,7 +101,7 @@ def parse_sweep(
     ]
     preset_words = ["--preset", name] if name != "report" else []
     command = command_line(MODULE, own, [*preset_words, *changed])
-    img_size = None if own.data == DATASET else own.img_size or 64  # as for `train`
+    img_size = None if own.data == DATASET else own.img_size_to_check()
     return own, members(base, values, own.seeds, img_size), command
 
 

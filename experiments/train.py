@@ -53,10 +53,6 @@ class Flags(DataFlags):
         folders = (default_folder(word) for word in words if not word.startswith("-"))
         return next(filter(holds_run, folders), None)
 
-    def img_size_to_check(self) -> int:
-        """The images' size if it is given; else one that halves often, until the data are read."""
-        return self.img_size or 64
-
 
 def default_folder(data: str) -> Path:
     """The run's folder for data that are named so."""

@@ -69,6 +69,10 @@ class DataFlags:
     holdout_seed: Annotated[int | None, INT] = None
     """Chooses which are held out. By default --seed; give one number to compare several seeds."""
 
+    def img_size_to_check(self) -> int:
+        """The images' size if it is given; else one that halves often, until the data are read."""
+        return self.img_size or 64
+
     def load(self, split: str = "train") -> Dataset:
         """The images of a part that the data themselves have: `train` or `test`.
 

@@ -4,11 +4,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from cgan_jax.data import SPECS, Dataset
 from cgan_jax.data.holdout import hold_out
 from cgan_jax.errors import RunError
 from cgan_jax.runs.folder import RunFolder
-from experiments.shared.data_flags import DataFlags, saved_data_flags
+from experiments.shared.command_line import parse
+from experiments.shared.data_flags import TRAIN, DataFlags, saved_data_flags
 
 KNOWN = "fashion_mnist"
 
@@ -88,10 +91,9 @@ def source_of(run: RunFolder, data: str | None = None, data_dir: Path | None = N
     Raises:
         RunError: it does not say where, and `data` neither.
     """
-    saved, model = saved_data_flags(run), run.config.model
+    saved = saved_data_flags(run)
     if data:
-        shape = {"img_size": model.img_size, "channels": model.channels}
-        own = replace(saved, data=data) if saved else DataFlags(data, **shape)  # type: ignore[arg-type]
+        own = replace(saved, data=data) if saved else _shaped_as(run, data)
     elif _is_fashion_mnist(run) and not (saved and saved.holdout):
         return Source(DataFlags(KNOWN, data_dir=data_dir or (saved.data_dir if saved else None)))
     elif saved:
@@ -106,6 +108,13 @@ def source_of(run: RunFolder, data: str | None = None, data_dir: Path | None = N
     sha256 = run.data["sha256"] if run.data else None
     own = replace(own, data_dir=data_dir or own.data_dir)
     return Source(own, run.config.seed if is_seeded else 0, sha256)
+
+
+def _shaped_as(run: RunFolder, data: str) -> DataFlags:
+    """The flags that read data as the images of a run are."""
+    model = run.config.model
+    size = "x".join(map(str, np.atleast_1d(model.img_size)))
+    return parse(DataFlags, TRAIN, [data, "--img-size", size, "--channels", str(model.channels)])
 
 
 def _is_fashion_mnist(run: RunFolder) -> bool:

@@ -180,6 +180,18 @@ def test_a_run_from_before_holdouts_goes_on_with_all_images(digits_npz, tmp_path
     assert len(flags.parts(0, other).held_out) == 50
 
 
+def test_a_test_part_of_the_data_is_measured_against_and_nothing_held_out(digits_npz, tmp_path):
+    arrays = dict(np.load(digits_npz))
+    arrays |= {f"test_{name}": array[:80] for name, array in arrays.items()}
+    np.savez(tmp_path / "parts.npz", **arrays)
+    flags = train.Flags(data=str(tmp_path / "parts.npz"))
+    training, held_out, _ = flags.parts(0)
+    assert (len(training), held_out) == (520, None)
+    run = RunFolder(tmp_path, tiny.CONFIG, training.class_names, data=training.identity())
+    data = Source(flags, sha256=training.identity()["sha256"]).load(run)
+    assert (len(data.training), len(data.test), data.about_test) == (520, 80, None)
+
+
 def test_where_the_data_of_a_run_are_and_which_are_held_out(tmp_path):
     """Runs of equal sources are measured together."""
     model = replace(tiny.CONFIG.model, n_classes=2)
