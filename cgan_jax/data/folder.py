@@ -4,18 +4,17 @@ listing.py finds the files and their classes; stack.py decodes them; picture_cac
 """
 
 import contextlib
-import logging
 import os
-import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
 
-from cgan_jax.checks import as_path, errors_as, first_names, one_line, plural
+from cgan_jax.checks import as_path, first_names, one_line, plural
 from cgan_jax.data import background as backgrounds
 from cgan_jax.data import crops, picture_cache, stack
 from cgan_jax.data.crops import Background, Crop, ImgSize, Options, PictureFormat
@@ -24,9 +23,6 @@ from cgan_jax.data.listing import Listing, check_split, list_pictures
 from cgan_jax.data.picture_cache import Pictures
 from cgan_jax.data.stack import ProgressFn
 from cgan_jax.errors import DataError
-
-_WORTH_CACHING = 1.0  # seconds that reading took
-_log = logging.getLogger("cgan_jax")
 
 
 class Probe(NamedTuple):
@@ -59,25 +55,22 @@ def load_folder(
 ) -> Dataset:
     """Load the images of a folder, whose sub-folders or label file say their classes.
 
-    The folder has one sub-folder per class, named as the class, in which nested folders are
-    skipped; or a file labels.csv (file name, class) or dataset.json (as StyleGAN2-ADA's); or a
-    sub-folder train and perhaps one of test, val, valid, validation, with classes in this way.
-    Files whose suffix is not that of an image are skipped. Classes are sorted by name, or by
-    number if all names are numbers; images by file name.
+    The folder has one sub-folder per class; or a file labels.csv (file name, class) or
+    dataset.json (as StyleGAN2-ADA's); or sub-folders train and test (val, valid, validation) with
+    classes in one of these ways. Classes are sorted by name, or by number if all names are
+    numbers; images by file name.
 
-    Grey of more than 8 bits is scaled: files of 16 bits from 0..65535; others from 0..1 (floats),
-    0..255 or 0..65535 (integers), or the data set's lowest and highest value, whichever first
-    holds all values. What takes long to read is kept in the user's cache directory.
+    Grey of more than 8 bits is scaled: files of 16 bits from 0..65535; others by the whole data
+    set, see `crops.scale_of`. What takes long to read is kept in the user's cache directory.
 
     Args:
         path: the folder.
         img_size: height and width, or one number for both, that the central part of each image is
-            resized to; by default the central square's native size, if the shorter sides of all
-            images are equal.
+            resized to; by default the shorter side, if that of all images is equal.
         channels: 1 for grey, 3 for colour, 4 for colour and opacity; by default 3 if any image has
             colour, else 1.
-        split: "train", or "test" for the folder's test part, which is read as the training part
-            is: with the same class names, size, channels, background and scale.
+        split: "train", or "test" for the test part, in the classes, size, channels, background
+            and scale of the training part.
         background: what transparent pixels become: "white", "black", or the one of them that the
             edges of what is opaque contrast with.
         skip_unreadable: leave out files that cannot be read, with a notice.
@@ -88,32 +81,23 @@ def load_folder(
 
     Raises:
         ConfigError: an invalid option.
-        DataError: no such folder or part, a class without images or with the name of another, a
-            class name that is not valid Unicode, labels that do not fit the files, broken images,
-            images of several sizes without `img_size`, or more of them than this machine's memory
-            holds.
+        DataError: no such folder or part; a class without images or with another's name; labels
+            that do not fit the files; broken images, images of several sizes without `img_size`, or
+            too many for this machine's memory.
     """
     options = crops.check_options(img_size, channels, background)
     check_split(split)
     folder = as_path(path, "the data folder")
-    name = os.path.basename(os.path.abspath(folder)) or "images"
     train = list_pictures(folder)
     listing = train if split == "train" else list_pictures(folder, split)
-    with errors_as(DataError, f"cannot read the folder {folder}", "Try again.", OSError):
-        mark = picture_cache.fingerprint(
-            [*train.files, *listing.files], listing, options, skip_unreadable
-        )
-    pictures = picture_cache.load(folder, split, mark)
-    if pictures is None:
-        began = time.monotonic()
-        pictures = _read(train, listing, options, name, skip_unreadable, on_progress)
-        if time.monotonic() - began >= _WORTH_CACHING:
-            picture_cache.store(folder, split, mark, pictures)
-    for notice in pictures.notices:
-        _log.info("%s", notice)
+    files = {*train.files, *listing.files}
+    mark = picture_cache.fingerprint(files, listing, options, skip_unreadable)
+    name = os.path.basename(os.path.abspath(folder)) or "images"
+    read = partial(_read, train, listing, options, name, skip_unreadable, on_progress)
+    pictures = picture_cache.load_or_read(folder, split, mark, read)
+    stack.tell(pictures.notices)
     return stack.to_dataset(
-        pictures.images,
-        pictures.labels,
+        *pictures[:2],
         listing.class_names,
         name,
         f"the folder {listing.folder}",
@@ -146,7 +130,7 @@ def _read(
     if unreadable:
         notices.append(_check_unreadable(listing, unreadable, name, skip_unreadable))
     labels = [label for i, label in enumerate(listing.labels) if i not in unreadable]
-    return Pictures(stacked.images, labels, notices + stack.tell_changes(name, stacked.n_changed))
+    return Pictures(stacked.images, labels, notices + stack.change_notices(name, stacked.n_changed))
 
 
 def _probe(file: str) -> Probe | str:

@@ -1,7 +1,6 @@
 """An .npz file of arrays as a source, such as `python -m experiments.sample` writes."""
 
 import contextlib
-import logging
 import zipfile
 from os import PathLike
 from pathlib import Path
@@ -12,13 +11,12 @@ from cgan_jax.checks import as_path, check_class_names, errors_as, one_line
 from cgan_jax.data import background as backgrounds
 from cgan_jax.data import crops, stack
 from cgan_jax.data.class_names import check_different
-from cgan_jax.data.crops import Background, ImgSize, Options, PictureFormat, to_pillow
+from cgan_jax.data.crops import Background, Crop, ImgSize, Options, PictureFormat, to_pillow
 from cgan_jax.data.dataset import Dataset
 from cgan_jax.data.listing import check_split
 from cgan_jax.data.stack import ProgressFn
 from cgan_jax.errors import DataError
 
-_log = logging.getLogger("cgan_jax")
 _TRAIN, _TEST = ("images", "labels"), ("test_images", "test_labels")
 
 
@@ -41,8 +39,8 @@ def load_npz(
             resized to; by default the shorter of the two.
         channels: 1 for grey, 3 for colour, 4 for colour and opacity; by default the number in the
             file, without opacity.
-        split: "train", or "test" for the arrays `test_images` and `test_labels`, which get the
-            same class names, size, channels and background as the training images.
+        split: "train", or "test" for the arrays `test_images` and `test_labels`, in the classes,
+            size, channels and background of the training images.
         background: what transparent pixels become; see `load_folder`.
         on_progress: called as `on_progress(done, total)` while images are cropped.
 
@@ -52,9 +50,8 @@ def load_npz(
 
     Raises:
         ConfigError: an invalid option.
-        DataError: no such file, or arrays that are missing, pickled, of another shape or dtype, or
-            larger than this machine's memory holds; a class with the name of another, or with
-            test images alone.
+        DataError: no such file; arrays that are missing, pickled, of another shape or dtype, or too
+            large for this machine's memory; a class with another's name, or test images alone.
     """
     options = crops.check_options(img_size, channels, background)
     check_split(split)
@@ -72,19 +69,15 @@ def load_npz(
         values = np.union1d(train_labels, labels)
         names = tuple(str(value) for value in values)
         train_labels, labels = (np.searchsorted(values, each) for each in (train_labels, labels))
-    source = f"the file {file}"
-    n_images, keep = len(images), None if split == "train" else train_labels
+
+    def crop(image: np.ndarray) -> Crop:
+        return crops.center_crop(to_pillow(image), into)
+
     with crops.strict_decoding():
-        stacked = stack.stack(
-            lambda image: crops.center_crop(to_pillow(image), into),
-            images,
-            n_images,
-            into,
-            file.stem,
-            on_progress,
-        )
-    for notice in stack.tell_changes(file.stem, stacked.n_changed):
-        _log.info("%s", notice)
+        stacked = stack.stack(crop, images, len(images), into, file.stem, on_progress)
+    stack.tell(stack.change_notices(file.stem, stacked.n_changed))
+    keep = None if split == "train" else train_labels
+    source = f"the file {file}"
     return stack.to_dataset(stacked.images, labels, names, file.stem, source, keep=keep)
 
 
@@ -108,8 +101,7 @@ def _decide(images: np.ndarray, options: Options, file: Path) -> PictureFormat:
         transparent = [i for i, image in enumerate(images) if image[..., 3].min() < 255]
     sample = (to_pillow(images[i]) for i in backgrounds.sample(transparent))
     background, notices = backgrounds.choose(options.background, sample, file.stem)
-    for notice in notices:
-        _log.info("%s", notice)
+    stack.tell(notices)
     return PictureFormat(size, channels, background)
 
 

@@ -6,6 +6,7 @@ folder.py, npz.py and tfds_named.py read each kind of source.
 import os
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from cgan_jax.checks import as_path
 from cgan_jax.data import listing, npz, tfds_named
@@ -57,37 +58,20 @@ def load_own(
             "Hold out some of the training images instead."
         )
     path = _path(data, data_dir)
+    if path is None and data in SPECS and img_size is None and channels is None:
+        return load(data, split, data_dir)  # from more places than TFDS
+    options: Any = {
+        "img_size": img_size,
+        "channels": channels,
+        "background": background,
+        "on_progress": on_progress,
+    }
     if path is None:
-        if data in SPECS and img_size is None and channels is None:
-            return load(data, split, data_dir)  # from more places than TFDS
         name = _tfds_test(data, data_dir) if split == "test" else split
-        return load_tfds(
-            data,
-            name or split,
-            data_dir,
-            img_size,
-            channels,
-            background=background,
-            on_progress=on_progress,
-        )
+        return load_tfds(data, name or split, data_dir, **options)
     if _is_npz(path):
-        return load_npz(
-            path,
-            img_size,
-            channels,
-            split=split,
-            background=background,
-            on_progress=on_progress,
-        )
-    return load_folder(
-        path,
-        img_size,
-        channels,
-        split=split,
-        background=background,
-        skip_unreadable=skip_unreadable,
-        on_progress=on_progress,
-    )
+        return load_npz(path, split=split, **options)
+    return load_folder(path, split=split, skip_unreadable=skip_unreadable, **options)
 
 
 def has_test_split(data: str, data_dir: str | PathLike[str] | None = None) -> bool:

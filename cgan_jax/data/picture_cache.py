@@ -9,8 +9,9 @@ import hashlib
 import json
 import logging
 import os
+import time
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from cgan_jax.errors import CGANError
 from cgan_jax.files import atomic_write
 
 _FORMAT = 1
+_WORTH_SECONDS = 1.0  # that reading took
 _PIECE = 2**20  # bytes that are read at a time
 _log = logging.getLogger("cgan_jax")
 
@@ -37,16 +39,25 @@ class Pictures(NamedTuple):
 
 
 def fingerprint(files: Iterable[str], *facts: Any) -> str:
-    """A hash of the paths, sizes and modification times of files, and of any other facts.
-
-    Raises:
-        OSError: a file cannot be accessed.
-    """
+    """A hash of the paths, sizes and modification times of files, and of any other facts."""
     digest = hashlib.sha256(repr((_FORMAT, PIL.__version__, facts)).encode())
-    for file in files:
-        about = os.stat(file)
-        digest.update(f"{file}\0{about.st_size}\0{about.st_mtime_ns}\n".encode())
+    for file in sorted(files):
+        digest.update(f"{file}\0".encode(errors="surrogateescape"))
+        with contextlib.suppress(OSError):  # of a link to nothing
+            about = os.stat(file)
+            digest.update(f"{about.st_size}\0{about.st_mtime_ns}\n".encode())
     return digest.hexdigest()
+
+
+def load_or_read(folder: Path, split: str, mark: str, read: Callable[[], Pictures]) -> Pictures:
+    """The pictures of a part of a folder; those that take long to read are kept."""
+    if pictures := load(folder, split, mark):
+        return pictures
+    began = time.monotonic()
+    pictures = read()
+    if time.monotonic() - began >= _WORTH_SECONDS:
+        store(folder, split, mark, pictures)
+    return pictures
 
 
 def load(folder: Path, split: str, mark: str) -> Pictures | None:

@@ -170,11 +170,17 @@ def to_dataset(
     return dataset
 
 
-def tell_changes(name: str, n_changed: int) -> list[str]:
+def change_notices(name: str, n_changed: int) -> list[str]:
     """What users are told of cropped images, if there are some."""
     if not n_changed:
         return []
     return [f"{name}: cropped {plural(n_changed, 'image')} to the centre, or resized"]
+
+
+def tell(notices: Iterable[str]) -> None:
+    """Log notices, a line each."""
+    for notice in notices:
+        _log.info("%s", notice)
 
 
 def _memory() -> float:

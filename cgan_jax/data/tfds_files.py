@@ -29,7 +29,6 @@ from cgan_jax.errors import DataError
 _INFO = "dataset_info.json"
 _READABLE = "array_record"
 _ROWS_AT_ONCE = 1_000
-_log = logging.getLogger("cgan_jax")
 
 
 def usual_root() -> Path:
@@ -125,8 +124,7 @@ def read_images(
             return crops.center_crop(_decode(image), into)
 
         stacked = stack.stack(crop, images(), n, into, name, on_progress)
-        for notice in stack.tell_changes(name, stacked.n_changed):
-            _log.info("%s", notice)
+        stack.tell(stack.change_notices(name, stacked.n_changed))
         return stacked.images, labels, source.names
 
 
@@ -202,8 +200,7 @@ class _Source:
             n = min(backgrounds.N_SAMPLED, splits[split].num_examples)
             sample = [_decode(image) for image, _ in self.rows(split, n)]
         background, notices = backgrounds.choose(options.background, sample, self._name)
-        for notice in notices:
-            _log.info("%s", notice)
+        stack.tell(notices)
         return PictureFormat(size, channels, background)
 
 

@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cgan_jax.data import folder, has_test_split, load_folder, load_npz, load_own, picture_cache
+from cgan_jax.data import (
+    folder,
+    has_test_split,
+    load_folder,
+    load_npz,
+    load_own,
+    picture_cache,
+    stack,
+)
 from cgan_jax.errors import DataError
 
 
@@ -20,7 +28,7 @@ from cgan_jax.errors import DataError
 def own_cache(tmp_path, monkeypatch, caplog):
     """A cache of the test's own, for what takes any time to read."""
     monkeypatch.setenv("CGAN_JAX_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(folder, "_WORTH_CACHING", 0)
+    monkeypatch.setattr(picture_cache, "_WORTH_SECONDS", 0)
     caplog.set_level(logging.INFO)
 
 
@@ -117,6 +125,7 @@ def test_pictures_without_classes_are_not_a_test_part(tmp_path):
 def test_a_class_may_be_called_train(tmp_path):
     for name in ("train", "test"):
         save(tmp_path / "set" / name / "1.png", *grey(1))
+    save(tmp_path / "set" / "train" / "others" / "1.png", *grey(1))
     assert load_folder(tmp_path / "set").class_names == ("test", "train")
     assert not has_test_split(str(tmp_path / "set"))
 
@@ -202,11 +211,15 @@ def test_grey_in_a_mode_of_colour_is_grey(tmp_path, mode, is_grey):
     assert load_folder(tmp_path / "set").images.shape[-1] == (1 if is_grey else 3)
 
 
-def test_a_picture_need_not_be_square(tmp_path):
+def test_a_picture_need_not_be_square(tmp_path, caplog):
     wide = np.random.default_rng(0).integers(0, 256, (20, 60), np.uint8)
     save(tmp_path / "set" / "a" / "1.png", wide)
     save(tmp_path / "set" / "a" / "2.png", np.ascontiguousarray(wide.T))
-    for size, crop in (((20, 30), wide[:, 15:45]), ((20, 10), wide[:, 25:35])):
+    for size, crop in (
+        ((20, 30), wide[:, 15:45]),
+        ((20, 10), wide[:, 25:35]),
+        ((10, 60), wide[5:15]),
+    ):
         images = load_folder(tmp_path / "set", img_size=size).images[..., 0]
         np.testing.assert_array_equal(images[0], crop)
         assert images[1].std() > 5
@@ -215,7 +228,9 @@ def test_a_picture_need_not_be_square(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees
     save(tmp_path / "turned" / "a" / "1.png", wide, exif=exif)
+    caplog.clear()
     turned = load_folder(tmp_path / "turned", img_size=(60, 20)).images[0, ..., 0]
+    assert "resized" not in caplog.text
     np.testing.assert_array_equal(turned, np.rot90(wide, -1))
 
 
@@ -225,20 +240,24 @@ def test_unreadable_files_can_be_left_out(tmp_path, caplog):
     for i in (0, 3):
         file = tmp_path / "set" / "ab"[i % 2] / f"{i}.png"
         file.write_bytes(file.read_bytes()[: 40 if i else 10])
-    with pytest.raises(DataError, match=r"2 pictures cannot be read: a/0\.png \(.*, b/3\.png \("):
+    (tmp_path / "set" / "b" / "9.png").symlink_to("nothing")
+    reasons = (
+        r"3 pictures cannot be read: a/0\.png \(.*, b/3\.png \(.*, b/9\.png \(\[Errno 2\] No such"
+    )
+    with pytest.raises(DataError, match=reasons):
         load_folder(tmp_path / "set")
     progress = []
     dataset = load_folder(
         tmp_path / "set", skip_unreadable=True, on_progress=lambda *done: progress.append(done)
     )
     assert values_of(dataset) == {2: "a", 4: "a", 1: "b", 5: "b"}
-    assert "left out 2 pictures that cannot be read: a/0.png (" in caplog.text
-    assert progress[-1] == (6, 6)
+    assert "left out 3 pictures that cannot be read: a/0.png (" in caplog.text
+    assert progress[-1] == (7, 7)
     caplog.clear()
     again = load_folder(tmp_path / "set", skip_unreadable=True)  # from the cache
     assert again.identity() == dataset.identity()
     assert "from the cache" in caplog.text
-    assert "left out 2 pictures that cannot be read: a/0.png (" in caplog.text
+    assert "left out 3 pictures that cannot be read: a/0.png (" in caplog.text
 
 
 # The cache
@@ -246,9 +265,9 @@ def test_unreadable_files_can_be_left_out(tmp_path, caplog):
 
 @pytest.fixture
 def pictures(tmp_path):
-    """A folder of two pictures, of the values 1 and 2."""
+    """A folder of two pictures, of the values 1 and 2, in files of one length."""
     for i, picture in enumerate(grey(1, 2)):
-        save(tmp_path / "set" / "ab"[i] / "1.png", picture)
+        save(tmp_path / "set" / "ab"[i] / "1.bmp", picture)
     return tmp_path / "set"
 
 
@@ -260,18 +279,17 @@ def test_what_has_not_changed_is_not_decoded_again(pictures, tmp_path, monkeypat
     dataset = load_folder(pictures)
     (entry,) = entries(tmp_path)
     with monkeypatch.context() as patches:
-        patches.setattr(folder, "_read", None)
+        patches.setattr(folder, "_read", lambda *_: pytest.fail("it was read again"))
         again = load_folder(pictures)
     assert again.identity() == dataset.identity()
-    assert dataset.images.ctypes.data % 64 == again.images.ctypes.data % 64 == 0
     assert (again.class_names, again.source) == (dataset.class_names, dataset.source)
-    assert load_folder(pictures, img_size=2).images.shape == (2, 2, 2, 1)
-    save(pictures / "a" / "1.png", *grey(7))
-    os.utime(pictures / "a" / "1.png", ns=(1, 1))
+    save(pictures / "a" / "1.bmp", *grey(7))
+    os.utime(pictures / "a" / "1.bmp", ns=(1, 1))
     assert values_of(load_folder(pictures)) == {7: "a", 2: "b"}
-    (pictures / "a" / "1.png").rename(pictures / "b" / "2.png")
-    save(pictures / "a" / "1.png", *grey(8))
+    (pictures / "a" / "1.bmp").rename(pictures / "b" / "2.bmp")
+    save(pictures / "a" / "1.bmp", *grey(8))
     assert values_of(load_folder(pictures)) == {8: "a", 2: "b", 7: "b"}
+    assert load_folder(pictures, img_size=2).images.shape == (3, 2, 2, 1)
     assert entries(tmp_path) == [entry]  # each replaced the one before
 
 
@@ -303,7 +321,21 @@ def test_entries_of_folders_that_are_gone_are_removed(pictures, tmp_path):
 
 
 def test_what_is_read_at_once_is_not_kept(pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(folder, "_WORTH_CACHING", 60)
+    monkeypatch.setattr(picture_cache, "_WORTH_SECONDS", 60)
     load_folder(pictures)
     assert not (tmp_path / "cache").exists()
     assert picture_cache.load(pictures, "train", "mark") is None
+
+
+def test_each_part_of_a_folder_is_kept(tmp_path, caplog):
+    for part in ("train", "test"):
+        save(tmp_path / "set" / part / "a" / "1.png", *grey(1))
+    for split in ("train", "test", "train", "test"):
+        load_folder(tmp_path / "set", split=split)
+    assert len(entries(tmp_path)) == 2
+    assert caplog.text.count("from the cache") == 2
+
+
+def test_images_begin_where_jax_uses_them_without_a_copy():
+    images = [stack.empty_images((1, n, n, 3)) for n in range(1, 400, 9)]
+    assert all(array.ctypes.data % 64 == 0 for array in images)
