@@ -15,6 +15,7 @@ import tyro
 
 from cgan_jax.checks import check_int_field, short_repr
 from cgan_jax.config import TrainConfig
+from cgan_jax.data import SPECS, Dataset
 from cgan_jax.errors import ConfigError
 from cgan_jax.presets import PRESETS, preset
 from cgan_jax.runs.folder import RunFolder
@@ -160,20 +161,37 @@ def with_schedule_steps(config: TrainConfig, folder: Path, n_images: int) -> Tra
     return replace(config, schedule_steps=steps).with_schedule_steps(n_images)
 
 
+def fitted(
+    members: dict[str, TrainConfig], workdir: Path, n_images: int, dataset: Dataset | None = None
+) -> dict[str, TrainConfig]:
+    """The members' configurations for some images, which they and the sweep's folder fit.
+
+    Raises:
+        ConfigError, RunError: they do not.
+    """
+    configs = {
+        name: with_schedule_steps(config, workdir / name, n_images)
+        for name, config in members.items()
+    }
+    if dataset:
+        configs = {name: config.for_data(dataset) for name, config in configs.items()}
+    next(iter(configs.values())).check_data(n_images)
+    SweepFolder.check(workdir, configs)
+    return configs
+
+
 def main() -> None:
     flags, configs, command = parse_sweep()
-    parts = flags.parts(next(iter(configs.values())).seed)
+    first = next(iter(configs.values()))
+    if flags.data == DATASET and not flags.holdout:  # before these are looked for
+        fitted(configs, flags.workdir, SPECS[DATASET].splits["train"].shape[0])
+    parts = flags.parts(first.seed)
     dataset = parts.training
+    configs = fitted(configs, flags.workdir, len(dataset), dataset)
     if parts.held_out is not None:
         print(describe_holdout(parts))
         if flags.holdout is None:  # whatever a later version's default is
             command += f" --holdout {parts.share}"
-    configs = {
-        name: with_schedule_steps(config, flags.workdir / name, len(dataset)).for_data(dataset)
-        for name, config in configs.items()
-    }
-    next(iter(configs.values())).check_data(len(dataset))
-    SweepFolder.check(flags.workdir, configs)
 
     from experiments.shared import sweep_training  # imports JAX: only when all flags are good
 

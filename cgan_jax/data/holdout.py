@@ -65,9 +65,3 @@ def hold_out(
         for rows in (~held, held)
     )
     return training, test
-
-
-def single_image_classes(dataset: Dataset) -> list[str]:
-    """The names of classes with one image, of which `hold_out` holds out none."""
-    counts = np.bincount(dataset.labels, minlength=len(dataset.class_names))
-    return [name for name, n in zip(dataset.class_names, counts, strict=True) if n == 1]

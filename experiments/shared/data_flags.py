@@ -2,14 +2,13 @@
 
 import contextlib
 import io
-import logging
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 import tyro
 
-from cgan_jax.checks import check_seed, first_names, plural
+from cgan_jax.checks import check_seed, plural
 from cgan_jax.data import Dataset
 from cgan_jax.data.crops import Background
 from cgan_jax.data.holdout import (
@@ -17,7 +16,6 @@ from cgan_jax.data.holdout import (
     LEAST,
     check_share,
     hold_out,
-    single_image_classes,
 )
 from cgan_jax.data.own import has_test_split, load_own
 from cgan_jax.errors import CGANError
@@ -27,7 +25,6 @@ from experiments.shared.reading import reading_bar
 from experiments.shared.training_flags import INT, PATH, flag_value, saved_words
 
 TRAIN = "experiments.train"
-_log = logging.getLogger("cgan_jax")
 
 
 class Parts(NamedTuple):
@@ -114,8 +111,6 @@ class DataFlags:
             share = DEFAULT_SHARE if is_enough and not _trained_on(whole, run) else 0.0
         if not share:
             return Parts(whole, None, 0.0)
-        if single := single_image_classes(whole):
-            _log.info("not held out: the only picture of %s", first_names(single))
         return Parts(*hold_out(whole, share, seed), share)
 
 

@@ -712,8 +712,6 @@ COMMANDS = [
     ("train", "{at}/set --img-size 0", "img_size", "at least 1", "Omit it", {}),
     ("train", "{at}/set --channels 2", "--channels", "Expected one of", HELP, {}),
     ("train", "{at}/set --holdout 1", "holdout", "from 0 to below 1", "such as 0.1", {}),
-    ("train", "{at}/set --holdout 0.5 --img-size 4", "no class has two images", "one to hold out",
-         "--holdout 0", {"set/a/a.png": png(4, 4), "set/b/b.png": png(4, 4)}),
     ("train", "{at}/nowhere", "nowhere", "one sub-folder", "Name another", {}),
     ("train", "{at}/set --data-dir {at}", "data_dir", "the name of a data set", "Omit it",
          {"set/a/a.png": png(4, 4)}),
