@@ -58,7 +58,7 @@ def hold_out(
         raise DataError(
             f"{dataset.name}: no class has two images, so none can be held out\n"
             "expected a class with one to train on and one to hold out\n"
-            "Add images, or train on all with --holdout 0."
+            "Add images, or hold out none."
         )
     training, test = (
         replace(dataset, images=dataset.images[rows], labels=dataset.labels[rows])

@@ -236,9 +236,10 @@ def _notes(
     """How a fitted protocol differs from the one asked for."""
     notes = []
     if fitted.n_images < asked.n_images:
+        low, high = counts.min(), counts.max()
         notes.append(
             f"{fitted.n_images:,} fakes and as many test images instead of {asked.n_images:,}, "
-            f"{counts.min():,} to {counts.max():,} of a class"
+            f"{f'{low:,} to ' * bool(low < high)}{high:,} of a class"
         )
     if missing:
         notes.append(f"none of {first_names(missing)}, which have too few")
