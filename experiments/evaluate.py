@@ -2,15 +2,18 @@
 
     python -m experiments.evaluate runs/fashion_cgan          # some minutes on 2 cores
     python -m experiments.evaluate runs/fashion_cgan --fast   # a first look, in half a minute
+    python -m experiments.evaluate runs/photos                # a run of experiments.train
 
 Measures the newest checkpoint and, where --eval-every kept one, the best: a table of best
 checkpoints alone would hide a collapse. Writes evaluation.json and plots into evaluation/ and
 evaluation_best/ of the run's folder; with --raw and --fast into evaluation_raw/, evaluation_fast/
-and the like. The measures are in cgan_jax.metrics.
+and the like. The measures are in cgan_jax.metrics. Of data other than Fashion-MNIST, a reference
+classifier is trained first, on the run's own training images, and cached.
 """
 
 import json
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,24 +25,29 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from cgan_jax.data import SPECS, load
+from cgan_jax.checks import plural
+from cgan_jax.data import Dataset
 from cgan_jax.errors import ConfigError, RunError
 from cgan_jax.files import atomic_write
 from cgan_jax.metrics.measures import MEASURES
-from cgan_jax.presets import PRESETS
 from cgan_jax.runs.folder import RunFolder, runs_in
 from cgan_jax.runs.tables import format_figure
 from experiments.shared.choice import Checkpoint
 from experiments.shared.command_line import parse, run
+from experiments.shared.evaluation_data import EvalData, Source, source_of
 from experiments.shared.output import check_output
 from experiments.shared.page import write_or_warn
+from experiments.shared.progress import duration
 
 if TYPE_CHECKING:
+    from cgan_jax.metrics.eval_plan import EvalProtocol
     from cgan_jax.metrics.evaluation import Evaluation, ProgressFn
+    from cgan_jax.metrics.inception import Features
+    from cgan_jax.metrics.reference import Reference
     from cgan_jax.sampling.generator import TrainedGenerator
 
 MODULE = "experiments.evaluate"
-DATASET = PRESETS["report"].dataset
+MOST_CLASSES = 40  # in the plots of single classes
 HEADLINE = ("gan_test", "fcd", "precision", "recall", "coverage", "cas", "intra_fcd", "kcd")
 
 
@@ -70,6 +78,8 @@ class Flags:
     Needs the extra `torch`, and takes long. Nothing is downloaded."""
     out: Path = Path("runs/comparison")
     """Folder for the comparison of several runs."""
+    data: str | None = None
+    """The data, as for `train`: where they have moved, or of a run that another program trained."""
     data_dir: Path | None = None
     """A directory with the data. By default they are looked for, and downloaded if necessary."""
 
@@ -103,28 +113,88 @@ def main() -> None:
     for folder in [*folders, flags.out] if len(runs) > 1 else folders:
         check_output(folder / "evaluation.json", overwrite=True)
 
-    from cgan_jax.metrics.evaluation import FAST, FULL, Evaluator, count_images
+    from cgan_jax.metrics.eval_plan import FAST, FULL
     from cgan_jax.metrics.inception import load_inception
 
     full = replace(FULL, cas=flags.cas, cas_on_real=flags.cas_on_real)
     protocol = FAST if flags.fast else full
+    sources: dict[Source, list[RunFolder]] = {}
+    for each in runs:
+        sources.setdefault(source_of(each, flags.data, flags.data_dir), []).append(each)
     inception = load_inception(flags.inception_weights) if flags.inception_weights else None
-    candidates = [candidate for each in runs for candidate in checkpoints(each, flags)]
-    training, test = (load(DATASET, split, flags.data_dir) for split in ("train", "test"))
-    n_images = count_images(protocol, len(candidates), len(training), fid=inception is not None)
+    groups = [
+        (source, [candidate for each in group for candidate in checkpoints(each, flags)])
+        for source, group in sources.items()
+    ]
+    for source, candidates in groups:
+        data = source.load(candidates[0].run)
+        evaluations = evaluate(data, candidates, protocol, inception, flags)
+        summarize(candidates, evaluations, flags.out if len(groups) == 1 else None)
+    folders = [flags.folder(each.run, each.best) for _, group in groups for each in group]
+    folders += [flags.out] if len(runs) > 1 and len(groups) == 1 else []
+    print(f"Figures and plots are in {', '.join(map(str, folders))}.")
+
+
+def evaluate(
+    data: EvalData,
+    candidates: Sequence[Candidate],
+    protocol: "EvalProtocol",
+    inception: "Features | None",
+    flags: Flags,
+) -> "list[Evaluation]":
+    """Measure checkpoints of runs on one data set, and publish each."""
+    from cgan_jax.metrics.eval_plan import plan_evaluation
+    from cgan_jax.metrics.evaluation import Evaluator
+
+    training, test, about_test = data
+    plan = plan_evaluation(protocol, training, test, known=data.is_fashion_mnist)
+    reference = None if data.is_fashion_mnist else own_reference(training)
+    n_images = plan.count_images(len(candidates), len(training), fid=inception is not None)
     evaluations = []
     with progress_bar(n_images) as on_progress:
         evaluator = Evaluator(
-            training, test, protocol, inception=inception, on_progress=on_progress
+            training,
+            test,
+            protocol,
+            reference=reference,
+            inception=inception,
+            on_progress=on_progress,
+            about_test=about_test,
         )
         for candidate in candidates:
             evaluations.append(evaluator.evaluate(candidate.generator))
             folder = flags.folder(candidate.run, candidate.best)
             publish(evaluations[-1], candidate, folder, raw=flags.raw)
-    summarize(candidates, evaluations, flags.out)
-    folders = [flags.folder(candidate.run, candidate.best) for candidate in candidates]
-    folders += [flags.out] if len(runs) > 1 else []
-    print(f"Figures and plots are in {', '.join(map(str, folders))}.")
+    return evaluations
+
+
+def own_reference(training: Dataset) -> "Reference":
+    """Train the reference classifier of some data, or take it from the cache, and say how good."""
+    from cgan_jax.metrics.own_reference import train_reference
+
+    start = time.perf_counter()
+    with tqdm(
+        disable=not sys.stderr.isatty(),
+        bar_format="{percentage:3.0f}%|{bar:20}| {remaining} left at most  {desc}",
+        desc="the reference classifier",
+        leave=False,
+    ) as bar:
+
+        def on_step(done: int, total: int) -> None:
+            if done == 1:
+                n = plural(len(training), "picture")
+                tqdm.write(f"Training a reference classifier on {n}; it is cached.")
+            bar.total = total
+            bar.update()
+
+        reference = train_reference(training, on_step=on_step)
+        took = f", after {duration(time.perf_counter() - start)}" if bar.total else ", cached"
+    print(
+        f"The reference classifier recognises {reference.accuracy:.1%} of "
+        f"{plural(reference.n_validation, 'picture')} that it was not trained on "
+        f"(by chance {reference.chance:.1%}){took}."
+    )
+    return reference
 
 
 def checkpoints(run_folder: RunFolder, flags: Flags) -> list[Candidate]:
@@ -144,7 +214,7 @@ def run_folders(paths: Sequence[Path]) -> list[RunFolder]:
     """The runs in run folders, or in folders of run folders.
 
     Raises:
-        RunError: there is none, or one is of another data set.
+        RunError: there is none.
     """
     runs = runs_in(paths)
     if not runs:
@@ -152,15 +222,6 @@ def run_folders(paths: Sequence[Path]) -> list[RunFolder]:
             "there is no run to evaluate\nexpected at least one run folder\n"
             "Name one, such as runs/fashion_cgan."
         )
-    for run_folder in runs:
-        dataset, class_names = run_folder.config.dataset, run_folder.class_names
-        if dataset != DATASET or class_names != SPECS[DATASET].class_names:
-            raise RunError(
-                f"{run_folder.path} holds a run on {dataset}\n"
-                f"expected one on {DATASET}, which the reference classifier knows\n"
-                "Train with --eval-every to measure pixels, or give the functions of "
-                "cgan_jax.metrics your own classifier's features."
-            )
     return runs
 
 
@@ -210,11 +271,17 @@ def table(evaluation: "Evaluation") -> str:
         text, better = MEASURES[name]
         lines.append(row.format(name, better, *map(format_figure, (mean, sd, real, ratio)), text))
     n, seeds = protocol["n_images"], list(protocol["seeds"])
+    if adapted := stamp.get("adapted"):
+        lines.append(
+            f"Adapted to these data, so compare with their figures alone: {'; '.join(adapted)}."
+        )
     lines += [
         f"{n:,} fakes of each seed in {seeds} against {n:,} test images; "
         f"reference classifier {stamp['reference_sha256'][:12]}.",
         "real: test images or, compared with them, training images, which the classifier knows.",
     ]
+    if about := stamp.get("test"):
+        lines.append(f"Test images: {about}.")
     return "\n".join(lines)
 
 
@@ -231,35 +298,51 @@ def write(
     }
     with atomic_write(folder / "confusion.png") as temporary:
         plot_confusion(matrices, class_names, temporary)
+    of_classes = {
+        name: {who: np.array(values) for who, values in rows.items()}
+        for name, rows in evaluation.per_class.items()
+    }
+    # All classes, or those that are recognised least; unknown is last.
+    shown = np.sort(np.argsort(of_classes["gan_test"]["fakes"], kind="stable")[:MOST_CLASSES])
+    names = [class_names[label] for label in shown]
     titles = {
         "gan_test": "share classified as the requested class (higher is better)",
         "intra_fcd": "Frechet distance within the class (lower is better)",
         "diversity": "grey levels between two images of the class (near real is better)",
     }
-    bars = {title: evaluation.per_class[name] for name, title in titles.items()}
+    if len(names) < len(class_names):
+        titles["gan_test"] += f"; the {len(names)} least recognised of {len(class_names)} classes"
+    bars = {
+        title: {who: values[shown].tolist() for who, values in of_classes[name].items()}
+        for name, title in titles.items()
+    }
     with atomic_write(folder / "per_class.png") as temporary:
-        plot_per_class(bars, class_names, temporary)
-    fakes, nearest = evaluation.neighbours
+        plot_per_class(bars, names, temporary)
+    fakes, nearest = evaluation.neighbours[:, :, shown]
     with atomic_write(folder / "nearest.png") as temporary:
-        grid(np.concatenate([fakes, nearest], axis=2), class_names).save(temporary)
+        grid(np.concatenate([fakes, nearest], axis=2), names).save(temporary)
     write_json({"about": about} | evaluation.to_dict(), folder / "evaluation.json")
 
 
 def summarize(
-    candidates: Sequence[Candidate], evaluations: "Sequence[Evaluation]", out: Path
+    candidates: Sequence[Candidate], evaluations: "Sequence[Evaluation]", out: Path | None
 ) -> None:
-    """Print the last and the best of each run side by side; compare the last ones of several."""
+    """Print the last and the best of each run side by side; compare the last ones of several.
+
+    Without `out` they are not compared: other runs are measured against other images.
+    """
     rows = list(zip(candidates, evaluations, strict=True))
     row = "{:<17} {:<9} {:>10} {:>10}"
     for (_, last), (candidate, best) in pairwise(rows):
         if candidate.best:
             print(f"\n{candidate.run.path}\n{row.format('measure', 'better', 'last', 'best')}")
             print(row.format("steps", "", *(f"{each.stamp['step']:,}" for each in (last, best))))
-            for name, direction in ((name, MEASURES[name].better) for name in last.measures):
+            common = [name for name in last.measures if name in best.measures]
+            for name, direction in ((name, MEASURES[name].better) for name in common):
                 means = (each.measures[name]["mean"] for each in (last, best))
                 print(row.format(name, direction, *map(format_figure, means)))
     last_ones = [(each.run.path.name, evaluation) for each, evaluation in rows if not each.best]
-    if len(last_ones) > 1:
+    if out and len(last_ones) > 1:
         compare([evaluation for _, evaluation in last_ones], [name for name, _ in last_ones], out)
 
 
@@ -267,7 +350,8 @@ def compare(evaluations: "Sequence[Evaluation]", names: Sequence[str], folder: P
     """Print and write the measures of several runs, with mean and standard deviation."""
     from cgan_jax.pictures.plots import plot_comparison
 
-    measures = evaluations[0].measures
+    first, *others = (each.measures for each in evaluations)
+    measures = {name: row for name, row in first.items() if all(name in o for o in others)}
     values = {name: [each.measures[name]["mean"] for each in evaluations] for name in measures}
     real = {name: each["real"] for name, each in measures.items() if each["real"] is not None}
     mean = {name: float(np.mean(row)) for name, row in values.items()}

@@ -9,15 +9,18 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from cgan_jax.checks import check_int_field, short_repr
+import tyro
+
+from cgan_jax.checks import ImageSize, check_int_field, short_repr
 from cgan_jax.config import TrainConfig
-from cgan_jax.data import SPECS, load
+from cgan_jax.data import SPECS, Dataset
 from cgan_jax.errors import ConfigError
-from cgan_jax.presets import preset
+from cgan_jax.presets import PRESETS, preset
 from cgan_jax.runs.folder import RunFolder
 from experiments.shared.command_line import parse, run
+from experiments.shared.data_flags import TRAIN, DataFlags, Parts, describe_holdout
 from experiments.shared.settings import Setting, flag_fields, given, settings, with_settings
 from experiments.shared.sweep_folder import SweepFolder
 from experiments.shared.training_flags import (
@@ -30,13 +33,15 @@ from experiments.shared.training_flags import (
     part_of,
     saved_flags,
     saved_words,
+    setting_words,
 )
 
 MODULE = "experiments.sweep"
+DATASET = PRESETS["report"].dataset
 
 
 @dataclass(frozen=True)
-class Flags:
+class Flags(DataFlags):
     """Train with many seeds and settings at once. Run it again to resume after a stop.
 
     Every combination is a run, in a folder of its own that all other commands take. Each setting
@@ -47,6 +52,7 @@ class Flags:
       python -m experiments.sweep                                four seeds, 200 epochs
       python -m experiments.sweep --seeds 3 --lr 1e-4 2e-4 4e-4  three seeds of each
       python -m experiments.sweep --epochs 20 --loss hinge least_squares --workdir runs/losses
+      python -m experiments.sweep --data photos/ --img-size 32 --workdir runs/photo_seeds
       python -m experiments.sweep --workdir runs/losses          resume it, with its settings
     """
 
@@ -54,8 +60,9 @@ class Flags:
     """How many seeds of each setting, from --seed on."""
     workdir: Path = Path("runs/sweep")
     """The sweep's folder: a run folder for each member, sweep.csv and sweep.png."""
-    data_dir: Path | None = None
-    """A directory with the data. By default they are looked for, and fetched if need be."""
+    data: Annotated[str, tyro.conf.arg(metavar="DATA")] = DATASET
+    """A folder, an .npz file, or a name in TFDS, as for `train`. What is held out of them is the
+    same in all runs: --seed chooses it, unless --holdout-seed does."""
     sample_every: int = 20
     """Epochs between two grids of samples."""
     checkpoint_every: int = 5
@@ -95,16 +102,20 @@ def parse_sweep(
     ]
     preset_words = ["--preset", name] if name != "report" else []
     command = command_line(MODULE, own, [*preset_words, *changed])
-    return own, members(base, values, own.seeds), command
+    img_size = None if own.data == DATASET else own.img_size_to_check()
+    return own, members(base, values, own.seeds, img_size), command
 
 
-def members(base: TrainConfig, values: dict[Setting, Any], seeds: int) -> dict[str, TrainConfig]:
+def members(
+    base: TrainConfig, values: dict[Setting, Any], seeds: int, img_size: ImageSize | None = None
+) -> dict[str, TrainConfig]:
     """Each run's name and configuration. Only what varies is in the name, and the seed.
 
     Args:
         base: what is not among the settings.
         values: of each setting that can vary a tuple of values, of others the value.
         seeds: how many seeds, from the setting's on.
+        img_size: to check a model's settings with; None for the preset's.
 
     Raises:
         ConfigError: a setting has no value, or the same one twice; or a value is impossible.
@@ -122,7 +133,7 @@ def members(base: TrainConfig, values: dict[Setting, Any], seeds: int) -> dict[s
     configs = {}
     for combination in itertools.product(*(grid[each] for each in order)):
         chosen = dict(zip(order, combination, strict=True))
-        config = with_settings(base, fixed | chosen)
+        config = with_settings(base, fixed | chosen, img_size)
         words = [f"{each.flag}_{_short(chosen[each])}" for each in order if len(grid[each]) > 1]
         for seed in range(config.seed, config.seed + seeds):
             configs["_".join([*words, f"seed_{seed}"])] = replace(config, seed=seed)
@@ -150,17 +161,37 @@ def with_schedule_steps(config: TrainConfig, folder: Path, n_images: int) -> Tra
     return replace(config, schedule_steps=steps).with_schedule_steps(n_images)
 
 
+def fitted(
+    members: dict[str, TrainConfig], workdir: Path, n_images: int, dataset: Dataset | None = None
+) -> dict[str, TrainConfig]:
+    """The members' configurations for some images, which they and the sweep's folder fit.
+
+    Raises:
+        ConfigError, RunError: they do not.
+    """
+    configs = {
+        name: with_schedule_steps(config, workdir / name, n_images)
+        for name, config in members.items()
+    }
+    if dataset:
+        configs = {name: config.for_data(dataset) for name, config in configs.items()}
+    next(iter(configs.values())).check_data(n_images)
+    SweepFolder.check(workdir, configs)
+    return configs
+
+
 def main() -> None:
     flags, configs, command = parse_sweep()
     first = next(iter(configs.values()))
-    n_images = SPECS[first.dataset].splits["train"].shape[0]
-    first.check_data(n_images)
-    configs = {
-        name: with_schedule_steps(config, flags.workdir / name, n_images)
-        for name, config in configs.items()
-    }
-    SweepFolder.check(flags.workdir, configs)
-    dataset = load(first.dataset, data_dir=flags.data_dir)
+    if flags.data == DATASET and not flags.holdout:  # before these are looked for
+        fitted(configs, flags.workdir, SPECS[DATASET].splits["train"].shape[0])
+    parts = flags.parts(first.seed)
+    dataset = parts.training
+    configs = fitted(configs, flags.workdir, len(dataset), dataset)
+    if parts.held_out is not None:
+        print(describe_holdout(parts))
+        if flags.holdout is None:  # whatever a later version's default is
+            command += f" --holdout {parts.share}"
 
     from experiments.shared import sweep_training  # imports JAX: only when all flags are good
 
@@ -171,7 +202,22 @@ def main() -> None:
         command=command,
         sample_every=flags.sample_every,
         checkpoint_every=flags.checkpoint_every,
+        member_commands={} if flags.data == DATASET else train_commands(flags, configs, parts),
     )
+
+
+def train_commands(flags: Flags, members: dict[str, TrainConfig], parts: Parts) -> dict[str, str]:
+    """For each run the command of `train` that trains it alone; `evaluate` reads its data there."""
+    data = part_of(flags, DataFlags)
+    if parts.held_out is not None:
+        seed = next(iter(members.values())).seed if data.holdout_seed is None else data.holdout_seed
+        data = replace(data, holdout=parts.share, holdout_seed=seed)
+    return {
+        name: command_line(
+            TRAIN, data, [*setting_words(config), "--workdir", str(flags.workdir / name)]
+        )
+        for name, config in members.items()
+    }
 
 
 if __name__ == "__main__":

@@ -9,23 +9,29 @@ cgan_jax/data/.
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
-import tyro
 
-from cgan_jax.checks import ImageSize, one_line, plural
+from cgan_jax.checks import one_line, plural
 from cgan_jax.config import AUGMENTATIONS, TrainConfig
-from cgan_jax.data import Dataset, load_own
-from cgan_jax.data.crops import Background
+from cgan_jax.data import Dataset
 from cgan_jax.runs.folder import RunFolder
-from experiments.shared.command_line import parse_size, run
-from experiments.shared.reading import reading_bar
-from experiments.shared.training_flags import PATH, flag_value, holds_run, parse_job
+from experiments.shared.command_line import run
+from experiments.shared.data_flags import TRAIN, DataFlags, describe_holdout
+from experiments.shared.training_flags import (
+    PATH,
+    Job,
+    command_line,
+    flag_value,
+    holds_run,
+    parse_job,
+    setting_words,
+)
 
-MODULE = "experiments.train"
+MODULE = TRAIN
 # With fewer images, augmentation helps clearly: Zhao et al. 2020, "Differentiable Augmentation for
 # Data-Efficient GAN Training"; Karras et al. 2020, "Training Generative Adversarial Networks with
 # Limited Data".
@@ -34,7 +40,7 @@ UNBALANCED = 3  # the largest class's images for each of the smallest's
 
 
 @dataclass(frozen=True)
-class Flags:
+class Flags(DataFlags):
     """Train a conditional GAN on your own data. Run it again to resume after a stop.
 
     Examples:
@@ -45,22 +51,6 @@ class Flags:
       python -m experiments.train --workdir runs/photos    resume it, with its data and settings
     """
 
-    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
-    """A folder with one sub-folder of pictures per class, or with labels.csv or dataset.json; an
-    .npz file with the arrays images, labels and perhaps class_names; or a name in TFDS, as mnist,
-    cifar10 or emnist/letters."""
-    img_size: Annotated[str | None, tyro.conf.arg(metavar="INT|INTxINT")] = None
-    """Height and width to resize the pictures' centres to: 32 for squares, or as 64x48, height
-    first. By default their own size."""
-    channels: Literal[1, 3, 4] | None = None
-    """1 for grey, 3 for colour, 4 for colour and opacity. By default 1 or 3, as the pictures
-    have."""
-    alpha_background: Background = "auto"
-    """What transparent pixels become: white, black, or whichever the pictures contrast with."""
-    skip_unreadable: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Leave out pictures that cannot be read, instead of refusing them."""
-    data_dir: Annotated[Path | None, PATH] = None
-    """TFDS's data directory. By default $TFDS_DATA_DIR, or tensorflow_datasets in your home."""
     workdir: Annotated[Path | None, PATH] = None
     """The run's folder: checkpoints, losses, pictures. By default in runs/, named as the data."""
 
@@ -72,36 +62,6 @@ class Flags:
             return Path(named).expanduser()
         folders = (default_folder(word) for word in words if not word.startswith("-"))
         return next(filter(holds_run, folders), None)
-
-    @property
-    def size(self) -> ImageSize | None:
-        """The size of the images, if it is given.
-
-        Raises:
-            ConfigError: it is not a size.
-        """
-        return None if self.img_size is None else parse_size(self.img_size)
-
-    def img_size_to_check(self) -> ImageSize:
-        """The images' size if it is given; else one that halves often, until the data are read."""
-        return self.size or 64
-
-    def load(self) -> Dataset:
-        """The training images.
-
-        Raises:
-            ConfigError, DataError: as the functions of cgan_jax.data.
-        """
-        with reading_bar() as on_progress:
-            return load_own(
-                self.data,
-                img_size=self.size,
-                channels=self.channels,
-                data_dir=self.data_dir,
-                background=self.alpha_background,
-                skip_unreadable=self.skip_unreadable,
-                on_progress=on_progress,
-            )
 
 
 def default_folder(data: str) -> Path:
@@ -135,8 +95,14 @@ def hints(config: TrainConfig, dataset: Dataset) -> Iterator[str]:
 
 def main() -> None:
     job = parse_job(Flags, MODULE)
+    folder = job.own.workdir or default_folder(job.own.data)
+    before = RunFolder.open(folder) if job.start.resume and holds_run(folder) else None
     with job.device.joined():
-        dataset = job.own.load()
+        parts = job.own.parts(job.config.seed, before)
+        dataset = parts.training
+        if parts.held_out is not None:
+            job = with_holdout(job, parts.share)
+            print(describe_holdout(parts))
         config = job.config.for_data(dataset)
         config.check_data(len(dataset))
         workdir = job.own.workdir or Path("runs") / dataset.name.replace("/", "_")
@@ -144,7 +110,15 @@ def main() -> None:
             data = dataset.identity()
             if not RunFolder.check(workdir, config, resume=job.start.resume, data=data):
                 print("".join(f"{line}\n" for line in hints(config, dataset)), end="")
+        del parts  # and with it the images that are held out
         job.train(config, dataset, workdir)
+
+
+def with_holdout(job: Job[Flags], share: float) -> Job[Flags]:
+    """The same job with the share in its command, whatever a later version's default is."""
+    own = replace(job.own, holdout=share)
+    words = setting_words(job.config)
+    return replace(job, own=own, command=command_line(MODULE, own, words, job.output, job.device))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 from .dataset import Dataset as Dataset
 from .folder import load_folder as load_folder
+from .holdout import hold_out as hold_out
 from .npz import load_npz as load_npz
 from .own import has_test_split as has_test_split
 from .own import load_own as load_own

@@ -48,6 +48,7 @@ def fit(
     *,
     seed: int = 0,
     on_step: Callable[[int, int], None] = lambda done, total: None,
+    stop_after: Callable[[Any], bool] = lambda variables: False,
 ) -> Any:
     """Train a classifier from scratch, by cross-entropy.
 
@@ -58,6 +59,8 @@ def fit(
         recipe: how to train.
         seed: in [0, 2**32); of weights, order and augmentation.
         on_step: called after each step with the number of steps done and their total.
+        stop_after: called after each epoch with the variables, which it may not keep but as a copy;
+            True ends the training.
 
     Returns:
         the variables after the last step: `params`, and `batch_stats` if the module has them.
@@ -92,6 +95,8 @@ def fit(
             rows = order[i * recipe.batch_size :][: recipe.batch_size]
             state = step(state, images[rows], labels[rows])
             on_step(epoch * per_epoch + i + 1, total)
+        if stop_after({name: getattr(state, name) for name in variables}):
+            break
     return {name: getattr(state, name) for name in variables}
 
 
@@ -121,7 +126,7 @@ def _augmented(images: jax.Array, recipe: Recipe, key: jax.Array) -> jax.Array:
         mirrored = random.bernoulli(flip_key, shape=(len(images), 1, 1, 1))
         images = jnp.where(mirrored, images[:, :, ::-1], images)
     if shift := recipe.shift:
-        padded = jnp.pad(images, ((0, 0), (shift, shift), (shift, shift), (0, 0)))
+        padded = jnp.pad(images, ((0, 0), (shift, shift), (shift, shift), (0, 0)), mode="edge")
         corners = random.randint(shift_key, (len(images), 2), 0, 2 * shift + 1)
         crop = lambda image, at: lax.dynamic_slice(image, (*at, 0), images.shape[1:])  # noqa: E731
         images = jax.vmap(crop)(padded, corners)

@@ -1,11 +1,11 @@
 """All measures of a trained generator beside those of real images, by one protocol.
 
 Each measure is a function in another module of this package; this one decides which images each is
-given. `experiments/evaluate.py` makes tables and plots of the result.
+given, as eval_plan.py has it. `experiments/evaluate.py` makes tables and plots of the result.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,73 +16,31 @@ from cgan_jax.environment import environment
 from cgan_jax.metrics import cas
 from cgan_jax.metrics.classification import ConfusionMatrix, confusion_matrix
 from cgan_jax.metrics.diversity import Neighbours, nearest_neighbours, within_class_diversity
+from cgan_jax.metrics.eval_plan import FULL, EvalProtocol, plan_evaluation
 from cgan_jax.metrics.frechet import frechet_distance, intra_frechet_distances
 from cgan_jax.metrics.inception import Features
 from cgan_jax.metrics.kernel import kernel_distance
 from cgan_jax.metrics.likelihood import FeatureLikelihood, FeatureLikelihoodDivergence
 from cgan_jax.metrics.manifold import manifold_measures
 from cgan_jax.metrics.measures import MEASURES
-from cgan_jax.metrics.reference import SHA256, load_reference
+from cgan_jax.metrics.reference import Reference, load_reference
 from cgan_jax.sampling.generator import TrainedGenerator
 
 FORMAT = 1
 COLLAPSED = 0.5  # a class with less than this share of the real images' diversity has collapsed
 COPIED = 0.5  # fakes within this share of the test images' distance to training images are copies
 
+SPLITS = (
+    "fakes against the test split; in the real column, the first training images of "
+    "each class against the test split; fcd_50k and nearest_training against all training "
+    "images; cas on the whole test split"
+)
+OWN_SPLITS = SPLITS.replace("the first training", "evenly spaced training")
+
 ProgressFn = Callable[[str, int], None]
 """Called with the stage of the work and the number of images processed since the last call."""
 CountFn = Callable[[int], None]
 """Called with the number of images processed since the last call."""
-
-
-@dataclass(frozen=True)
-class EvalProtocol:
-    """How many images are compared, and with which seeds. Figures of two protocols do not compare.
-
-    Attributes:
-        name: `full` or `fast`.
-        seeds: of the fakes. Each seed is measured; mean and standard deviation are reported.
-        n_images: number of fakes per seed, of test images, and of training images for the real
-            column; equally many of each class.
-        n_large: fakes of the first seed for `fcd_50k`; 0 to omit it.
-        k: the neighbour of precision, recall, density and coverage.
-        kernel_subsets: of the kernel distance.
-        kernel_size: images per subset.
-        n_nearest: images whose nearest training image is looked for.
-        likelihood: whether to measure `fld` and `fld_gap`, of the first seed.
-        cas: whether to train a classifier on 60,000 fakes of the first seed.
-        cas_on_real: whether to train it on the real images too, instead of using the known figure.
-    """
-
-    name: str = "full"
-    seeds: tuple[int, ...] = (0, 1, 2)
-    n_images: int = 10_000
-    n_large: int = 50_000
-    k: int = 5
-    kernel_subsets: int = 100
-    kernel_size: int = 1_000
-    n_nearest: int = 2_000
-    likelihood: bool = True
-    cas: bool = True
-    cas_on_real: bool = False
-
-    @property
-    def whole_split(self) -> bool:
-        """Whether the features of all training images are needed."""
-        return bool(self.n_large or self.likelihood)
-
-
-FULL = EvalProtocol()
-FAST = EvalProtocol(
-    "fast",
-    seeds=(0,),
-    n_images=2_000,
-    n_large=0,
-    kernel_size=500,
-    n_nearest=500,
-    likelihood=False,
-    cas=False,
-)
 
 
 class ClassifiedImages(NamedTuple):
@@ -108,7 +66,8 @@ class Evaluation:
 
     Attributes:
         measures: by name, `mean`, `sd` (None for one value), `values` per seed, and `real`.
-        per_class: `gan_test`, `intra_fcd` and `diversity` of each class, of `fakes` and `real`.
+        per_class: `gan_test`, `intra_fcd` and `diversity` of each class, of `fakes` and `real`; NaN
+            for a class with too few images.
         confusion: of the `fakes` of all seeds, and of the `real` test images.
         warnings: serious defects, one line each.
         stamp: everything that the figures depend on.
@@ -129,30 +88,13 @@ class Evaluation:
             "format": FORMAT,
             "stamp": self.stamp,
             "measures": self.measures,
-            "per_class": self.per_class,
+            "per_class": {
+                name: {who: [_or_none(x) for x in row] for who, row in rows.items()}
+                for name, rows in self.per_class.items()
+            },
             "confusion": {name: each.counts.tolist() for name, each in self.confusion.items()},
             "warnings": self.warnings,
         }
-
-
-def balanced(labels: np.ndarray, n: int, n_classes: int) -> np.ndarray:
-    """Indices of the first n / n_classes images, at least one, of each class, class by class."""
-    per_class = max(1, n // n_classes)
-    return np.concatenate([np.flatnonzero(labels == c)[:per_class] for c in range(n_classes)])
-
-
-def count_images(
-    protocol: EvalProtocol, n_generators: int, n_training: int = 60_000, *, fid: bool = False
-) -> int:
-    """How many images an `Evaluator` counts for some generators: the total of a progress bar."""
-    steps = cas.N_IMAGES // cas.RECIPE.batch_size * cas.RECIPE.epochs
-    trained = steps * cas.RECIPE.batch_size * protocol.cas
-    inception = protocol.n_images * fid
-    fakes = protocol.n_images * len(protocol.seeds)
-    fakes += max(0, protocol.n_large - protocol.n_images)
-    real = (n_training if protocol.whole_split else protocol.n_images) + protocol.n_images
-    real += trained * protocol.cas_on_real + 2 * inception
-    return real + n_generators * (fakes + trained + inception)
 
 
 class Evaluator:
@@ -163,17 +105,24 @@ class Evaluator:
 
     Args:
         training: the training split.
-        test: the test split.
-        protocol: how many images are compared.
+        test: the test split, or images that were held out; of the same classes.
+        protocol: how many images are compared. With data that have too few for it, it is adapted to
+            them, and each evaluation's stamp says how.
+        reference: what sees the images; by default Fashion-MNIST's classifier, for which the
+            protocol was made. Of other data, pass `train_reference(training)`, or your own.
         inception: for the FID; see `load_inception`.
         on_progress: called as the work proceeds.
+        about_test: what the test images are, for the stamp, if not a test split.
 
     Attributes:
+        on_progress: the same; another one may take its place between two evaluations.
         real_test: the protocol's test images.
         real_measures: the measures of the real images.
+        plan: which images are compared.
 
     Raises:
-        DataError: the reference classifier cannot take the images.
+        DataError: the reference classifier cannot take the images, the two parts do not fit, or
+            they are too few to compare.
     """
 
     def __init__(
@@ -182,15 +131,19 @@ class Evaluator:
         test: Dataset,
         protocol: EvalProtocol = FULL,
         *,
+        reference: Reference | None = None,
         inception: Features | None = None,
         on_progress: ProgressFn = lambda stage, n: None,
+        about_test: str | None = None,
     ) -> None:
-        self._training, self._test, self._protocol = training, test, protocol
-        self._inception, self._on_progress = inception, on_progress
-        self._reference, self._n_classes = load_reference(), len(test.class_names)
-        rows = balanced(test.labels, protocol.n_images, self._n_classes)
+        self._training, self._test, self._about_test = training, test, about_test
+        self._inception, self.on_progress = inception, on_progress
+        self._reference, self._n_classes = reference or load_reference(), len(test.class_names)
+        self.plan = plan_evaluation(protocol, training, test, known=reference is None)
+        protocol = self._protocol = self.plan.protocol
+        rows = self.plan.rows(test.labels, self.plan.real_counts)
         self.real_test = self._classify(test.images[rows], test.labels[rows], "test images")
-        chosen = balanced(training.labels, protocol.n_images, self._n_classes)
+        chosen = self.plan.rows(training.labels, self.plan.real_counts)
         rows = np.arange(len(training)) if protocol.whole_split else chosen
         stand_in = self._classify(training.images[rows], training.labels[rows], "training images")
         self._training_features = stand_in.features
@@ -202,6 +155,11 @@ class Evaluator:
         spread = np.linspace(0, len(self.real_test.images) - 1, protocol.n_nearest).astype(int)
         nearest = nearest_neighbours(self.real_test.images[spread], training.images)
         self.real_measures = self._collect_measures(self.real_test, nearest, stand_in)
+        self._measure_real_extras(stand_in)
+
+    def _measure_real_extras(self, stand_in: ClassifiedImages) -> None:
+        """Add the measures that are taken of one seed of fakes to those of the real images."""
+        protocol, training = self._protocol, self._training
         extras = self.real_measures.overall
         if protocol.likelihood:
             self._start("likelihood of real images")
@@ -212,19 +170,24 @@ class Evaluator:
             )
             extras |= _likelihood_measures(self._likelihood.real)
         if protocol.cas_on_real:
-            extras["cas"] = self._cas(training.images, training.labels, "real images")
+            images, labels = training.images, training.labels
+            if self.plan.n_cas < len(training):
+                counts = np.bincount(self.plan.more_labels[: self.plan.n_cas])
+                rows = self.plan.rows(labels, counts)
+                images, labels = images[rows], labels[rows]
+            extras["cas"] = self._cas(images, labels, "real images")
         elif protocol.cas:
             extras["cas"] = cas.REAL_ACCURACY
-        if inception:
+        if self._inception:
             count = self._start("Inception: test images")
-            self._test_inception = inception(self.real_test.images, count)
-            extras["fid"] = self._fid(inception, stand_in.images, "training images")
+            self._test_inception = self._inception(self.real_test.images, count)
+            extras["fid"] = self._fid(self._inception, stand_in.images, "training images")
 
     def evaluate(self, generator: TrainedGenerator) -> Evaluation:
         """Measure a generator.
 
-        The fakes are uint8, like the real images, with equally many of each class; fake i of a seed
-        is image i of `generator.generate`.
+        The fakes are uint8, like the real images, with equally many of each class, or as many as
+        there are test images of it; fake i of a seed is image i of `generator.generate`.
 
         Args:
             generator: of the real images' classes and shape.
@@ -233,7 +196,7 @@ class Evaluator:
             DataError: the reference classifier cannot take the generator's images.
         """
         protocol, n_classes, real = self._protocol, self._n_classes, self.real_measures
-        labels = np.arange(protocol.n_images, dtype=np.int32) % n_classes
+        labels = self.plan.labels
         by_seed: list[Measures] = []
         for seed in protocol.seeds:
             self._start(f"seed {seed}: images")
@@ -244,7 +207,7 @@ class Evaluator:
             nearest = nearest_neighbours(sample, self._training.images)
             measures = self._collect_measures(fakes, nearest, fakes)
             if not by_seed:
-                neighbours = np.stack([sample, self._training.images[nearest.indices]])
+                neighbours = self._neighbours(generator, seed, fakes, nearest)
                 measures.overall.update(self._first_seed_extras(generator, seed, fakes))
             by_seed.append(measures)
 
@@ -259,21 +222,22 @@ class Evaluator:
             name: _summary(values, real.overall.get(name))
             for name in MEASURES
             if (values := [each.overall[name] for each in by_seed if name in each.overall])
+            and not np.isnan(values).any()
         }
         counts = np.sum([each.confusion.counts for each in by_seed], 0)
         return Evaluation(
             summaries,
             per_class,
             {"fakes": ConfusionMatrix(counts), "real": real.confusion},
-            _warnings(summaries, per_class, self._test.class_names),
-            _stamp(protocol, generator.step),
-            neighbours[:, : 3 * n_classes].reshape(2, 3, n_classes, *images.shape[1:]),
+            (*_warnings(summaries, per_class, self._test.class_names), *self._weakness()),
+            self._stamp(generator.step),
+            neighbours.reshape(2, 3, n_classes, *images.shape[1:]),
         )
 
     def _start(self, stage: str) -> CountFn:
         """Report a new stage of the work; returns what counts the images processed in it."""
-        self._on_progress(stage, 0)
-        return partial(self._on_progress, stage)
+        self.on_progress(stage, 0)
+        return partial(self.on_progress, stage)
 
     def _classify(self, images: np.ndarray, labels: np.ndarray, stage: str) -> ClassifiedImages:
         return ClassifiedImages(images, labels, *self._reference(images, self._start(stage)))
@@ -290,13 +254,13 @@ class Evaluator:
         subsets, size = protocol.kernel_subsets, protocol.kernel_size
         overall = {
             "gan_test": confusion.accuracy,
-            "gan_test_worst": float(confusion.per_class.min()),
+            "gan_test_worst": float(np.nanmin(confusion.per_class)),
             "fcd": frechet_distance(x, y),
-            "intra_fcd": float(intra_fcd.mean()),
-            "intra_fcd_worst": float(intra_fcd.max()),
+            "intra_fcd": _mean(intra_fcd),
+            "intra_fcd_worst": float(np.nan if np.isnan(intra_fcd).all() else np.nanmax(intra_fcd)),
             "kcd": kernel_distance(x, y, subsets=subsets, size=size)[0],
             "nearest_training": float(np.median(nearest.distances)),
-            "diversity": float(diversity.mean()),
+            "diversity": _mean(diversity),
         } | manifold_measures(x, y, k=protocol.k)._asdict()
         per_class = {
             "gan_test": confusion.per_class,
@@ -309,12 +273,10 @@ class Evaluator:
         self, generator: TrainedGenerator, seed: int, fakes: ClassifiedImages
     ) -> dict[str, float]:
         """The measures that need too many images, or too much time, for every seed."""
-        protocol, extras = self._protocol, {}
-        n = max(protocol.n_large, cas.N_IMAGES * protocol.cas)
-        labels = np.arange(n, dtype=np.int32) % self._n_classes
+        protocol, labels, extras = self._protocol, self.plan.more_labels, {}
         self._start(f"seed {seed}: more images")
-        images = generator.generate(labels, seed=seed)  # the first of them are the fakes
-        if protocol.n_large:
+        images = generator.generate(labels, seed=seed) if len(labels) else fakes.images
+        if protocol.n_large:  # the first of these images are the fakes
             rest = slice(len(fakes.labels), protocol.n_large)
             more = self._classify(images[rest], labels[rest], f"seed {seed}: more classes")
             features = np.concatenate([fakes.features, more.features])
@@ -323,20 +285,63 @@ class Evaluator:
             self._start(f"seed {seed}: likelihood")
             extras |= _likelihood_measures(self._likelihood(fakes.features))
         if protocol.cas:
-            extras["cas"] = self._cas(images[: cas.N_IMAGES], labels[: cas.N_IMAGES], "fakes")
+            rows = slice(self.plan.n_cas)
+            extras["cas"] = self._cas(images[rows], labels[rows], "fakes")
         if self._inception:
             extras["fid"] = self._fid(self._inception, fakes.images, "fakes")
         return extras
 
     def _cas(self, images: np.ndarray, labels: np.ndarray, name: str) -> float:
         count, test = self._start(f"a classifier of {name}"), self._test
-        on_step = lambda done, total: count(cas.RECIPE.batch_size)  # noqa: E731
+        recipe = self.plan.cas_recipe
+        on_step = lambda done, total: count(recipe.batch_size)  # noqa: E731
         real = test.images, test.labels, self._n_classes
-        return cas.classification_accuracy_score(images, labels, *real, on_step=on_step).accuracy
+        score = cas.classification_accuracy_score(
+            images, labels, *real, recipe=recipe, on_step=on_step
+        )
+        return score.accuracy
 
     def _fid(self, inception: Features, images: np.ndarray, name: str) -> float:
         features = inception(images, self._start(f"Inception: {name}"))
         return frechet_distance(self._test_inception, features)
+
+    def _neighbours(
+        self, generator: TrainedGenerator, seed: int, fakes: ClassifiedImages, nearest: Neighbours
+    ) -> np.ndarray:
+        """Three fakes of each class and the training images nearest to them."""
+        labels = np.arange(3 * self._n_classes, dtype=np.int32) % self._n_classes
+        n, training = len(labels), self._training.images
+        if np.array_equal(fakes.labels[:n], labels) and len(nearest.indices) >= n:
+            return np.stack([fakes.images[:n], training[nearest.indices[:n]]])
+        images = generator.generate(labels, seed=seed)
+        return np.stack([images, training[nearest_neighbours(images, training).indices]])
+
+    def _weakness(self) -> tuple[str, ...]:
+        """A warning where the reference classifier is too weak to judge by."""
+        reference = self._reference
+        if reference.accuracy is None or reference.chance is None:
+            return ()
+        accuracy = min(reference.accuracy, self.real_measures.overall["gan_test"])
+        if accuracy - reference.chance > 1 - accuracy:
+            return ()
+        return (
+            f"WEAK REFERENCE: its classifier recognises {accuracy:.0%} of real images that it has "
+            f"not seen, by chance {reference.chance:.0%}: all measures but nearest_training, "
+            "diversity and cas say little",
+        )
+
+    def _stamp(self, step: int) -> dict[str, Any]:
+        reference = self._reference
+        stamp = self.plan.stamp() | {
+            "step": step,
+            "reference_sha256": reference.sha256,
+            "splits": SPLITS if self.plan.known else OWN_SPLITS,
+            "environment": environment(),
+        }
+        if reference.accuracy is not None:
+            names = ("accuracy", "chance", "n_validation")
+            stamp["reference"] = {name: getattr(reference, name) for name in names}
+        return stamp | ({"test": self._about_test} if self._about_test else {})
 
 
 def _likelihood_measures(likelihood: FeatureLikelihood) -> dict[str, float]:
@@ -374,13 +379,11 @@ def _warnings(
     return tuple(lines)
 
 
-def _stamp(protocol: EvalProtocol, step: int) -> dict[str, Any]:
-    return {
-        "protocol": asdict(protocol) | {"cas_recipe": cas.RECIPE._asdict()},
-        "step": step,
-        "reference_sha256": SHA256,
-        "splits": "fakes against the test split; in the real column, the first training images of "
-        "each class against the test split; fcd_50k and nearest_training against all training "
-        "images; cas on the whole test split",
-        "environment": environment(),
-    }
+def _mean(values: np.ndarray) -> float:
+    """The mean of those that are known."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else np.nan
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else value

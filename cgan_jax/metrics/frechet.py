@@ -54,16 +54,17 @@ def intra_frechet_distances(
         n_classes: number of classes.
 
     Returns:
-        float64 `[n_classes]`.
+        float64 `[n_classes]`; NaN for a class with fewer than two rows in either set.
 
     Raises:
-        DataError: as `frechet_distance`; also not one label per row, or fewer than two rows of a
-            class.
+        DataError: as `frechet_distance`; also not one label per row.
     """
     check_labels(real_labels, len(real))
     check_labels(fake_labels, len(fake))
-    pairs = ((real[real_labels == c], fake[fake_labels == c]) for c in range(n_classes))
-    return np.array([frechet_distance(*pair) for pair in pairs])
+    pairs = [(real[real_labels == c], fake[fake_labels == c]) for c in range(n_classes)]
+    return np.array(
+        [frechet_distance(*pair) if min(map(len, pair)) > 1 else np.nan for pair in pairs]
+    )
 
 
 def _covariance(features: np.ndarray) -> np.ndarray:

@@ -9,14 +9,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cgan_jax.data import SPECS, Dataset
+from cgan_jax.data import Dataset
 from cgan_jax.errors import DataError
 from cgan_jax.metrics.classification import confusion_matrix
-from cgan_jax.metrics.evaluation import balanced
 from cgan_jax.metrics.frechet import frechet_distance
 from cgan_jax.metrics.inputs import check_images
 from cgan_jax.metrics.manifold import manifold_measures
-from cgan_jax.metrics.reference import N_TRAINING, load_reference
+from cgan_jax.metrics.reference import N_TRAINING, is_fashion_mnist, load_reference
 
 N_IMAGES = 2_000
 CHOSEN_BY = "pixel_fd"
@@ -36,11 +35,9 @@ def quick_measures(training: Dataset) -> Callable[[np.ndarray, np.ndarray], dict
         Fashion-MNIST, `gan_test`, `fcd` and `coverage` by the reference classifier against
         training images that it was not trained on.
     """
-    spec, n_classes = SPECS["fashion_mnist"], len(training.class_names)
-    shape = (*spec.splits["train"].shape, 1)
-    known = training.images.shape == shape and training.class_names == spec.class_names
+    known, n_classes = is_fashion_mnist(training), len(training.class_names)
     first = N_TRAINING if known else 0
-    real = training.images[first + balanced(training.labels[first:], N_IMAGES, n_classes)]
+    real = training.images[first + evenly(training.labels[first:], N_IMAGES, n_classes)]
     # Evenly spaced, since unknown data may be in the order of their classes.
     spread = np.linspace(0, len(training) - 1, min(len(training), N_IMAGES)).astype(int)
     basis = training.images[:10_000] if known else training.images[spread]
@@ -64,6 +61,17 @@ def quick_measures(training: Dataset) -> Callable[[np.ndarray, np.ndarray], dict
         } | pixel_measures(images, labels)
 
     return measures
+
+
+def evenly(labels: np.ndarray, n: int, n_classes: int) -> np.ndarray:
+    """Indices of n / n_classes images of each class, class by class, as fakes are requested.
+
+    Those are the first ones; a class with fewer has each of its images several times.
+    """
+    by_class = [np.flatnonzero(labels == label) for label in range(n_classes)]
+    return np.concatenate(
+        [np.resize(rows, max(1, n // n_classes)) for rows in by_class if len(rows)]
+    )
 
 
 def principal_components(images: np.ndarray, n: int = 64) -> Callable[[np.ndarray], np.ndarray]:

@@ -9,6 +9,8 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+MOST_NUMBERS = 40  # classes whose confusion is drawn with numbers
+
 
 def _figure(width: float, height: float) -> "Figure":
     """An empty figure, in inches."""
@@ -50,28 +52,34 @@ def plot_confusion(
 ) -> None:
     """Draw which class images were taken for, in per cent of those asked for; 0 is left blank.
 
+    More than 40 classes have colours alone, and smaller names.
+
     Args:
         matrices: counts `[classes, classes]` by title, one row per class asked for.
         class_names: one per class.
         path: the PNG file to write.
     """
     n = len(class_names)
-    size = 1.6 + 0.42 * n
+    size = 1.6 + 0.42 * min(n, MOST_NUMBERS)
+    names = {"fontsize": min(10, 10 * MOST_NUMBERS / n)}
     figure = _figure(size * len(matrices), size)
     places = np.arange(n)
     for axes, (title, counts) in zip(
         figure.subplots(1, len(matrices), squeeze=False)[0], matrices.items(), strict=True
     ):
-        share = 100 * counts / counts.sum(1, keepdims=True)
+        share = 100 * counts / np.maximum(1, counts.sum(1, keepdims=True))
         axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
-        for row, column in zip(*np.nonzero(share >= 1), strict=True):
+        numbered = share >= 1 if n <= MOST_NUMBERS else np.zeros_like(share)
+        for row, column in zip(*np.nonzero(numbered), strict=True):
             value = share[row, column]
             colour = "white" if value > 55 else "black"
             axes.text(
                 column, row, f"{value:.0f}", color=colour, ha="center", va="center", fontsize=8
             )
-        axes.set_xticks(places, class_names, rotation=45, ha="right", rotation_mode="anchor")
-        axes.set_yticks(places, class_names)
+        axes.set_xticks(
+            places, class_names, rotation=45, ha="right", rotation_mode="anchor", **names
+        )
+        axes.set_yticks(places, class_names, **names)
         axes.set(title=f"{title}, per cent", xlabel="taken for", ylabel="asked for")
     figure.savefig(path, bbox_inches="tight")
 

@@ -160,6 +160,10 @@ def _evaluation(file: Path) -> dict[str, Any]:
             "fakes": f"{protocol['n_images']:,}",
             "seeds": len(protocol["seeds"]),
             "fast": protocol["name"] == "fast",
+            "adapted": "; ".join(saved["stamp"].get("adapted", ())),
+            "test": saved["stamp"].get("test"),
+            "reference": saved["stamp"].get("reference"),
+            "warnings": saved.get("warnings", ()),
             "measures": [
                 (name, describe(name), *(format_figure(row.get(c)) for c in columns))
                 for name, row in saved["measures"].items()

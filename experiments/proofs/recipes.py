@@ -224,14 +224,20 @@ def train_and_evaluate(
     jobs: Sequence[tuple[Stage, Job[fashion_cgan.Flags]]], dataset: Dataset, flags: Flags
 ) -> None:
     """Train each run to its end and write its figures; a signal stops and saves, as in a run."""
-    from cgan_jax.metrics.evaluation import FAST, FULL, Evaluator, count_images
+    from cgan_jax.metrics.eval_plan import FAST, FULL, plan_evaluation
+    from cgan_jax.metrics.evaluation import Evaluator
 
     protocol = FAST if flags.fast else FULL
     test = load(DATASET, "test")
+    plan = plan_evaluation(protocol, dataset, test, known=True)
+    n_real, n_first = (plan.count_images(n, len(dataset)) for n in (0, 1))
+    evaluator = None  # one for all runs, since the real images take as long as a run's
     for stage, job in jobs:
         job.train(job.config.with_schedule_steps(len(dataset)), dataset, stage.path)
-        with evaluate.progress_bar(count_images(protocol, 1, len(dataset))) as on_progress:
-            evaluator = Evaluator(dataset, test, protocol, on_progress=on_progress)
+        n_images = n_first - n_real if evaluator else n_first
+        with evaluate.progress_bar(n_images) as on_progress:
+            evaluator = evaluator or Evaluator(dataset, test, protocol, on_progress=on_progress)
+            evaluator.on_progress = on_progress
             run_folder = RunFolder.open(stage.path)
             last = evaluate.Candidate(run_folder, NEWEST.load(run_folder), best=False)
             evaluation = evaluator.evaluate(last.generator)

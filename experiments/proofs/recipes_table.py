@@ -19,7 +19,7 @@ from cgan_jax.pictures.plots import plot_curves
 from cgan_jax.runs.tables import format_figure, read_measures
 
 TABLE, PACE, PLOT, SAMPLES = "recipes.md", "pace.json", "quality.png", "samples.png"
-COLUMNS = ("gan_test", "gan_test_worst", "fcd", "precision", "recall", "coverage", "cas")
+COLUMNS = ("gan_test", "gan_test_worst", "fcd", "precision", "recall", "coverage", "cas", "fld")
 CURVES = ("gan_test", "fcd", "coverage")
 ROWS = 3  # images of each class, of each kind
 CAPTION_SIZE = 16

@@ -5,8 +5,9 @@ The flags are in experiments/sweep.py, the loop in cgan_jax/training/sweep.py.
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from cgan_jax.config import TrainConfig
 from cgan_jax.data import Dataset
@@ -41,6 +42,7 @@ def run(
     command: str,
     sample_every: int,
     checkpoint_every: int,
+    member_commands: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Train all members in a sweep's folder, or until a signal to stop; then print a summary.
 
@@ -51,6 +53,7 @@ def run(
         command: the command that repeats all of this, kept in the folder.
         sample_every: epochs between two grids of samples.
         checkpoint_every: epochs between two checkpoints.
+        member_commands: by a member's name, the command that trains it alone, kept in its folder.
 
     Raises:
         SystemExit: 128 + the signal's number, after a stop.
@@ -79,6 +82,8 @@ def run(
                 continue
             step = _train(sweep, program, dataset, per_epoch, sample_every, checkpoint_every, stop)
             for name in program:
+                if name in member_commands:
+                    keep_command(member_commands[name], workdir / name / "command.txt")
                 write_or_warn(workdir / name)
             if step < epochs * per_epoch:
                 assert stop.caught

@@ -178,7 +178,7 @@ def test_a_folder_of_runs_stands_for_all_of_them(tmp_path):
     [
         ("{empty}", "it has no config.json"),
         ("{empty}/nowhere", "it has no config.json"),
-        ("{other}", "expected one on fashion_mnist"),
+        ("{other}", "holds a run on tiny, and not the command"),
         ("{run}", "there are no checkpoints in"),
         ("{run} --fast --cas-on-real", "cas_on_real"),
         ("{saved}", "saved/evaluation/evaluation.json cannot be written"),

@@ -1,7 +1,9 @@
 """`python -m experiments.train` and the example to copy, run as by a user, on small networks."""
 
+import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -11,15 +13,20 @@ from PIL import Image
 
 from cgan_jax.config import TrainConfig
 from cgan_jax.data import Dataset
+from cgan_jax.data.holdout import hold_out
 from cgan_jax.errors import ConfigError, RunError
+from cgan_jax.metrics import own_reference
+from cgan_jax.metrics.classifier import Recipe
 from cgan_jax.presets import PRESETS
 from cgan_jax.runs.folder import RunFolder
 from cgan_jax.runs.restore import restore_run
 from cgan_jax.runs.tables import read_class_counts
 from cgan_jax.sampling.generator import load_generator
-from experiments import digits_cgan, sample, train
+from experiments import digits_cgan, evaluate, sample, train
 from experiments.proofs import tiny
 from experiments.shared import training, training_flags
+from experiments.shared.data_flags import DataFlags
+from experiments.shared.evaluation_data import Source, source_of
 from experiments.shared.reading import reading_bar
 from experiments.shared.training import PaceTimer
 
@@ -183,6 +190,105 @@ def test_the_example_to_copy(invoke, tmp_path, capsys):
     invoke(digits_cgan, "--epochs", 1)
     assert "Finished: 29 steps" in capsys.readouterr().out
     assert load_generator(tmp_path / "runs" / "digits").generate(["7"]).shape == (1, 8, 8, 1)
+
+
+@pytest.fixture
+def digits_npz(tmp_path):
+    """The first 520 of scikit-learn's digits, which are enough for some to be held out."""
+    data = digits_cgan.digits()
+    arrays = {"images": data.images[:520], "labels": data.labels[:520]}
+    np.savez(tmp_path / "digits.npz", **arrays)
+    return tmp_path / "digits.npz"
+
+
+def test_what_is_held_out_is_recorded_and_measured_against(
+    invoke, digits_npz, tmp_path, monkeypatch, capsys
+):
+    """With a classifier of one epoch. Other data are refused, and so is a run without any."""
+    monkeypatch.setattr(training_flags, "preset", lambda name: tiny.CONFIG)
+    monkeypatch.setattr(own_reference, "default_recipe", lambda data: Recipe(1, batch_size=64))
+    invoke(train, digits_npz, "--epochs", 1, "--batch-size", 100)
+    out = capsys.readouterr().out
+    assert "Holding out 50 of 520 pictures" in out and "5 steps" in out
+    run = RunFolder.open(tmp_path / "runs" / "digits")
+    assert "--holdout 0.1" in run.command.read_text()
+    training, held_out = hold_out(train.Flags(data=str(digits_npz)).load(), 0.1, run.config.seed)
+    assert run.data == training.identity()
+
+    moved = digits_npz.rename(tmp_path / "moved.npz")
+    invoke(evaluate, run.path, "--fast", "--data", moved)
+    out = capsys.readouterr().out
+    assert "Training a reference classifier on 470 pictures" in out
+    assert "50 fakes and as many test images instead of 2,000" in out
+    assert "Test images: held out of training (--holdout 0.1)" in out
+    stamp = json.loads((run.path / "evaluation_fast/evaluation.json").read_text())["stamp"]
+    assert stamp["protocol"]["class_counts"] == np.bincount(held_out.labels).tolist()
+    page = (run.path / "report.html").read_text(encoding="utf-8")
+    assert "Adapted to these data" in page and "held out of training" in page
+
+    np.savez(moved, images=training.images, labels=1 - training.labels % 2)
+    with pytest.raises(RunError, match="was trained on other images: 470"):
+        invoke(evaluate, run.path, "--data", moved)
+
+
+def test_a_run_from_before_holdouts_goes_on_with_all_images(digits_npz, tmp_path):
+    """Whether it recorded which they are or not; but a share that is asked for decides."""
+    flags = train.Flags(data=str(digits_npz))
+    whole = flags.load()
+    for data in (whole.identity(), None):
+        run = RunFolder(tmp_path, tiny.CONFIG, whole.class_names, data=data)
+        assert flags.parts(0, run).held_out is None
+        share = replace(flags, holdout=0.2).parts(0, run)
+        assert share.held_out.identity() == hold_out(whole, 0.2, 0)[1].identity()
+    assert len(flags.parts(0).held_out) == 50
+    assert replace(flags, holdout=0).parts(0).held_out is None
+    other = replace(run, data={"sha256": "of others"})
+    assert len(flags.parts(0, other).held_out) == 50
+
+
+def test_a_test_part_of_the_data_is_measured_against_and_nothing_held_out(digits_npz, tmp_path):
+    arrays = dict(np.load(digits_npz))
+    arrays |= {f"test_{name}": array[:80] for name, array in arrays.items()}
+    np.savez(tmp_path / "parts.npz", **arrays)
+    flags = train.Flags(data=str(tmp_path / "parts.npz"))
+    training, held_out, _ = flags.parts(0)
+    assert (len(training), held_out) == (520, None)
+    run = RunFolder(tmp_path, tiny.CONFIG, training.class_names, data=training.identity())
+    data = Source(flags, sha256=training.identity()["sha256"]).load(run)
+    assert (len(data.training), len(data.test), data.about_test) == (520, 80, None)
+
+
+def test_where_the_data_of_a_run_are_and_which_are_held_out(tmp_path):
+    """Runs of equal sources are measured together."""
+    model = replace(tiny.CONFIG.model, n_classes=2)
+    names = ("a", "b")
+
+    def source(command, seed=3, **options):
+        config = replace(tiny.CONFIG, model=model, seed=seed)
+        run = RunFolder(tmp_path, config, names, data={"sha256": "x"})
+        run.command.write_text(f"python -m experiments.{command}\n")
+        return source_of(run, **options)
+
+    flags = DataFlags("set.npz", img_size=8, channels=1, holdout=0.1)
+    words = "train set.npz --lr 0.1 --channels 1 --holdout 0.1 --img-size 8 --workdir runs/x"
+    assert source(words) == Source(flags, seed=3, sha256="x")
+    assert source(words, data="new.npz").flags == replace(flags, data="new.npz")
+    fixed = [source(f"{words} --holdout-seed 1", seed=seed) for seed in (3, 4)]
+    assert fixed[0] == fixed[1]
+    assert source("train set.npz --skip-unreadable").flags.skip_unreadable
+    with pytest.raises(RunError, match="not the command that trained it"):
+        source("digits_cgan")
+    expected = DataFlags("set.npz", img_size=4, channels=1)
+    assert source("digits_cgan", data="set.npz").flags == expected
+
+
+def test_without_images_to_hold_out_half_of_them_stand_in(photos, tmp_path):
+    flags = train.Flags(data=str(photos), img_size=8)
+    whole = flags.load()
+    run = RunFolder(tmp_path, tiny.CONFIG, whole.class_names, data=whole.identity())
+    data = Source(flags, sha256=whole.identity()["sha256"]).load(run)
+    assert (len(data.training), len(data.test)) == (6, 6)
+    assert "the run held none out" in data.about_test
 
 
 def test_a_bar_shows_how_much_is_read(monkeypatch, capsys):

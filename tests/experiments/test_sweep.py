@@ -12,9 +12,12 @@ from cgan_jax.errors import ConfigError, RunError
 from cgan_jax.runs.folder import RunFolder
 from cgan_jax.runs.tables import read_losses
 from cgan_jax.sampling.generator import load_generator
+from experiments import train
 from experiments.shared import sweep_training
+from experiments.shared.evaluation_data import source_of
 from experiments.shared.sweep_folder import SweepFolder
-from experiments.sweep import parse_sweep, programs, with_schedule_steps
+from experiments.shared.training_flags import parse_job
+from experiments.sweep import main, parse_sweep, programs, with_schedule_steps
 
 
 def test_members_are_all_combinations_named_by_what_varies():
@@ -95,6 +98,36 @@ def test_a_sweeps_folder_is_enough_to_resume(tmp_path):
 def test_impossible_flags_are_refused(flags, words):
     with pytest.raises(ConfigError, match=words):
         parse_sweep(flags)
+
+
+def test_a_sweep_of_own_data_holds_out_the_same_images_in_all_runs(tmp_path, monkeypatch, capsys):
+    """Each run keeps a command of `train`, which names them."""
+    images = np.random.default_rng(0).integers(0, 256, (600, 32, 32, 1), np.uint8)
+    np.savez(tmp_path / "set.npz", images=images, labels=np.arange(600) % 2)
+    calls = []
+    monkeypatch.setattr(
+        sweep_training, "run", lambda *args, **options: calls.append((args, options))
+    )
+    words = (
+        f"--data {tmp_path / 'set.npz'} --seeds 2 --seed 5 --epochs 2 --workdir {tmp_path / 's'}"
+    )
+    monkeypatch.setattr("sys.argv", ["sweep", *words.split()])
+    main()
+    assert "Holding out 60 of 600" in capsys.readouterr().out
+    ((((program,), dataset, folder), options),) = calls
+    assert (len(dataset), list(program)) == (540, ["seed_5", "seed_6"])
+    assert {config.dataset for config in program.values()} == {"set"}
+    assert options["command"].endswith("--holdout 0.1")
+    sources = set()
+    for name, command in options["member_commands"].items():
+        run = RunFolder.start(folder / name, program[name], ("0", "1"), data=dataset.identity())
+        run.command.write_text(command)
+        sources.add(source_of(run))
+        job = parse_job(train.Flags, train.MODULE, ["--workdir", str(run.path)])
+        assert job.config.for_data(dataset) == program[name]
+    (source,) = sources
+    data = source.load(run)
+    assert (data.training.identity(), len(data.test)) == (dataset.identity(), 60)
 
 
 @pytest.fixture

@@ -8,18 +8,16 @@ import numpy as np
 import pytest
 
 from cgan_jax.data import Dataset
-from cgan_jax.metrics import cas
+from cgan_jax.data.holdout import hold_out
+from cgan_jax.errors import DataError
+from cgan_jax.metrics import cas, eval_plan
 from cgan_jax.metrics.classification import confusion_matrix
-from cgan_jax.metrics.evaluation import (
-    FULL,
-    EvalProtocol,
-    Evaluator,
-    balanced,
-    count_images,
-)
+from cgan_jax.metrics.eval_plan import FAST, FULL, EvalProtocol, plan_evaluation
+from cgan_jax.metrics.evaluation import Evaluator
 from cgan_jax.metrics.measures import MEASURES, describe
-from cgan_jax.metrics.quick import quick_measures
-from cgan_jax.metrics.reference import SHA256
+from cgan_jax.metrics.quick import evenly, quick_measures
+from cgan_jax.metrics.reference import SHA256, Reference
+from experiments.digits_cgan import digits
 
 SMALL = EvalProtocol(
     "small",
@@ -174,7 +172,7 @@ def test_one_seed_has_cas_and_fid_and_progress_counts_every_image(
     """CAS of fakes and requested classes, on the whole test split; a stub trains nothing."""
     calls, stages = [], []
 
-    def score(images, labels, test_images, test_labels, n_classes, *, on_step):
+    def score(images, labels, test_images, test_labels, n_classes, *, recipe, on_step):
         calls.append((len(images), len(labels), np.bincount(labels).tolist(), len(test_images)))
         total = len(images) // cas.RECIPE.batch_size * cas.RECIPE.epochs
         for step in range(total):
@@ -196,16 +194,19 @@ def test_one_seed_has_cas_and_fid_and_progress_counts_every_image(
     assert (measures["cas"]["mean"], measures["cas"]["real"]) == (0.75, cas.REAL_ACCURACY)
     assert calls == [(500, 500, [50] * 10, 10_000)]
     assert 0 < measures["fid"]["real"] < 10 and 0 < measures["fid"]["mean"] < 10
-    assert sum(n for _, n in stages) == count_images(protocol, 1, len(training), fid=True)
+    assert sum(n for _, n in stages) == evaluator.plan.count_images(1, len(training), fid=True)
     names = {stage for stage, _ in stages}
     assert {stage for stage, n in stages if n == 0} == names  # each is announced
     assert names >= {"test images", "seed 0: classes", "a classifier of fakes", "Inception: fakes"}
-    assert count_images(FULL, 2) - count_images(FULL, 1) > 60_000
+    full = plan_evaluation(FULL, training, fashion_mnist_test, known=True)
+    assert full.count_images(2, 60_000) - full.count_images(1, 60_000) > 60_000
 
 
-def test_balanced_takes_the_first_of_each_class():
-    labels = np.array([1, 0, 0, 1, 1, 0])
-    assert balanced(labels, 4, 2).tolist() == [1, 2, 0, 3]
+def test_the_first_of_each_class_of_fashion_mnist_and_evenly_spaced_ones_of_other_data(evaluator):
+    labels = np.array([1, 0, 0, 1, 1, 0, 1])
+    for known, expected in ((True, [1, 2, 0, 3]), (False, [1, 2, 0, 4])):
+        plan = evaluator.plan._replace(known=known)
+        assert plan.rows(labels, np.array([2, 2])).tolist() == expected
 
 
 def test_quick_measures_tell_real_images_from_noise(fashion_mnist, others):
@@ -232,3 +233,84 @@ def test_quick_measures_of_other_data_use_pixels(tiny_dataset, fashion_mnist):
     assert 100 * again["pixel_fd"] < noise["pixel_fd"]
     few = quick_measures(tiny_dataset)
     assert few(tiny_dataset.images, labels)["pixel_fd"] < 1
+
+
+@pytest.fixture(scope="module")
+def few():
+    """320 digits in classes of 60 down to 2, and one of a single image; their means as features."""
+    data = digits()
+    counts = (60, 60, 60, 50, 40, 30, 12, 5, 2, 1)
+    rows = [np.flatnonzero(data.labels == c)[:n] for c, n in enumerate(counts)]
+    return hold_out(subset(data, np.concatenate(rows)), 0.25)
+
+
+@pytest.fixture
+def means():
+    """Features that need no training: the means of blocks, and the brightest as a prediction."""
+
+    def classify(images, on_chunk):
+        on_chunk(len(images))
+        features = images.reshape(len(images), 4, 2, 4, 2).mean((2, 4)).reshape(len(images), 16)
+        return features.astype(np.float32), (features.argmax(1) % 10).astype(np.int32)
+
+    return Reference(classify, "means of blocks", accuracy=0.4, chance=0.2, n_validation=30)
+
+
+def test_few_and_unbalanced_images_adapt_the_protocol_and_say_so(few, means, monkeypatch):
+    """Any features will do. A class that has no test image has no figures."""
+    monkeypatch.setattr(cas, "RECIPE", cas.RECIPE._replace(epochs=1))
+    monkeypatch.setattr(eval_plan, "CAS_IMAGES", 0)
+    training, test = few
+    stages = []
+    options = {"reference": means, "about_test": "held out"}
+    evaluator = Evaluator(training, test, replace(FULL, seeds=(0, 1)), **options)
+    counts = np.bincount(test.labels, minlength=10)
+    assert counts.tolist() == [15, 15, 15, 12, 10, 8, 3, 1, 1, 0]
+    evaluator.on_progress = lambda stage, n: stages.append(n)
+    generator = FromImages(training.images, training.labels)
+    evaluation = evaluator.evaluate(generator)
+    plan = evaluator.plan
+    assert sum(stages) == plan.count_images(2, len(training)) - plan.count_images(1, len(training))
+    saved = json.loads(json.dumps(evaluation.to_dict(), allow_nan=False))
+    stamp = saved["stamp"]
+    sizes = {"n_images": 80, "n_large": 0, "k": 5, "kernel_size": 40, "n_cas": len(training)}
+    assert stamp["protocol"].items() >= sizes.items()
+    assert stamp["protocol"]["class_counts"] == counts.tolist()
+    for words in (
+        "80 fakes",
+        "none of 9",
+        "fcd_50k omitted",
+        "subsets of 40",
+        "cas trained on 240",
+    ):
+        assert any(words in line for line in stamp["adapted"]), words
+    assert (stamp["reference_sha256"], stamp["test"]) == ("means of blocks", "held out")
+    assert stamp["reference"] == {"accuracy": 0.4, "chance": 0.2, "n_validation": 30}
+    assert np.sum(saved["confusion"]["fakes"], 1).tolist() == (2 * counts).tolist()
+    assert set(saved["measures"]) == set(MEASURES) - {"fcd_50k", "fid", "pixel_fd"}
+    assert saved["measures"]["cas"]["real"] > 0.1
+    assert saved["per_class"]["intra_fcd"]["fakes"][7:] == [None] * 3
+    assert saved["measures"]["nearest_training"]["mean"] == 0
+    assert evaluation.neighbours.shape == (2, 3, 10, 8, 8, 1)
+    np.testing.assert_array_equal(*evaluation.neighbours)
+    lines = " ".join(evaluation.warnings)
+    assert "WEAK REFERENCE" in lines and "by chance 20%" in lines and "COPIES" in lines
+
+
+def test_parts_that_do_not_fit_or_are_too_few_are_refused(few, means):
+    training, test = few
+    wide = Dataset.from_arrays(np.repeat(test.images, 2, 2), test.labels, test.class_names)
+    renamed = Dataset.from_arrays(test.images, test.labels, list("abcdefghij"))
+    for other, message in (
+        (wide, r"other images, \[8, 16, 1\]"),
+        (renamed, "other classes"),
+        (subset(test, slice(0, 9)), "only 9 images can be compared"),
+    ):
+        with pytest.raises(DataError, match=message):
+            Evaluator(training, other, FAST, reference=means)
+
+
+def test_quick_measures_weigh_classes_with_few_images_as_fakes_do():
+    labels = np.array([0, 0, 0, 0, 1])
+    assert evenly(labels, 8, 2).tolist() == [0, 1, 2, 3, 4, 4, 4, 4]
+    assert evenly(labels, 2, 3).tolist() == [0, 4]

@@ -2,17 +2,21 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from cgan_jax.errors import ConfigError, RunError
+from cgan_jax.metrics import evaluation
 from cgan_jax.presets import PRESETS
 from cgan_jax.runs.folder import RunFolder
 from cgan_jax.runs.tables import write_measures
-from experiments.proofs import recipes_table
-from experiments.proofs.recipes import RECIPES, Flags, plan
+from experiments import evaluate
+from experiments.proofs import recipes, recipes_table
+from experiments.proofs.recipes import RECIPES, Flags, plan, train_and_evaluate
+from experiments.shared.choice import Checkpoint
 from tests.helpers import command
 
 CLASS_NAMES = tuple("ABCDEFGHIJ")
@@ -123,6 +127,34 @@ def test_each_run_has_one_curve(rows):
         {"x": [0.1, 0.2], "gan_test": [0.5, 0.5], "fcd": [2.0, 2.0], "coverage": [0.25, 0.25]}
     ]
     assert [run["x"] for run in curves["residual"]] == [[2.0, 4.0], [2.0, 4.0]]
+
+
+def test_all_runs_share_the_measures_of_real_images(tmp_path, monkeypatch, tiny_dataset):
+    """Each with a progress bar of its own."""
+    bars, evaluators = [], []
+
+    class Measuring:
+        def __init__(self, *data, on_progress):
+            self.on_progress = on_progress
+            evaluators.append(self)
+
+        def evaluate(self, generator):
+            bars.append(self.on_progress)
+            return SimpleNamespace(to_dict=dict)
+
+    monkeypatch.setattr(evaluation, "Evaluator", Measuring)
+    monkeypatch.setattr(recipes, "load", lambda *_: tiny_dataset)
+    monkeypatch.setattr(RunFolder, "open", lambda path: None)
+    monkeypatch.setattr(Checkpoint, "load", lambda *_: SimpleNamespace(generator=None))
+    monkeypatch.setattr(evaluate, "publish", lambda *_, raw: None)
+    trained = []
+    config = SimpleNamespace(with_schedule_steps=lambda n: None)
+    job = SimpleNamespace(config=config, command="", train=lambda *args: trained.append(args[-1]))
+    flags = Flags(recipes=("report", "residual"), workdir=tmp_path)
+    train_and_evaluate([(stage, job) for stage in flags.stages()], tiny_dataset, flags)
+    assert len(trained) == len(bars) == len(set(map(id, bars))) == 2
+    assert len(evaluators) == 1
+    assert len(list(tmp_path.glob("*.json"))) == 2
 
 
 @pytest.mark.parametrize("content", ["{", "{}", '{"measures": 3}', "[]"])

@@ -1,0 +1,160 @@
+"""The flags that say which data to train on; and the data of a run, to evaluate it. No JAX."""
+
+import contextlib
+import io
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+import tyro
+
+from cgan_jax.checks import ImageSize, check_seed, plural
+from cgan_jax.data import Dataset
+from cgan_jax.data.crops import Background
+from cgan_jax.data.holdout import (
+    DEFAULT_SHARE,
+    LEAST,
+    check_share,
+    hold_out,
+)
+from cgan_jax.data.own import has_test_split, load_own
+from cgan_jax.errors import CGANError
+from cgan_jax.runs.folder import RunFolder
+from experiments.shared.command_line import parse, parse_size
+from experiments.shared.reading import reading_bar
+from experiments.shared.training_flags import INT, PATH, flag_value, saved_words
+
+TRAIN = "experiments.train"
+
+
+class Parts(NamedTuple):
+    """The parts of some data.
+
+    Attributes:
+        training: the images to train on.
+        held_out: those of `--holdout`, or None.
+        share: that were held out.
+    """
+
+    training: Dataset
+    held_out: Dataset | None
+    share: float
+
+
+@dataclass(frozen=True)
+class DataFlags:
+    """Which pictures to train on, and how to read them."""
+
+    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
+    """A folder with one sub-folder of pictures per class, or with labels.csv or dataset.json; an
+    .npz file with the arrays images, labels and perhaps class_names; or a name in TFDS, as mnist,
+    cifar10 or emnist/letters."""
+    img_size: Annotated[str | None, tyro.conf.arg(metavar="INT|INTxINT")] = None
+    """Height and width to resize the pictures' centres to: 32 for squares, or as 64x48, height
+    first. By default their own size."""
+    channels: Literal[1, 3, 4] | None = None
+    """1 for grey, 3 for colour, 4 for colour and opacity. By default 1 or 3, as the pictures
+    have."""
+    alpha_background: Background = "auto"
+    """What transparent pixels become: white, black, or whichever the pictures contrast with."""
+    skip_unreadable: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Leave out pictures that cannot be read, instead of refusing them."""
+    data_dir: Annotated[Path | None, PATH] = None
+    """TFDS's data directory. By default $TFDS_DATA_DIR, or tensorflow_datasets in your home."""
+    holdout: Annotated[float | None, tyro.conf.arg(metavar="SHARE")] = None
+    """Share of each class to hold out of training, for `evaluate`; 0 trains on all. By default 0.1
+    where the data have no test part of their own and are 500 pictures or more."""
+    holdout_seed: Annotated[int | None, INT] = None
+    """Chooses which are held out. By default --seed; give one number to compare several seeds."""
+
+    @property
+    def size(self) -> ImageSize | None:
+        """The size of the images, if it is given.
+
+        Raises:
+            ConfigError: it is not a size.
+        """
+        return None if self.img_size is None else parse_size(self.img_size)
+
+    def img_size_to_check(self) -> ImageSize:
+        """The images' size if it is given; else one that halves often, until the data are read."""
+        return self.size or 64
+
+    def load(self, split: str = "train") -> Dataset:
+        """The images of a part that the data themselves have: `train` or `test`.
+
+        Raises:
+            ConfigError, DataError: as the functions of cgan_jax.data.
+        """
+        with reading_bar() as on_progress:
+            return load_own(
+                self.data,
+                split=split,
+                img_size=self.size,
+                channels=self.channels,
+                data_dir=self.data_dir,
+                background=self.alpha_background,
+                skip_unreadable=self.skip_unreadable,
+                on_progress=on_progress,
+            )
+
+    def has_test_split(self) -> bool:
+        """Whether the data have a test part of their own."""
+        return has_test_split(self.data, self.data_dir)
+
+    def parts(self, seed: int, run: RunFolder | None = None) -> Parts:
+        """The training images, and what is held out of them.
+
+        Args:
+            seed: the run's, which chooses the images unless `holdout_seed` does.
+            run: a run that is there already. Where no share is given and it was trained on all
+                images, as older ones were, it goes on with all.
+
+        Raises:
+            ConfigError, DataError: as `load` and `hold_out`.
+        """
+        seed = check_seed(seed if self.holdout_seed is None else self.holdout_seed)
+        share = None if self.holdout is None else check_share(self.holdout)
+        whole = self.load()
+        if share is None:
+            is_enough = len(whole) >= LEAST and not self.has_test_split()
+            share = DEFAULT_SHARE if is_enough and not _trained_on(whole, run) else 0.0
+        if not share:
+            return Parts(whole, None, 0.0)
+        return Parts(*hold_out(whole, share, seed), share)
+
+
+def describe_holdout(parts: Parts) -> str:
+    """A line about what is held out; empty if nothing is."""
+    if parts.held_out is None:
+        return ""
+    n = len(parts.held_out)
+    whole = plural(n + len(parts.training), "picture")
+    return (
+        f"Holding out {n:,} of {whole} for `evaluate`: they are not trained on "
+        "(--holdout 0 trains on all)."
+    )
+
+
+def saved_data_flags(run: RunFolder) -> DataFlags | None:
+    """The data flags in the command that a run keeps; None if it is not one of `train`."""
+    words = saved_words(TRAIN, run.command)
+    if not words:
+        return None
+    known = [words[0]]
+    for field in fields(DataFlags):
+        flag = f"--{field.name.replace('_', '-')}"
+        if flag in words and isinstance(field.default, bool):
+            known.append(flag)
+        elif field.default is not MISSING and (value := flag_value(words, flag)):
+            known += [flag, value]
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            return parse(DataFlags, TRAIN, known)
+    except (SystemExit, CGANError):  # of a version that had other flags
+        return None
+
+
+def _trained_on(whole: Dataset, run: RunFolder | None) -> bool:
+    """Whether a run trains on all images. One that did not record which, did."""
+    return run is not None and (not run.data or run.data["sha256"] == whole.identity()["sha256"])

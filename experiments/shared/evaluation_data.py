@@ -1,0 +1,123 @@
+"""The data that a run is measured with: found again by its folder, and checked. Imports no JAX."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from cgan_jax.data import SPECS, Dataset
+from cgan_jax.data.holdout import hold_out
+from cgan_jax.errors import RunError
+from cgan_jax.runs.folder import RunFolder
+from experiments.shared.command_line import parse
+from experiments.shared.data_flags import TRAIN, DataFlags, saved_data_flags
+
+KNOWN = "fashion_mnist"
+
+
+class EvalData(NamedTuple):
+    """The images to measure with.
+
+    Attributes:
+        training: the run's.
+        test: others, with the same classes.
+        about_test: what these are, if they are not a test split.
+    """
+
+    training: Dataset
+    test: Dataset
+    about_test: str | None = None
+
+    @property
+    def is_fashion_mnist(self) -> bool:
+        """Whether the package's reference classifier knows them."""
+        from cgan_jax.metrics.reference import is_fashion_mnist  # imports JAX
+
+        return is_fashion_mnist(self.training)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a run's data come from; runs of equal sources are measured with the same images.
+
+    Attributes:
+        flags: which data.
+        seed: of the run, for what is held out; 0 where nothing is.
+        sha256: of the run's training images; None if it need not be compared.
+    """
+
+    flags: DataFlags
+    seed: int = 0
+    sha256: str | None = None
+
+    def load(self, run: RunFolder) -> EvalData:
+        """The images of a run of this source.
+
+        Raises:
+            ConfigError, DataError: they cannot be loaded.
+            RunError: they are not those that the run was trained on.
+        """
+        training, held_out, share = self.flags.parts(self.seed, run)
+        now = training.identity()
+        if self.sha256 and now["sha256"] != self.sha256:
+            before = run.data or {}
+            raise RunError(
+                f"{run.path} was trained on other images: {before.get('n_images')}, SHA-256 "
+                f"{self.sha256[:12]}; {training.source} has {now['n_images']} to train on, "
+                f"{str(now['sha256'])[:12]}\nexpected the same images, read in the same way\n"
+                "Restore them, or name their new place with --data."
+            )
+        if held_out is not None:
+            return EvalData(training, held_out, f"held out of training (--holdout {share:g})")
+        if self.flags.has_test_split():
+            return EvalData(training, self.flags.load("test"))
+        rest, half = hold_out(training, 0.5)
+        about = (
+            "half of the training images, as the run held none out; the generator has seen them, "
+            "so copies look good"
+        )
+        return EvalData(rest, half, about)
+
+
+def source_of(run: RunFolder, data: str | None = None, data_dir: Path | None = None) -> Source:
+    """Where a run's data come from.
+
+    Args:
+        run: the run.
+        data: their place, if it is another than the run's command says.
+        data_dir: TFDS's data directory, likewise.
+
+    Raises:
+        RunError: it does not say where, and `data` neither.
+    """
+    saved = saved_data_flags(run)
+    if data:
+        own = replace(saved, data=data) if saved else _shaped_as(run, data)
+    elif _is_fashion_mnist(run) and not (saved and saved.holdout):
+        return Source(DataFlags(KNOWN, data_dir=data_dir or (saved.data_dir if saved else None)))
+    elif saved:
+        own = saved
+    else:
+        raise RunError(
+            f"{run.path} holds a run on {run.config.dataset}, and not the command that trained it\n"
+            "expected a run of `train`, or the data\n"
+            "Name the data with --data: a folder, an .npz file, or a name in TFDS."
+        )
+    is_seeded = own.holdout_seed is None and (own.holdout or not saved)
+    sha256 = run.data["sha256"] if run.data else None
+    own = replace(own, data_dir=data_dir or own.data_dir)
+    return Source(own, run.config.seed if is_seeded else 0, sha256)
+
+
+def _shaped_as(run: RunFolder, data: str) -> DataFlags:
+    """The flags that read data as the images of a run are."""
+    model = run.config.model
+    size = "x".join(map(str, np.atleast_1d(model.img_size)))
+    return parse(DataFlags, TRAIN, [data, "--img-size", size, "--channels", str(model.channels)])
+
+
+def _is_fashion_mnist(run: RunFolder) -> bool:
+    model = run.config.model
+    is_same = (run.config.dataset, model.img_size, model.channels) == (KNOWN, 28, 1)
+    return is_same and run.class_names == SPECS[KNOWN].class_names
