@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from cgan_jax.checks import first_names, plural
+from cgan_jax.checks import first_names, normalize_name, plural
 from cgan_jax.errors import DataError
 
 
@@ -22,7 +22,7 @@ def check_different(names: Sequence[str], where: str) -> None:
     first: dict[str, str] = {}
     pairs = []
     for name in names:
-        plain = " ".join(name.casefold().split())
+        plain = normalize_name(name)
         if plain in first:
             pairs.append(f"{first[plain]!r} and {name!r}")
         first.setdefault(plain, name)

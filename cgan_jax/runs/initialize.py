@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cgan_jax.checks import as_path, errors_as, normalize_name, plural
+from cgan_jax.checks import as_path, errors_as, normalize_name, plural, size_text
 from cgan_jax.config import BaseModelConfig, TrainConfig
 from cgan_jax.errors import ConfigError, RunError
 from cgan_jax.files import atomic_write
@@ -237,5 +237,11 @@ def _check_label_width(
 
 
 def _flags(values: dict[str, Any]) -> str:
-    words = {n: " ".join(map(str, v)) if isinstance(v, tuple) else v for n, v in values.items()}
+    """Settings as a command line has them: widths apart, the sides of an image together."""
+    words = {
+        name: (size_text(value) if name == "img_size" else " ".join(map(str, value)))
+        if isinstance(value, tuple)
+        else value
+        for name, value in values.items()
+    }
     return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in words.items())
