@@ -210,7 +210,7 @@ def parse_job(own: type[Own], module: str, words: Sequence[str] | None = None) -
     flags.device.check()
     own_flags = part_of(flags, own)
     values = {each: given(flags, each) for each in settings(base)}
-    config = with_settings(base, values, None if run else own_flags.img_size_to_check())
+    config = with_settings(base, values, None if is_same else own_flags.img_size_to_check())
     return Job(
         own_flags,
         config,
