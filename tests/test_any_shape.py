@@ -101,3 +101,13 @@ def test_the_flag_of_a_size(text, size):
     assert shlex.split(job.command)[3:] == words
     with pytest.raises(ConfigError, match=r"18x10 cannot .*\n.* of 4, such as 16x8 or 20x12\n"):
         parse_job(train.Flags, train.MODULE, [*words[:-1], "18x10"])
+
+
+def test_another_preset_is_checked_with_the_size_that_is_given(tmp_path):
+    """Also where a run is: its own size counts only with its own preset."""
+    RunFolder.start(tmp_path, config_of("report"), tiny.CLASS_NAMES)
+    words = ["photos.npz", "--workdir", str(tmp_path), "--preset", "residual", "--img-size"]
+    widths = ["--generator-widths", "8", "8", "8", "8"]
+    parse_job(train.Flags, train.MODULE, [*words, "16x32", *widths])
+    with pytest.raises(ConfigError, match="img_size 16x24 cannot be halved 4 times"):
+        parse_job(train.Flags, train.MODULE, [*words, "16x24", *widths])

@@ -235,7 +235,7 @@ def parse_job(own: type[Own], module: str, words: Sequence[str] | None = None) -
     if run is None:  # to resume one, its source need not be there any more
         weights.check()
     values = {each: given(flags, each) for each in settings(base)}
-    config = with_settings(base, values, None if run else own_flags.img_size_to_check())
+    config = with_settings(base, values, None if is_same else own_flags.img_size_to_check())
     return Job(
         own_flags,
         config,
