@@ -373,10 +373,8 @@ def _warnings(
                 f"real ones by {real:.1f}"
             )
     if len(lines) > MOST_WARNINGS:
-        n_others = len(lines) - MOST_WARNINGS
-        lines[MOST_WARNINGS:] = [
-            f"COLLAPSE: so do {plural(n_others, 'more class', 'more classes')}"
-        ]
+        others = plural(len(lines) - MOST_WARNINGS, "more class", "more classes")
+        lines[MOST_WARNINGS:] = [f"COLLAPSE: so do images of {others}"]
     nearest = measures["nearest_training"]
     if nearest["mean"] < COPIED * nearest["real"]:
         lines.append(
