@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cgan_jax.checks import plural
 from cgan_jax.data import Dataset
 from cgan_jax.environment import environment
 from cgan_jax.metrics import cas
@@ -28,6 +29,7 @@ from cgan_jax.sampling.generator import TrainedGenerator
 
 FORMAT = 1
 COLLAPSED = 0.5  # a class with less than this share of the real images' diversity has collapsed
+MOST_WARNINGS = 10  # of collapsed classes
 COPIED = 0.5  # fakes within this share of the test images' distance to training images are copies
 
 SPLITS = (
@@ -370,6 +372,9 @@ def _warnings(
                 f"COLLAPSE: images of {name} differ by {fake:.1f} grey levels, "
                 f"real ones by {real:.1f}"
             )
+    if len(lines) > MOST_WARNINGS:
+        others = plural(len(lines) - MOST_WARNINGS, "more class", "more classes")
+        lines[MOST_WARNINGS:] = [f"COLLAPSE: so do images of {others}"]
     nearest = measures["nearest_training"]
     if nearest["mean"] < COPIED * nearest["real"]:
         lines.append(

@@ -270,6 +270,7 @@ def test_few_and_unbalanced_images_adapt_the_protocol_and_say_so(few, means, mon
     generator = FromImages(training.images, training.labels)
     evaluation = evaluator.evaluate(generator)
     plan = evaluator.plan
+    assert plan.labels[:16].tolist() == [*range(9), *range(7)]  # in turns
     assert sum(stages) == plan.count_images(2, len(training)) - plan.count_images(1, len(training))
     saved = json.loads(json.dumps(evaluation.to_dict(), allow_nan=False))
     stamp = saved["stamp"]
