@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -201,11 +202,24 @@ def digits_npz(tmp_path):
     return tmp_path / "digits.npz"
 
 
+class Pixels(nn.Module):
+    """A classifier that compiles in no time."""
+
+    n_classes: int
+    mirror: bool
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        x = images[:, ::2, ::2].reshape(len(images), -1)
+        return x, nn.Dense(self.n_classes)(x)
+
+
 def test_what_is_held_out_is_recorded_and_measured_against(
     invoke, digits_npz, tmp_path, monkeypatch, capsys
 ):
-    """With a classifier of one epoch. Other data are refused, and so is a run without any."""
+    """Data that have moved are found, and other data refused."""
     monkeypatch.setattr(training_flags, "preset", lambda name: tiny.CONFIG)
+    monkeypatch.setattr(own_reference, "ReferenceNet", Pixels)
     monkeypatch.setattr(own_reference, "default_recipe", lambda data: Recipe(1, batch_size=64))
     invoke(train, digits_npz, "--epochs", 1, "--batch-size", 100)
     out = capsys.readouterr().out
