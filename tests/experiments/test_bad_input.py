@@ -367,7 +367,7 @@ OWN = [
     Case("no size", ConfigError, lambda at: load_folder(at, img_size=0), "img_size", "at least 1",
          "Omit it"),
     Case("three sizes", ConfigError, lambda at: load_folder(at, img_size=(1, 2, 3)), "img_size",
-         "height and width, not (1, 2, 3)", "Omit it"),
+         "(height, width), not (1, 2, 3)", "Omit it"),
     Case("no such background", ConfigError, lambda at: load_folder(at, background="wite"),
          "background", "did you mean white?", "Omit it"),
     Case("two channels", ConfigError, lambda at: load_npz(at, channels=2), "channels", "1 (grey)",

@@ -283,7 +283,7 @@ def test_where_the_data_of_a_run_are_and_which_are_held_out(tmp_path):
         run.command.write_text(f"python -m experiments.{command}\n")
         return source_of(run, **options)
 
-    flags = DataFlags("set.npz", img_size=8, channels=1, holdout=0.1)
+    flags = DataFlags("set.npz", img_size="8", channels=1, holdout=0.1)
     words = "train set.npz --lr 0.1 --channels 1 --holdout 0.1 --img-size 8 --workdir runs/x"
     assert source(words) == Source(flags, seed=3, sha256="x")
     assert source(words, data="new.npz").flags == replace(flags, data="new.npz")
@@ -292,12 +292,12 @@ def test_where_the_data_of_a_run_are_and_which_are_held_out(tmp_path):
     assert source("train set.npz --skip-unreadable").flags.skip_unreadable
     with pytest.raises(RunError, match="not the command that trained it"):
         source("digits_cgan")
-    expected = DataFlags("set.npz", img_size=4, channels=1)
+    expected = DataFlags("set.npz", img_size="4", channels=1)
     assert source("digits_cgan", data="set.npz").flags == expected
 
 
 def test_without_images_to_hold_out_half_of_them_stand_in(photos, tmp_path):
-    flags = train.Flags(data=str(photos), img_size=8)
+    flags = train.Flags(data=str(photos), img_size="8")
     whole = flags.load()
     run = RunFolder(tmp_path, tiny.CONFIG, whole.class_names, data=whole.identity())
     data = Source(flags, sha256=whole.identity()["sha256"]).load(run)

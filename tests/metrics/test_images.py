@@ -28,7 +28,7 @@ def test_wrong_labels_are_refused(labels, predictions):
 
 def test_nearest_distances_match_an_exhaustive_search(monkeypatch):
     monkeypatch.setattr("cgan_jax.metrics.diversity.CHUNK", 4)
-    monkeypatch.setattr("cgan_jax.metrics.diversity.TRAINING_CHUNK", 7)
+    monkeypatch.setattr("cgan_jax.metrics.diversity.BLOCK", 7 * 16)
     images = RNG.integers(0, 256, (11, 4, 4, 1), np.uint8)
     gaps = images[:, None].astype(float) - IMAGES[None].astype(float)
     expected = np.sqrt((gaps**2).mean((2, 3, 4))).min(1)
