@@ -23,12 +23,9 @@ from experiments.shared.command_line import run
 from experiments.shared.data_flags import TRAIN, DataFlags, describe_holdout
 from experiments.shared.training_flags import (
     PATH,
-    Job,
-    command_line,
     flag_value,
     holds_run,
     parse_job,
-    setting_words,
 )
 
 MODULE = TRAIN
@@ -101,7 +98,8 @@ def main() -> None:
         parts = job.own.parts(job.config.seed, before)
         dataset = parts.training
         if parts.held_out is not None:
-            job = with_holdout(job, parts.share)
+            # In the command, whatever a later version's default is.
+            job = replace(job, own=replace(job.own, holdout=parts.share))
             print(describe_holdout(parts))
         config = job.config.for_data(dataset)
         config.check_data(len(dataset))
@@ -112,13 +110,6 @@ def main() -> None:
                 print("".join(f"{line}\n" for line in hints(config, dataset)), end="")
         del parts  # and with it the images that are held out
         job.train(config, dataset, workdir)
-
-
-def with_holdout(job: Job[Flags], share: float) -> Job[Flags]:
-    """The same job with the share in its command, whatever a later version's default is."""
-    own = replace(job.own, holdout=share)
-    words = setting_words(job.config)
-    return replace(job, own=own, command=command_line(MODULE, own, words, job.output, job.device))
 
 
 if __name__ == "__main__":

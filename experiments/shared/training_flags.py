@@ -155,22 +155,28 @@ class Job(Generic[Own]):
     """What a command line asks to train.
 
     Attributes:
-        own: the command's own flags.
+        module: the command.
+        own: its own flags.
         config: the settings.
         start: where the run starts.
         weights: from which weights.
         output: what it writes.
         device: what trains it.
-        command: the command that repeats all of it, for the run's folder.
     """
 
+    module: str
     own: Own
     config: TrainConfig
     start: StartFlags
     weights: WeightFlags
     output: OutputFlags
     device: DeviceFlags
-    command: str
+
+    @property
+    def command(self) -> str:
+        """The command that repeats all of it, for the run's folder."""
+        groups = self.weights, self.output, self.device
+        return command_line(self.module, self.own, setting_words(self.config), *groups)
 
     def train(self, config: TrainConfig, dataset: Dataset, workdir: Path) -> None:
         """Train, or say what would be trained, with data that are there."""
@@ -236,15 +242,8 @@ def parse_job(own: type[Own], module: str, words: Sequence[str] | None = None) -
         weights.check()
     values = {each: given(flags, each) for each in settings(base)}
     config = with_settings(base, values, None if is_same else own_flags.img_size_to_check())
-    return Job(
-        own_flags,
-        config,
-        part_of(flags, StartFlags),
-        weights,
-        flags.output,
-        flags.device,
-        command_line(module, own_flags, setting_words(config), weights, flags.output, flags.device),
-    )
+    start = part_of(flags, StartFlags)
+    return Job(module, own_flags, config, start, weights, flags.output, flags.device)
 
 
 def holds_run(folder: Path) -> bool:

@@ -97,7 +97,7 @@ def test_a_run_starts_from_another_and_is_resumed_without_it(
     flags = (photos, "--img-size", 8, "--batch-size", 4, "--latent-dim", 5, "--epochs", 1)
     invoke(train, *flags, "--workdir", "first")
     monkeypatch.setattr(training, "PaceTimer", lambda: PaceTimer(seconds=0))
-    new = (*flags, "--workdir", "second", "--init-from", "first")
+    new = (*flags, "--workdir", "second", "--init-from", "first", "--holdout", 0.1)
     invoke(train, *new, "--dry-run")
     assert not Path("second").exists()
     invoke(train, *new, "--lr", 1e-3)
@@ -116,7 +116,9 @@ def test_a_run_starts_from_another_and_is_resumed_without_it(
     Path("first").rename("moved")
     invoke(train, "--workdir", "second", "--epochs", 2)
     assert "Resuming in second: step 3 of 6" in capsys.readouterr().out
-    assert "--init-from first" in Path("second/command.txt").read_text()
+    command = Path("second/command.txt").read_text()
+    assert "--init-from first" in command
+    assert "--holdout 0.1" in command
 
 
 def test_too_few_for_a_batch_are_refused(invoke, photos):
