@@ -68,6 +68,11 @@ class Flags(DataFlags):
     checkpoint_every: int = 5
     """Epochs between two checkpoints. Stopped runs are saved anyway."""
 
+    @property
+    def plain(self) -> bool:
+        """Whether the data are all of Fashion-MNIST, as its publishers have them."""
+        return part_of(self, DataFlags) == DataFlags(DATASET, data_dir=self.data_dir)
+
     def check(self) -> None:
         """Raises ConfigError for a number that is out of range."""
         for name in ("seeds", "sample_every", "checkpoint_every"):
@@ -102,7 +107,7 @@ def parse_sweep(
     ]
     preset_words = ["--preset", name] if name != "report" else []
     command = command_line(MODULE, own, [*preset_words, *changed])
-    img_size = None if own.data == DATASET else own.img_size_to_check()
+    img_size = None if own.plain else own.img_size_to_check()
     return own, members(base, values, own.seeds, img_size), command
 
 
@@ -183,7 +188,7 @@ def fitted(
 def main() -> None:
     flags, configs, command = parse_sweep()
     first = next(iter(configs.values()))
-    if flags.data == DATASET and not flags.holdout:  # before these are looked for
+    if flags.plain:  # before these are looked for
         fitted(configs, flags.workdir, SPECS[DATASET].splits["train"].shape[0])
     parts = flags.parts(first.seed)
     dataset = parts.training
@@ -202,7 +207,7 @@ def main() -> None:
         command=command,
         sample_every=flags.sample_every,
         checkpoint_every=flags.checkpoint_every,
-        member_commands={} if flags.data == DATASET else train_commands(flags, configs, parts),
+        member_commands={} if flags.plain else train_commands(flags, configs, parts),
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from cgan_jax.data import SPECS, Dataset
 from cgan_jax.errors import ConfigError, RunError
 from cgan_jax.runs.folder import RunFolder
 from cgan_jax.runs.tables import read_losses
@@ -17,7 +18,7 @@ from experiments.shared import sweep_training
 from experiments.shared.evaluation_data import source_of
 from experiments.shared.sweep_folder import SweepFolder
 from experiments.shared.training_flags import parse_job
-from experiments.sweep import main, parse_sweep, programs, with_schedule_steps
+from experiments.sweep import DATASET, Flags, main, parse_sweep, programs, with_schedule_steps
 
 
 def test_members_are_all_combinations_named_by_what_varies():
@@ -128,6 +129,26 @@ def test_a_sweep_of_own_data_holds_out_the_same_images_in_all_runs(tmp_path, mon
     (source,) = sources
     data = source.load(run)
     assert (data.training.identity(), len(data.test)) == (dataset.identity(), 60)
+
+
+def test_fashion_mnist_of_another_size_is_data_like_any_other(tmp_path, monkeypatch):
+    """Its runs are checked with that size, and keep the command by which they are evaluated."""
+    images, labels = np.zeros((640, 32, 32, 1), np.uint8), np.arange(640) % 10
+    data = Dataset.from_arrays(images, labels, SPECS[DATASET].class_names, name=DATASET)
+    monkeypatch.setattr(Flags, "load", lambda flags: data)
+    calls, sizes = [], set()
+    monkeypatch.setattr(sweep_training, "run", lambda *args, **options: calls.append(options))
+    monkeypatch.setattr("sys.argv", ["sweep", *f"--img-size 32 --workdir {tmp_path}".split()])
+    monkeypatch.setattr(SweepFolder, "check", lambda path, members: sizes.update(_sizes(members)))
+    main()
+    assert sizes == {32}
+    command = calls[0]["member_commands"]["seed_3"]
+    assert command.startswith(f"python -m experiments.train {DATASET} --seed 3 ")
+    assert command.endswith(" --img-size 32")
+
+
+def _sizes(members):
+    return {config.model.img_size for config in members.values()}
 
 
 @pytest.fixture
