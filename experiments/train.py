@@ -15,7 +15,7 @@ from typing import Annotated
 
 import numpy as np
 
-from cgan_jax.checks import one_line, plural
+from cgan_jax.checks import as_path, one_line, plural
 from cgan_jax.config import AUGMENTATIONS, TrainConfig
 from cgan_jax.data import Dataset
 from cgan_jax.runs.folder import RunFolder
@@ -63,10 +63,10 @@ class Flags(DataFlags):
 
 def default_folder(data: str) -> Path:
     """The run's folder for data that are named so."""
-    path = Path(data)
+    path = as_path(data, "data")
     name = path.stem if path.suffix.lower() == ".npz" else data.rstrip("/").replace("/", "_")
-    if os.path.isdir(data):
-        name = os.path.basename(os.path.abspath(data))
+    if os.path.isdir(path):
+        name = os.path.basename(os.path.abspath(path))
     return Path("runs") / (name or "pictures")
 
 
@@ -92,8 +92,8 @@ def hints(config: TrainConfig, dataset: Dataset) -> Iterator[str]:
 
 def main() -> None:
     job = parse_job(Flags, MODULE)
-    folder = job.own.workdir or default_folder(job.own.data)
-    before = RunFolder.open(folder) if job.start.resume and holds_run(folder) else None
+    workdir = job.own.workdir or default_folder(job.own.data)
+    before = RunFolder.open(workdir) if job.start.resume and holds_run(workdir) else None
     with job.device.joined():
         parts = job.own.parts(job.config.seed, before)
         dataset = parts.training
@@ -103,7 +103,6 @@ def main() -> None:
             print(describe_holdout(parts))
         config = job.config.for_data(dataset)
         config.check_data(len(dataset))
-        workdir = job.own.workdir or Path("runs") / dataset.name.replace("/", "_")
         if job.device.alone:
             data = dataset.identity()
             if not RunFolder.check(workdir, config, resume=job.start.resume, data=data):
