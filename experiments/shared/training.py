@@ -185,7 +185,8 @@ def _first_state(
     if init_from is None:
         return None
     run = RunFolder.check(workdir, config, resume=resume, data=dataset.identity())
-    if run is None or not any(run.checkpoints.glob("[0-9]*")):
+    # Not what a save that was cut left there, which has a longer name.
+    if run is None or not any(path.name.isdecimal() for path in run.checkpoints.glob("*")):
         return initialize.init_from(gan, config, dataset.class_names, init_from)
     before = initialize.source_of(run)
     places = {str(init_from), str(init_from.resolve())}
