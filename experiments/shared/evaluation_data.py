@@ -4,8 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
+from cgan_jax.checks import size_text
 from cgan_jax.data import SPECS, Dataset
 from cgan_jax.data.holdout import hold_out
 from cgan_jax.errors import RunError
@@ -92,10 +91,10 @@ def source_of(run: RunFolder, data: str | None = None, data_dir: Path | None = N
         RunError: it does not say where, and `data` neither.
     """
     saved = saved_data_flags(run)
+    if data in (None, KNOWN) and _is_fashion_mnist(run) and not (saved and saved.holdout):
+        return Source(DataFlags(KNOWN, data_dir=data_dir or (saved.data_dir if saved else None)))
     if data:
         own = replace(saved, data=data) if saved else _shaped_as(run, data)
-    elif _is_fashion_mnist(run) and not (saved and saved.holdout):
-        return Source(DataFlags(KNOWN, data_dir=data_dir or (saved.data_dir if saved else None)))
     elif saved:
         own = saved
     else:
@@ -113,8 +112,8 @@ def source_of(run: RunFolder, data: str | None = None, data_dir: Path | None = N
 def _shaped_as(run: RunFolder, data: str) -> DataFlags:
     """The flags that read data as the images of a run are."""
     model = run.config.model
-    size = "x".join(map(str, np.atleast_1d(model.img_size)))
-    return parse(DataFlags, TRAIN, [data, "--img-size", size, "--channels", str(model.channels)])
+    words = ["--img-size", size_text(model.img_size), "--channels", str(model.channels)]
+    return parse(DataFlags, TRAIN, [data, *words])
 
 
 def _is_fashion_mnist(run: RunFolder) -> bool:

@@ -1,6 +1,7 @@
 """`python -m experiments.train` and the example to copy, run as by a user, on small networks."""
 
 import json
+import shutil
 import sys
 import time
 from dataclasses import replace
@@ -12,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cgan_jax.config import TrainConfig
-from cgan_jax.data import Dataset
+from cgan_jax.config import ModelConfig, TrainConfig
+from cgan_jax.data import SPECS, Dataset
 from cgan_jax.data.holdout import hold_out
 from cgan_jax.errors import ConfigError, RunError
 from cgan_jax.metrics import own_reference
@@ -113,6 +114,11 @@ def test_a_run_starts_from_another_and_is_resumed_without_it(
         invoke(train, "--workdir", "second", "--init-from", "other")
     with pytest.raises(ConfigError, match="first holds a run that drew its own weights"):
         invoke(train, "--workdir", "first", "--init-from", "second")
+    shutil.rmtree("second/checkpoints")
+    Path("second/checkpoints/0.orbax-checkpoint-tmp").mkdir(parents=True)  # a save that was cut
+    Path("second/losses.csv").unlink()
+    invoke(train, "--workdir", "second")
+    assert "Starting at the weights of first" in capsys.readouterr().out
     Path("first").rename("moved")
     invoke(train, "--workdir", "second", "--epochs", 2)
     assert "Resuming in second: step 3 of 6" in capsys.readouterr().out
@@ -294,6 +300,9 @@ def test_where_the_data_of_a_run_are_and_which_are_held_out(tmp_path):
     assert source("train set.npz --skip-unreadable").flags.skip_unreadable
     with pytest.raises(RunError, match="not the command that trained it"):
         source("digits_cgan")
+    known = replace(tiny.CONFIG, dataset="fashion_mnist", model=ModelConfig())
+    of_report = RunFolder(tmp_path / "report", known, SPECS["fashion_mnist"].class_names)
+    assert source_of(of_report, "fashion_mnist") == source_of(of_report)
     expected = DataFlags("set.npz", img_size="4", channels=1)
     assert source("digits_cgan", data="set.npz").flags == expected
 
