@@ -6,6 +6,7 @@ import numpy as np
 
 from cgan_jax.checks import check_seed, short_repr
 from cgan_jax.data.dataset import Dataset
+from cgan_jax.data.stack import empty_images
 from cgan_jax.errors import ConfigError, DataError
 
 DEFAULT_SHARE = 0.1
@@ -60,8 +61,10 @@ def hold_out(
             "expected a class with one to train on and one to hold out\n"
             "Add images, or hold out none."
         )
-    training, test = (
-        replace(dataset, images=dataset.images[rows], labels=dataset.labels[rows])
-        for rows in (~held, held)
-    )
-    return training, test
+    return _part(dataset, np.flatnonzero(~held)), _part(dataset, np.flatnonzero(held))
+
+
+def _part(dataset: Dataset, rows: np.ndarray) -> Dataset:
+    images = empty_images((len(rows), *dataset.images.shape[1:]))
+    np.take(dataset.images, rows, 0, out=images, mode="clip")  # "raise" would need a buffer
+    return replace(dataset, images=images, labels=dataset.labels[rows])
