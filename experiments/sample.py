@@ -13,7 +13,7 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from cgan_jax.checks import check_int_field
+from cgan_jax.checks import check_int_field, normalize_name
 from cgan_jax.errors import ConfigError
 from cgan_jax.files import atomic_write, write_errors
 from cgan_jax.runs.folder import RunFolder
@@ -143,7 +143,7 @@ def folder_names(class_names: Sequence[str]) -> list[str]:
     """The classes' names without what a file's name cannot have; numbered if two become equal."""
     words = [re.sub(r'[\x00-\x1f<>:"/\\|?*]', "_", name).strip(" .") for name in class_names]
     words = [word.encode()[:200].decode(errors="ignore").strip(" .") or "_" for word in words]
-    if len({" ".join(word.casefold().split()) for word in words}) < len(words):
+    if len(set(map(normalize_name, words))) < len(words):
         words = [f"{i}_{word}" for i, word in enumerate(words)]
     return words
 

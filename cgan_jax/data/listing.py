@@ -52,7 +52,7 @@ def list_pictures(folder: Path, split: str = "train") -> Listing:
         DataError: the folder cannot be read, a class is empty or has the name of another, a label
             file does not fit the pictures, or the test part is missing or has a class of its own.
     """
-    suffixes = {s for s, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    suffixes = _suffixes()
     train, test = _parts(folder, suffixes)
     classes = _classes(train, suffixes)
     check_different(list(classes), str(train))
@@ -84,8 +84,7 @@ def test_folder(folder: Path) -> Path | None:
     Raises:
         DataError: the folder cannot be read.
     """
-    suffixes = {s for s, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    return _parts(folder, suffixes)[1]
+    return _parts(folder, _suffixes())[1]
 
 
 def _listing(folder: Path, classes: dict[str, list[str]], names: tuple[str, ...]) -> Listing:
@@ -171,6 +170,11 @@ def _is_folder(entry: "os.DirEntry[str]") -> bool:
         return entry.is_dir()
     except OSError:  # a link in a circle
         return False
+
+
+def _suffixes() -> set[str]:
+    """Those of the image files that Pillow reads."""
+    return {s for s, kind in Image.registered_extensions().items() if kind in Image.OPEN}
 
 
 def _suffix(name: str) -> str:
