@@ -6,7 +6,6 @@
 One picture and one label take a few seconds on two CPU cores; without a label, so does each class.
 """
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -28,6 +27,7 @@ from cgan_jax.runs.folder import RunFolder
 from experiments.shared.choice import NEWEST, CheckpointFlags, Words, class_ids
 from experiments.shared.command_line import parse, run
 from experiments.shared.output import check_output
+from experiments.shared.reading import reading_bar
 
 if TYPE_CHECKING:
     from cgan_jax.sampling.inversion import Inverted
@@ -97,16 +97,9 @@ def main() -> None:
     labels = class_ids(flags.label, folder.class_names) if flags.label else None
     generator = flags.checkpoint.load(folder)
 
-    from tqdm import tqdm
-
     from cgan_jax.sampling.inversion import invert
 
-    with tqdm(disable=not sys.stderr.isatty(), leave=False, unit="candidate") as bar:
-
-        def on_progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with reading_bar("Inverting") as on_progress:
         found = invert(
             generator,
             images,

@@ -1,4 +1,4 @@
-"""A bar on a terminal while pictures are read. Imports no JAX."""
+"""A bar on a terminal while pictures are read, or worked on. Imports no JAX."""
 
 import sys
 from collections.abc import Iterator
@@ -10,12 +10,12 @@ from cgan_jax.data.stack import ProgressFn
 
 
 @contextmanager
-def reading_bar() -> Iterator[ProgressFn]:
-    """A bar of the pictures that are read, with the time left."""
+def reading_bar(work: str = "Reading images") -> Iterator[ProgressFn]:
+    """A bar of the pictures that are done, with the time left."""
     with tqdm(
         disable=not sys.stderr.isatty(),
         bar_format="{desc} {percentage:3.0f}%|{bar:20}| {remaining} left",
-        desc="Reading images",
+        desc=work,
         dynamic_ncols=True,
         leave=False,
         delay=1,
