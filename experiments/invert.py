@@ -21,11 +21,13 @@ from cgan_jax.checks import (
     height_and_width,
     plural,
 )
+from cgan_jax.data.crops import Background
 from cgan_jax.errors import ConfigError, DataError
 from cgan_jax.files import atomic_write
 from cgan_jax.runs.folder import RunFolder
 from experiments.shared.choice import NEWEST, CheckpointFlags, Words, class_ids
 from experiments.shared.command_line import parse, run
+from experiments.shared.data_flags import saved_data_flags
 from experiments.shared.output import check_output
 from experiments.shared.reading import reading_bar
 
@@ -62,6 +64,9 @@ class Flags:
     """Number of steps of gradient descent."""
     seed: int = 0
     """Seed of the random points."""
+    alpha_background: Background | None = None
+    """What transparent pixels become: white, black, or auto, as for `train`. By default as when the
+    run was trained."""
     embedding: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Fit the label's embedding too, as a mixture of those of all classes."""
     out: Path = Path("inverted.png")
@@ -93,7 +98,9 @@ def main() -> None:
     flags.check()
     folder = RunFolder.open(flags.run)  # says what is wrong before JAX is imported
     model = folder.config.model
-    images = read(flags.pictures, model.img_size, model.channels)
+    saved = saved_data_flags(folder)
+    background = flags.alpha_background or (saved.alpha_background if saved else "auto")
+    images = read(flags.pictures, model.img_size, model.channels, background)
     labels = class_ids(flags.label, folder.class_names) if flags.label else None
     generator = flags.checkpoint.load(folder)
 
@@ -119,17 +126,23 @@ def main() -> None:
     print(f"Wrote {what} and the nearest images to {flags.out}, their latent points to {arrays}.")
 
 
-def read(files: tuple[Path, ...], img_size: ImageSize, channels: int) -> np.ndarray:
+def read(
+    files: tuple[Path, ...], img_size: ImageSize, channels: int, background: Background
+) -> np.ndarray:
     """Pictures as the loaders of training images read them, uint8 `[n, H, W, C]`.
+
+    "auto" chooses a background for each picture, and grey of more than 8 bits has its usual range.
 
     Raises:
         DataError: a file is not a picture that can be read.
     """
     from PIL import Image
 
+    from cgan_jax.data import background as backgrounds
     from cgan_jax.data.crops import PictureFormat, center_crop, strict_decoding
+    from cgan_jax.data.stack import tell
 
-    images, into = [], PictureFormat(height_and_width(img_size), channels)
+    images, size = [], height_and_width(img_size)
     then = "expected an intact image of 8 bits per channel, or 16- or 32-bit grey\nName another."
     for file in files:
         with (
@@ -137,7 +150,10 @@ def read(files: tuple[Path, ...], img_size: ImageSize, channels: int) -> np.ndar
             strict_decoding(),
             Image.open(file) as image,
         ):
-            images.append(center_crop(image, into).image)
+            transparent = [image] if channels != 4 and image.has_transparency_data else []
+            chosen, notices = backgrounds.choose(background, transparent, str(file))
+            tell(notices)
+            images.append(center_crop(image, PictureFormat(size, channels, chosen)).image)
     return np.stack(images)
 
 

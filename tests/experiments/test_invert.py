@@ -1,5 +1,6 @@
 """`python -m experiments.invert`, and `animate` from what it wrote."""
 
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -73,6 +74,31 @@ def test_a_picture_is_inverted_and_turned_into_others(pictures, monkeypatch, cap
     replace(found, class_names=("a", "b", "c")).save("mixed.npz")
     with pytest.raises(ConfigError, match=r"mixed\.npz is of a run with other classes"):
         animate.path_end((("mixed.npz",),), run)
+
+
+def test_what_is_transparent_becomes_what_it_was_in_training(tmp_path, monkeypatch):
+    shutil.copytree(FOLDER, tmp_path / "run")
+    light = np.zeros((4, 4, 4), np.uint8)
+    light[1:3, 1:3] = 255
+    Image.fromarray(light).save(tmp_path / "light.png")
+    read, corners = invert.read, []
+
+    def stop_after(*args):
+        corners.append(read(*args)[0, 0, 0, 0])
+        raise StopIteration
+
+    monkeypatch.setattr(invert, "read", stop_after)
+    for trained, flags in (
+        ("", ""),  # as suits the picture
+        ("--alpha-background white", ""),
+        ("--alpha-background white", "--alpha-background black"),
+    ):
+        (tmp_path / "run/command.txt").write_text(f"python -m experiments.train set {trained}")
+        words = f"{tmp_path}/run {tmp_path}/light.png {flags} --out {tmp_path}/new.png"
+        monkeypatch.setattr(sys, "argv", ["invert", *words.split()])
+        with pytest.raises(StopIteration):
+            invert.main()
+    assert corners == [0, 255, 0]
 
 
 def test_invalid_flags_are_refused():
