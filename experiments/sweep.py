@@ -92,10 +92,11 @@ def parse_sweep(
     """
     words = list(sys.argv[1:] if words is None else words)
     file = Path(flag_value(words, "--workdir") or Flags.workdir).expanduser() / "command.txt"
-    name = flag_value([*saved_words(MODULE, file), *words], "--preset") or "report"
+    saved = saved_words(MODULE, file)
+    name = flag_value([*saved, *words], "--preset") or "report"
     base = preset(name)
     kind = flags_class((Flags, PresetFlag), flag_fields(base, several=True))
-    flags: Any = parse(kind, MODULE, words, default=saved_flags(kind, MODULE, file))
+    flags: Any = parse(kind, MODULE, words, default=saved_flags(kind, MODULE, saved))
     own = part_of(flags, Flags)
     own.check()
     values = {each: given(flags, each) for each in settings(base)}
@@ -194,7 +195,7 @@ def main() -> None:
     dataset = parts.training
     configs = fitted(configs, flags.workdir, len(dataset), dataset)
     if parts.held_out is not None:
-        print(describe_holdout(parts))
+        print(describe_holdout(dataset, parts.held_out))
         if flags.holdout is None:  # whatever a later version's default is
             command += f" --holdout {parts.share}"
 

@@ -1,7 +1,5 @@
 """The flags that say which data to train on; and the data of a run, to evaluate it. No JAX."""
 
-import contextlib
-import io
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
@@ -18,11 +16,10 @@ from cgan_jax.data.holdout import (
     hold_out,
 )
 from cgan_jax.data.own import has_test_split, load_own
-from cgan_jax.errors import CGANError
 from cgan_jax.runs.folder import RunFolder
-from experiments.shared.command_line import parse, parse_size
+from experiments.shared.command_line import parse_size
 from experiments.shared.reading import reading_bar
-from experiments.shared.training_flags import INT, PATH, flag_value, saved_words
+from experiments.shared.training_flags import INT, PATH, flag_value, saved_flags, saved_words
 
 TRAIN = "experiments.train"
 
@@ -108,7 +105,7 @@ class DataFlags:
         Args:
             seed: the run's, which chooses the images unless `holdout_seed` does.
             run: a run that is there already. Where no share is given and it was trained on all
-                images, as older ones were, it goes on with all.
+                images, as older ones were, it keeps all.
 
         Raises:
             ConfigError, DataError: as `load` and `hold_out`.
@@ -124,12 +121,10 @@ class DataFlags:
         return Parts(*hold_out(whole, share, seed), share)
 
 
-def describe_holdout(parts: Parts) -> str:
-    """A line about what is held out; empty if nothing is."""
-    if parts.held_out is None:
-        return ""
-    n = len(parts.held_out)
-    whole = plural(n + len(parts.training), "picture")
+def describe_holdout(training: Dataset, held_out: Dataset) -> str:
+    """A line about what is held out."""
+    n = len(held_out)
+    whole = plural(n + len(training), "picture")
     return (
         f"Holding out {n:,} of {whole} for `evaluate`: they are not trained on "
         "(--holdout 0 trains on all)."
@@ -148,11 +143,8 @@ def saved_data_flags(run: RunFolder) -> DataFlags | None:
             known.append(flag)
         elif field.default is not MISSING and (value := flag_value(words, flag)):
             known += [flag, value]
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            return parse(DataFlags, TRAIN, known)
-    except (SystemExit, CGANError):  # of a version that had other flags
-        return None
+    own: DataFlags | None = saved_flags(DataFlags, TRAIN, known)
+    return own
 
 
 def _trained_on(whole: Dataset, run: RunFolder | None) -> bool:

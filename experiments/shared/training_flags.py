@@ -226,7 +226,7 @@ def parse_job(own: type[Own], module: str, words: Sequence[str] | None = None) -
         base = replace(base, schedule_steps=run.config.schedule_steps)
     setting_fields = flag_fields(base)
     kind = flags_class((own, StartFlags, WeightFlags), setting_fields, (OutputFlags, DeviceFlags))
-    saved = saved_flags(kind, module, run.command) if run else None
+    saved = saved_flags(kind, module, saved_words(module, run.command)) if run else None
     if saved:
         saved = replace(
             saved,
@@ -312,15 +312,14 @@ def saved_words(module: str, file: Path) -> list[str]:
     return words[3:] if words[:3] == ["python", "-m", module] else []
 
 
-def saved_flags(kind: type, module: str, file: Path) -> Any:
-    """The parsed flags of the command that is kept in a file, or None."""
-    words = saved_words(module, file)
+def saved_flags(kind: type, module: str, words: Sequence[str]) -> Any:
+    """The flags that `saved_words` found; None if there are none, or of a version with others."""
     if not words:
         return None
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             return parse(kind, module, words)
-    except (SystemExit, CGANError):  # of a version that had other flags
+    except (SystemExit, CGANError):
         return None
 
 
