@@ -72,7 +72,7 @@ class BaseModelConfig:
         return *height_and_width(self.img_size), self.channels
 
     def smallest(self, n_halvings: int) -> tuple[int, int]:
-        """Height and width of the images after so many halvings."""
+        """Height and width of the images after that many halvings."""
         height, width = height_and_width(self.img_size)
         return height >> n_halvings, width >> n_halvings
 

@@ -44,7 +44,7 @@ class Flags:
     Examples:
       python -m experiments.invert runs/fashion_cgan coat.png --label Coat
       python -m experiments.invert runs/fashion_cgan a.png b.png --out both.png   tries all classes
-      python -m experiments.animate runs/fashion_cgan --from both.npz --to Bag    goes on from there
+      python -m experiments.animate runs/fashion_cgan --from both.npz --to Bag    continues there
     """
 
     run: Annotated[Path, tyro.conf.Positional]

@@ -77,7 +77,7 @@ def hints(config: TrainConfig, dataset: Dataset) -> Iterator[str]:
         borders = np.concatenate([pixels[:, [0, -1]].ravel(), pixels[:, :, [0, -1]].ravel()])
         white = " --background 1" if np.median(borders) > 127 and config.background == -1 else ""
         yield (
-            f"Only {plural(len(dataset), 'image')}, which the discriminator can learn by heart: "
+            f"Only {plural(len(dataset), 'image')}, which the discriminator can memorise: "
             f"try --augment {','.join(AUGMENTATIONS)}{white}"
         )
     counts = dataset.class_counts()

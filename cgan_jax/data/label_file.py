@@ -61,7 +61,7 @@ def read(file: Path, pictures: Sequence[str]) -> dict[str, list[str]]:
         del rows[0]  # a header
     if missing := [name for name, _ in rows if resolve(name) is None]:
         raise DataError(
-            f"{file} has labels of {plural(len(missing), 'picture')} not there: "
+            f"{file} has labels of {plural(len(missing), 'missing picture')}: "
             f"{first_names(missing)}\nexpected paths of pictures from {file.parent}, each first "
             "in its line and followed by its class\nCorrect the names, or remove these labels."
         )

@@ -27,7 +27,7 @@ from cgan_jax.metrics.reference import Reference, ReferenceNet
 
 VERSION = 1  # of the recipe: another number trains every cached classifier again
 VALIDATION = 0.1  # the share of the images that decides when to stop
-IMAGES, MOST_EPOCHS, FEWEST_EPOCHS = 75_000, 40, 4  # a training sees about so many images
+IMAGES, MOST_EPOCHS, FEWEST_EPOCHS = 75_000, 40, 4  # one training sees about this many images
 _log = logging.getLogger("cgan_jax")
 
 

@@ -76,8 +76,8 @@ class SampleGrids(Callback):
         rows: images of each class; by default 10, or fewer of more than 40 classes. More than 200
             classes are not all drawn.
         seed: of the latent points.
-        training: the training images, uint8 `[N, H, W, C]`. With them, the samples of the end stand
-            in `nearest.png`, each above the training image nearest to it, which shows copies.
+        training: the training images, uint8 `[N, H, W, C]`. With them, the last samples are
+            drawn in `nearest.png`, each above the training image nearest to it, to show copies.
     """
 
     def __init__(

@@ -121,7 +121,7 @@ def invert(
         on_progress: called as `on_progress(done, total)` with numbers of candidates.
 
     Returns:
-        for each picture `starts` candidates, or so many for each class, the nearest first.
+        for each picture `starts` candidates, or `starts` of each class, the nearest first.
 
     Raises:
         ConfigError: the images do not fit the generator, a label is not a class, an argument is out

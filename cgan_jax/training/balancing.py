@@ -1,4 +1,4 @@
-"""The order of the images in an epoch with as many images of each class, however many there are.
+"""The order of the images in an epoch with equally many images of each class.
 
 The order in which each image comes once per epoch is `cgan_jax.training.steps.shuffle`'s.
 """
@@ -11,7 +11,7 @@ from jax import random
 def balanced_order(labels: np.ndarray, key: jax.Array, epoch: int) -> np.ndarray:
     """Which images an epoch takes, and in which order, so that its classes are equally frequent.
 
-    The classes of an epoch's images differ in number by one at most, and stand in a random order.
+    The classes of an epoch's images differ in number by one at most, and come in a random order.
     A class whose images have all been taken starts over in a new order, in the middle of an epoch
     or after several: until then no image of it is repeated. Computed on the host.
 

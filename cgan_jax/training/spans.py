@@ -86,7 +86,7 @@ class Spans:
         keys: the run's streams of randomness.
         jitted: the functions to call; by default those of a single run.
         mesh: devices to split the batches over; by default JAX's first device takes all.
-        balance: whether an epoch has as many images of each class: see `balancing.py`.
+        balance: whether an epoch has equally many images of each class; see `balancing.py`.
         step_kwargs: further arguments of `jitted.steps`.
 
     Attributes:

@@ -71,7 +71,7 @@ def test_a_name_that_two_pictures_have_is_not_enough(tmp_path):
     for name, picture in zip(("x/a", "y/a"), grey(1, 2), strict=True):
         save(tmp_path / "set" / f"{name}.png", picture)
     (tmp_path / "set" / "labels.csv").write_text("x/a.png,1\na.png,2")
-    with pytest.raises(DataError, match=r"labels of 1 picture not there: a\.png"):
+    with pytest.raises(DataError, match=r"labels of 1 missing picture: a\.png"):
         load_folder(tmp_path / "set")
 
 

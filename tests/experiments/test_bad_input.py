@@ -316,7 +316,7 @@ OWN = [
     Case("two label files", DataError, folder, "both labels.csv and dataset.json", "one file",
          "Remove one", {"set/labels.csv": b"", "set/dataset.json": b""}),
     Case("labels without pictures", DataError, folder,
-         "labels of 6 pictures not there: a1, a2, a3, a4, a5 and 1 more", "paths of pictures",
+         "labels of 6 missing pictures: a1, a2, a3, a4, a5 and 1 more", "paths of pictures",
          "Correct the names", labels(b"id,class\n1,x\na1,x\na2,x\na3,x\na4,x\na5,x\na6,x")),
     Case("one picture in two classes", DataError, folder, "1 picture two classes: 1.png",
          "one class", "Remove the wrong", labels(b"1.png,x\n1.png,y")),
