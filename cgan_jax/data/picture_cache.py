@@ -123,7 +123,7 @@ def _entry(folder: Path, split: str) -> Path:
 
 def _remove_orphans(directory: Path) -> None:
     """Remove the entries of folders that are gone, and what is not an entry."""
-    for entry in directory.glob("*.npz"):
+    for entry in directory.glob("[!.]*.npz"):  # not what another process is writing
         with contextlib.suppress(OSError):
             try:
                 with open(entry, "rb") as file, np.load(file, allow_pickle=False) as saved:

@@ -316,7 +316,10 @@ def test_without_a_place_for_the_cache_pictures_are_read(pictures, tmp_path, cap
 def test_entries_of_folders_that_are_gone_are_removed(pictures, tmp_path):
     load_folder(pictures)
     pictures.rename(tmp_path / "moved")
+    unfinished = tmp_path / "cache" / "pictures" / ".other.npz"
+    unfinished.touch()  # by another process
     load_folder(tmp_path / "moved")
+    unfinished.unlink()
     assert len(entries(tmp_path)) == 1
 
 
