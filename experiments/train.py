@@ -26,6 +26,7 @@ from experiments.shared.training_flags import (
     flag_value,
     holds_run,
     parse_job,
+    positional_words,
 )
 
 MODULE = TRAIN
@@ -57,7 +58,7 @@ class Flags(DataFlags):
         named = flag_value(words, "--workdir")
         if named:
             return Path(named).expanduser()
-        folders = (default_folder(word) for word in words if not word.startswith("-"))
+        folders = map(default_folder, positional_words(words, cls))
         return next(filter(holds_run, folders), None)
 
 

@@ -303,6 +303,21 @@ def flag_value(words: Sequence[str], flag: str) -> str | None:
     return value
 
 
+def positional_words(words: Sequence[str], own: type[OwnFlags]) -> list[str]:
+    """The unparsed words that are neither flags nor the first value of one."""
+    kinds: Any = (own, StartFlags, OutputFlags, DeviceFlags)
+    values = {each.name: each.default for kind in kinds for each in fields(kind)}
+    values |= {each.flag: each.value for each in settings(PRESETS["report"])}
+    switches = [name for name, value in values.items() if isinstance(value, bool)]
+    known = {f"--{no}{name}".replace("_", "-") for name in switches for no in ("", "no-")}
+    return [
+        word
+        for before, word in zip(["", *words], words, strict=False)
+        if not word.startswith("-")
+        and (not before.startswith("--") or "=" in before or before in known)
+    ]
+
+
 def saved_words(module: str, file: Path) -> list[str]:
     """The flags of the command that is kept in a file; none if it is another module's."""
     try:

@@ -127,6 +127,16 @@ def test_a_run_starts_from_another_and_is_resumed_without_it(
     assert "--holdout 0.1" in command
 
 
+def test_the_run_of_some_data_is_looked_for_by_their_name_alone(tmp_path, monkeypatch):
+    """Not by the value of a flag, whose run would give its settings to the new one."""
+    monkeypatch.chdir(tmp_path)
+    RunFolder.start("runs/other", tiny.CONFIG, tiny.CLASS_NAMES)
+    for words in ("photos --init-from runs/other", "--dry-run photos --preset other"):
+        assert train.Flags.folder(words.split()) is None
+    for words in ("other", "--dry-run other", "--no-balance other", "--lr=1 other", "--lr 1 other"):
+        assert train.Flags.folder(words.split()) == Path("runs/other")
+
+
 def test_too_few_for_a_batch_are_refused(invoke, photos):
     with pytest.raises(ConfigError, match="batch_size must be at most the 12 training images"):
         invoke(train, photos, "--img-size", 8)
