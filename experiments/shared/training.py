@@ -82,6 +82,7 @@ def run(
         checkpoints = stack.enter_context(Checkpoints(folder.checkpoints))
         if first:
             _keep_first_state(folder, checkpoints, *first)
+        del first  # read back below; its arrays would stay on the device
         state = newest_state(gan, checkpoints)
         step = int(state.step) if state else 0
         print(_first_line(workdir, config, step, last_step, mesh))
