@@ -132,6 +132,11 @@ def main() -> None:
         summarize(candidates, evaluations, flags.out if len(groups) == 1 else None)
     folders = [flags.folder(each.run, each.best) for _, group in groups for each in group]
     folders += [flags.out] if len(runs) > 1 and len(groups) == 1 else []
+    if len(groups) > 1:
+        print(
+            "Runs on other images, or with other images held out, are not compared; give the same "
+            "--holdout-seed in training."
+        )
     print(f"Figures and plots are in {', '.join(map(str, folders))}.")
 
 
@@ -191,7 +196,7 @@ def own_reference(training: Dataset) -> "Reference":
         took = f", after {duration(time.perf_counter() - start)}" if bar.total else ", cached"
     print(
         f"The reference classifier recognises {reference.accuracy:.1%} of "
-        f"{plural(reference.n_validation, 'picture')} that it was not trained on "
+        f"{plural(reference.n_validation, 'picture')} that chose its weights "
         f"(by chance {reference.chance:.1%}){took}."
     )
     return reference

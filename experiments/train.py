@@ -101,7 +101,8 @@ def main() -> None:
         if parts.held_out is not None:
             # In the command, whatever a later version's default is.
             job = replace(job, own=replace(job.own, holdout=parts.share))
-            print(describe_holdout(dataset, parts.held_out))
+            if job.device.alone:
+                print(describe_holdout(dataset, parts.held_out))
         config = job.config.for_data(dataset)
         config.check_data(len(dataset))
         if job.device.alone:

@@ -90,8 +90,9 @@ def load_folder(
     folder = as_path(path, "the data folder")
     train = list_pictures(folder)
     listing = train if split == "train" else list_pictures(folder, split)
-    files = {*train.files, *listing.files}
-    mark = picture_cache.fingerprint(files, listing, options, skip_unreadable)
+    files = dict.fromkeys([*listing.files, *train.files])  # which decide on the format
+    facts = listing.labels, listing.class_names, options, skip_unreadable
+    mark = picture_cache.fingerprint(folder, files, *facts)
     name = os.path.basename(os.path.abspath(folder)) or "images"
     read = partial(_read, train, listing, options, name, skip_unreadable, on_progress)
     pictures = picture_cache.load_or_read(folder, split, mark, read)

@@ -67,7 +67,7 @@ def load_npz(
         check_different(names, str(file))
     else:
         values = np.union1d(train_labels, labels)
-        names = tuple(str(value) for value in values)
+        names = tuple(str(int(value)) for value in values)
         train_labels, labels = (np.searchsorted(values, each) for each in (train_labels, labels))
 
     def crop(image: np.ndarray) -> Crop:

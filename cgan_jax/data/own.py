@@ -90,16 +90,20 @@ def has_test_split(data: str, data_dir: str | PathLike[str] | None = None) -> bo
 
 def _path(data: str, data_dir: str | PathLike[str] | None) -> Path | None:
     """The path of a folder or file; None for a name in TFDS."""
-    path = as_path(data, "data")
-    is_path = os.path.exists(path) or path.suffix.lower() == ".npz"
-    if not is_path and not data.startswith((".", "/", "~")):
+    if not is_path(data):
         return None
     if data_dir:
         raise ConfigError(
             f"data_dir does not go with {data}, which is a path\n"
             "expected the name of a data set of TFDS\nOmit it."
         )
-    return path
+    return as_path(data, "data")
+
+
+def is_path(data: str) -> bool:
+    """Whether data are named by a path, and not by a name in TFDS."""
+    path = as_path(data, "data")
+    return os.path.exists(path) or path.suffix.lower() == ".npz" or data.startswith((".", "/", "~"))
 
 
 def _is_npz(path: Path) -> bool:

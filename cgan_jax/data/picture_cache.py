@@ -24,7 +24,7 @@ from cgan_jax.data.stack import empty_images
 from cgan_jax.errors import CGANError
 from cgan_jax.files import atomic_write
 
-_FORMAT = 1
+_FORMAT = 2
 _WORTH_SECONDS = 1.0  # that reading took
 _PIECE = 2**20  # bytes that are read at a time
 _log = logging.getLogger("cgan_jax")
@@ -38,11 +38,11 @@ class Pictures(NamedTuple):
     notices: list[str]
 
 
-def fingerprint(files: Iterable[str], *facts: Any) -> str:
-    """A hash of the paths, sizes and modification times of files, and of any other facts."""
+def fingerprint(folder: Path, files: Iterable[str], *facts: Any) -> str:
+    """A hash of the places in a folder, sizes and times of files in order, and of other facts."""
     digest = hashlib.sha256(repr((_FORMAT, PIL.__version__, facts)).encode())
-    for file in sorted(files):
-        digest.update(f"{file}\0".encode(errors="surrogateescape"))
+    for file in files:
+        digest.update(f"{file.removeprefix(str(folder))}\0".encode(errors="surrogateescape"))
         with contextlib.suppress(OSError):  # of a link to nothing
             about = os.stat(file)
             digest.update(f"{about.st_size}\0{about.st_mtime_ns}\n".encode())

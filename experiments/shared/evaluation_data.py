@@ -7,12 +7,14 @@ from typing import NamedTuple
 from cgan_jax.checks import size_text
 from cgan_jax.data import SPECS, Dataset
 from cgan_jax.data.holdout import hold_out
+from cgan_jax.data.own import is_path
 from cgan_jax.errors import RunError
 from cgan_jax.runs.folder import RunFolder
 from experiments.shared.command_line import parse
 from experiments.shared.data_flags import TRAIN, DataFlags, saved_data_flags
 
 KNOWN = "fashion_mnist"
+USUAL = (KNOWN, None), (KNOWN, 0.0)  # data and share held out: the published splits
 
 
 class EvalData(NamedTuple):
@@ -91,7 +93,8 @@ def source_of(run: RunFolder, data: str | None = None, data_dir: Path | None = N
         RunError: it does not say where, and `data` neither.
     """
     saved = saved_data_flags(run)
-    if data in (None, KNOWN) and _is_fashion_mnist(run) and not (saved and saved.holdout):
+    is_known = _is_fashion_mnist(run) and (saved is None or (saved.data, saved.holdout) in USUAL)
+    if data in (None, KNOWN) and is_known:
         return Source(DataFlags(KNOWN, data_dir=data_dir or (saved.data_dir if saved else None)))
     if data:
         own = replace(saved, data=data) if saved else _shaped_as(run, data)
@@ -105,7 +108,7 @@ def source_of(run: RunFolder, data: str | None = None, data_dir: Path | None = N
         )
     is_seeded = own.holdout_seed is None and (own.holdout or not saved)
     sha256 = run.data["sha256"] if run.data else None
-    own = replace(own, data_dir=data_dir or own.data_dir)
+    own = replace(own, data_dir=None if is_path(own.data) else data_dir or own.data_dir)
     return Source(own, run.config.seed if is_seeded else 0, sha256)
 
 

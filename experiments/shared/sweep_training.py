@@ -80,10 +80,9 @@ def run(
                 print(f"Program {number} of {len(programs)}: {', '.join(program)}")
             if all(name in sweep.diverged for name in program):
                 continue
-            step = _train(sweep, program, dataset, per_epoch, sample_every, checkpoint_every, stop)
+            every = sample_every, checkpoint_every
+            step = _train(sweep, program, dataset, per_epoch, *every, stop, member_commands)
             for name in program:
-                if name in member_commands:
-                    keep_command(member_commands[name], workdir / name / "command.txt")
                 write_or_warn(workdir / name)
             if step < epochs * per_epoch:
                 assert stop.caught
@@ -105,6 +104,7 @@ def _train(
     sample_every: int,
     checkpoint_every: int,
     stop: StopSignals,
+    commands: Mapping[str, str],
 ) -> int:
     """Train one program's members until their end or a stop, and return the last step."""
     data, members = dataset.identity(), []
@@ -115,6 +115,8 @@ def _train(
             checkpoints = stack.enter_context(Checkpoints(folder.checkpoints))
             if name not in sweep.diverged:
                 check_not_lost(folder, checkpoint_every * per_epoch)
+            if name in commands:
+                keep_command(commands[name], folder.command)
             keep_class_counts(dataset, folder.class_counts)
             draw_real_images(dataset, folder.path / "real.png")
             callbacks = [

@@ -281,6 +281,8 @@ def test_what_has_not_changed_is_not_decoded_again(pictures, tmp_path, monkeypat
     with monkeypatch.context() as patches:
         patches.setattr(folder, "_read", lambda *_: pytest.fail("it was read again"))
         again = load_folder(pictures)
+        patches.chdir(tmp_path)
+        load_folder("set")
     assert again.identity() == dataset.identity()
     assert (again.class_names, again.source) == (dataset.class_names, dataset.source)
     save(pictures / "a" / "1.bmp", *grey(7))
