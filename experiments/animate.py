@@ -234,10 +234,16 @@ def strips(grids: np.ndarray, start_names: list[str], end_names: list[str]) -> "
     from cgan_jax.pictures.gif import strip_picture
 
     pictures = [
-        np.asarray(strip_picture(grids[:, :, i], start, end))
+        strip_picture(grids[:, :, i], start, end)
         for i, (start, end) in enumerate(zip(start_names, end_names, strict=True))
     ]
-    return Image.fromarray(np.concatenate(pictures))
+    # Long names make larger images, so that strips may be of unequal width.
+    width, height = max(each.width for each in pictures), sum(each.height for each in pictures)
+    whole, top = Image.new("RGB", (width, height), "white"), 0
+    for picture in pictures:
+        whole.paste(picture, (0, top))
+        top += picture.height
+    return whole
 
 
 if __name__ == "__main__":

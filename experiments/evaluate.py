@@ -361,8 +361,9 @@ def compare(evaluations: "Sequence[Evaluation]", names: Sequence[str], folder: P
     real = {name: each["real"] for name, each in measures.items() if each["real"] is not None}
     mean = {name: float(np.mean(row)) for name, row in values.items()}
     sd = {name: float(np.std(row, ddof=1)) for name, row in values.items()}
-    row = "{:<17} {:<9}" + " {:>10}" * (len(names) + 2)
-    print(row.format("measure", "better", *(name[-10:] for name in names), "mean", "sd"))
+    widths = [max(10, len(name)) for name in (*names, "mean", "sd")]
+    row = "{:<17} {:<9}" + "".join(f" {{:>{width}}}" for width in widths)
+    print(row.format("measure", "better", *names, "mean", "sd"))
     for name in values:
         figures = (*values[name], mean[name], sd[name])
         print(row.format(name, MEASURES[name].better, *map(format_figure, figures)))

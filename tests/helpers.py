@@ -21,11 +21,11 @@ from experiments.proofs import tiny
 ROOT = Path(__file__).parents[1]
 
 
-def command(module, *flags, timeout=300, **options):
+def command(module, *flags, cwd=ROOT, timeout=300, **options):
     """`python -m experiments.<module>` until its end: its code, and what it printed."""
     return subprocess.run(
         [sys.executable, "-m", f"experiments.{module}", *map(str, flags)],
-        cwd=ROOT,
+        cwd=cwd,
         capture_output=True,
         text=True,
         timeout=timeout,

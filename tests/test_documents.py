@@ -5,6 +5,7 @@ are slow tests. Weights & Biases comes with the extra `dev`.
 """
 
 import importlib
+import json
 import re
 import shlex
 import sys
@@ -16,6 +17,7 @@ import jax
 import numpy as np
 import pytest
 import tyro
+from PIL import Image
 
 import cgan_jax
 from cgan_jax.data import Dataset
@@ -23,7 +25,7 @@ from cgan_jax.presets import PRESETS
 from cgan_jax.runs.checkpoint import Checkpoints
 from cgan_jax.runs.folder import RunFolder
 from cgan_jax.training.gan import GAN
-from tests.helpers import ROOT
+from tests.helpers import ROOT, command
 
 GUIDES = ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))]
 MAX_EXAMPLE_LINES = 15
@@ -76,6 +78,41 @@ def test_readme_examples_run(report_run):
     assert len(blocks(read("README.md"), "python")) == 1
     names = run_examples("README.md")
     assert (names["images"].shape, names["images"].dtype) == ((3, 28, 28, 1), np.uint8)
+
+
+@pytest.mark.slow
+def test_own_data_are_labelled_trained_and_evaluated(tmp_path, monkeypatch):
+    """docs/own-data.md with its steps on drawings in place of the package, and small networks."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("CGAN_JAX_CACHE", str(tmp_path / "cache"))
+    rng, emojis = np.random.default_rng(0), []
+    Path("package").mkdir()
+    Path("emoji").mkdir()
+    for i in range(60):
+        category = ["Component", "Food & Drink", "Flags"][max(1, i % 3) if i else 0]
+        names = [f"{i}.png", f"{i}-tone.png"]
+        for name in names:
+            opaque = rng.integers(0, 256, (8, 8, 4), np.uint8)
+            Image.fromarray(np.pad(opaque, ((4, 4), (4, 4), (0, 0)))).save(f"emoji/{name}")
+        variations = {"skin_variations": {"tone": {"image": names[1]}}} if i % 2 else {}
+        emojis.append({"image": names[0], "category": category} | variations)
+    Path("package/emoji.json").write_text(json.dumps(emojis))
+    run_examples("docs/own-data.md")
+    train, evaluate = (
+        shlex.split(blocks(section_of("docs/own-data.md", title), "sh")[0])[2:]
+        for title in ("Train", "Evaluate")
+    )
+    small = "--epochs 2 --eval-every 1 --generator-widths 8 8 --discriminator-widths 8 8"
+    for module, *flags in (
+        [*train, *shlex.split(small), "--batch-size", "16", "--holdout", "0.2"],
+        [*evaluate, "--fast"],
+    ):
+        done = command(module.removeprefix("experiments."), *flags, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    figures = json.loads(Path("runs/emoji/evaluation_fast/evaluation.json").read_text())
+    assert figures["stamp"]["adapted"]
+    assert 0 <= figures["measures"]["gan_test"]["mean"] <= 1
 
 
 def check_resumed_run(names):

@@ -146,7 +146,7 @@ def _scan(folder: Path) -> tuple[list[str], list[str]]:
     folders: list[str] = []
     with _read_errors(folder), os.scandir(folder) as entries:
         for entry in entries:
-            if not entry.name.startswith("."):
+            if not entry.name.startswith((".", "__MACOSX")):  # which zip files from Macs contain
                 (folders if _is_folder(entry) else files).append(entry.name)
     return sorted(files), sorted(folders)
 
@@ -160,7 +160,7 @@ def _walk(folder: Path, suffixes: Iterable[str]) -> list[str]:
     pictures = []
     with _read_errors(folder):
         for place, folders, files in os.walk(folder, onerror=fail):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            folders[:] = sorted(n for n in folders if not n.startswith((".", "__MACOSX")))
             pictures += [os.path.join(place, f) for f in files if _suffix(f) in suffixes]
     return sorted(path for path in pictures if not os.path.basename(path).startswith("."))
 

@@ -88,7 +88,13 @@ def has_test_split(file: Path) -> bool:
         DataError: it cannot be read.
     """
     with _read_errors(file), zipfile.ZipFile(file) as archive:
-        return {f"{name}.npy" for name in _TEST} <= set(archive.namelist())
+        found = [name for name in _TEST if f"{name}.npy" in archive.namelist()]
+    if len(found) == 1:
+        raise DataError(
+            f"{file} has {found[0]} alone\nexpected {' and '.join(_TEST)}, or neither\n"
+            "Add the other array, or remove this one."
+        )
+    return bool(found)
 
 
 def _decide(images: np.ndarray, options: Options, file: Path) -> PictureFormat:

@@ -13,6 +13,7 @@ from cgan_jax.data.holdout import (
     DEFAULT_SHARE,
     LEAST,
     check_share,
+    count_copies,
     hold_out,
 )
 from cgan_jax.data.own import has_test_split, load_own
@@ -48,7 +49,7 @@ class DataFlags:
     cifar10 or emnist/letters."""
     img_size: Annotated[str | None, tyro.conf.arg(metavar="INT|INTxINT")] = None
     """Height and width to resize the pictures' centres to: 32 for squares, or as 64x48, height
-    first. By default their own size."""
+    first. By default a square of their shorter sides."""
     channels: Literal[1, 3, 4] | None = None
     """1 for grey, 3 for colour, 4 for colour and opacity. By default 1 or 3, as the pictures
     have."""
@@ -60,7 +61,7 @@ class DataFlags:
     """TFDS's data directory. By default $TFDS_DATA_DIR, or tensorflow_datasets in your home."""
     holdout: Annotated[float | None, tyro.conf.arg(metavar="SHARE")] = None
     """Share of each class to hold out of training, for `evaluate`; 0 trains on all. By default 0.1
-    where the data have no test part of their own and are 500 pictures or more."""
+    of 500 pictures or more that have no test part."""
     holdout_seed: Annotated[int | None, INT] = None
     """Chooses which are held out. By default --seed; give one number to compare several seeds."""
 
@@ -113,8 +114,9 @@ class DataFlags:
         seed = check_seed(seed if self.holdout_seed is None else self.holdout_seed)
         share = None if self.holdout is None else check_share(self.holdout)
         whole = self.load()
+        has_test = self.has_test_split()  # or what is wrong with it, before training
         if share is None:
-            is_enough = len(whole) >= LEAST and not self.has_test_split()
+            is_enough = len(whole) >= LEAST and not has_test
             share = DEFAULT_SHARE if is_enough and not _trained_on(whole, run) else 0.0
         if not share:
             return Parts(whole, None, 0.0)
@@ -125,9 +127,11 @@ def describe_holdout(training: Dataset, held_out: Dataset) -> str:
     """A line about what is held out."""
     n = len(held_out)
     whole = plural(n + len(training), "picture")
+    n_copies = count_copies(held_out, training)
+    copies = f" {n_copies:,} have copies among those that are trained on." * (n_copies > 0)
     return (
         f"Holding out {n:,} of {whole} for `evaluate`: they are not trained on "
-        "(--holdout 0 trains on all)."
+        f"(--holdout 0 trains on all).{copies}"
     )
 
 

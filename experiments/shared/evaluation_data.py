@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from cgan_jax.checks import size_text
 from cgan_jax.data import SPECS, Dataset
-from cgan_jax.data.holdout import hold_out
+from cgan_jax.data.holdout import count_copies, hold_out
 from cgan_jax.data.own import is_path
-from cgan_jax.errors import RunError
+from cgan_jax.errors import DataError, RunError
 from cgan_jax.runs.folder import RunFolder
 from experiments.shared.command_line import parse
 from experiments.shared.data_flags import TRAIN, DataFlags, saved_data_flags
@@ -59,7 +59,13 @@ class Source:
             ConfigError, DataError: they cannot be loaded.
             RunError: they are not those that the run was trained on.
         """
-        training, held_out, share = self.flags.parts(self.seed, run)
+        try:
+            training, held_out, share = self.flags.parts(self.seed, run)
+        except DataError as error:
+            raise DataError(
+                f"{str(error).splitlines()[0]}\nexpected the data that {run.path} was trained on\n"
+                "Restore them, or name their new place with --data."
+            ) from error
         now = training.identity()
         if self.sha256 and now["sha256"] != self.sha256:
             before = run.data or {}
@@ -69,10 +75,13 @@ class Source:
                 f"{str(now['sha256'])[:12]}\nexpected the same images, read in the same way\n"
                 "Restore them, or name their new place with --data."
             )
-        if held_out is not None:
-            return EvalData(training, held_out, f"held out of training (--holdout {share:g})")
-        if self.flags.has_test_split():
-            return EvalData(training, self.flags.load("test"))
+        test, about = held_out, f"held out of training (--holdout {share:g})"
+        if test is None and self.flags.has_test_split():
+            test, about = self.flags.load("test"), ""
+        if test is not None:
+            if self.flags.data != KNOWN and (n_copies := count_copies(test, training)):
+                about += f"{', ' * bool(about)}{n_copies:,} of them copies of training images"
+            return EvalData(training, test, about or None)
         rest, half = hold_out(training, 0.5)
         about = (
             "half of the training images, as the run held none out; the generator has seen them, "

@@ -26,7 +26,7 @@ def summarize(sweep: SweepFolder, members: Mapping[str, TrainConfig], per_epoch:
     """
     rows, curves = [HEADER], dict[str, list[np.ndarray]]()
     for name, config in members.items():
-        setting = name.removesuffix(f"seed_{config.seed}").strip("_") or "the report's"
+        setting = name.removesuffix(f"seed_{config.seed}").strip("_") or "all the same"
         curves.setdefault(setting, [])
         if name in sweep.diverged:
             cells = f",,{sweep.diverged[name]}"

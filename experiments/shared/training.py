@@ -235,7 +235,7 @@ def _first_line(
 ) -> str:
     """What is about to be trained, where and on what; or that it is finished."""
     if step >= last_step:
-        done = f"{plural(step, 'step')}, {plural(config.epochs, 'epoch')}"
+        done = f"{plural(step, 'step')}, {plural(config.epochs * step // last_step, 'epoch')}"
         return f"{workdir} is finished: {done}. A larger --epochs makes it longer."
     what = f"step {step:,} of {last_step:,}" if step else plural(config.epochs, "epoch")
     return (

@@ -287,7 +287,8 @@ def test_a_test_part_of_the_data_is_measured_against_and_nothing_held_out(digits
     assert (len(training), held_out) == (520, None)
     run = RunFolder(tmp_path, tiny.CONFIG, training.class_names, data=training.identity())
     data = Source(flags, sha256=training.identity()["sha256"]).load(run)
-    assert (len(data.training), len(data.test), data.about_test) == (520, 80, None)
+    assert (len(data.training), len(data.test)) == (520, 80)
+    assert data.about_test == "80 of them copies of training images"
 
 
 def test_where_the_data_of_a_run_are_and_which_are_held_out(tmp_path):
