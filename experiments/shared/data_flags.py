@@ -17,6 +17,7 @@ from cgan_jax.data.holdout import (
     hold_out,
 )
 from cgan_jax.data.own import has_test_split, load_own
+from cgan_jax.errors import DataError
 from cgan_jax.runs.folder import RunFolder
 from experiments.shared.command_line import parse_size
 from experiments.shared.reading import reading_bar
@@ -113,7 +114,15 @@ class DataFlags:
         """
         seed = check_seed(seed if self.holdout_seed is None else self.holdout_seed)
         share = None if self.holdout is None else check_share(self.holdout)
-        whole = self.load()
+        try:
+            whole = self.load()
+        except DataError as error:
+            if run is None:
+                raise
+            raise DataError(
+                f"{str(error).splitlines()[0]}\nexpected the data that {run.path} was trained on\n"
+                "Restore them, or name their new place: as DATA to train, with --data to evaluate."
+            ) from error
         has_test = self.has_test_split()  # or what is wrong with it, before training
         if share is None:
             is_enough = len(whole) >= LEAST and not has_test

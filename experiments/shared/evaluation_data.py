@@ -8,7 +8,7 @@ from cgan_jax.checks import size_text
 from cgan_jax.data import SPECS, Dataset
 from cgan_jax.data.holdout import count_copies, hold_out
 from cgan_jax.data.own import is_path
-from cgan_jax.errors import DataError, RunError
+from cgan_jax.errors import RunError
 from cgan_jax.runs.folder import RunFolder
 from experiments.shared.command_line import parse
 from experiments.shared.data_flags import TRAIN, DataFlags, saved_data_flags
@@ -59,13 +59,7 @@ class Source:
             ConfigError, DataError: they cannot be loaded.
             RunError: they are not those that the run was trained on.
         """
-        try:
-            training, held_out, share = self.flags.parts(self.seed, run)
-        except DataError as error:
-            raise DataError(
-                f"{str(error).splitlines()[0]}\nexpected the data that {run.path} was trained on\n"
-                "Restore them, or name their new place with --data."
-            ) from error
+        training, held_out, share = self.flags.parts(self.seed, run)
         now = training.identity()
         if self.sha256 and now["sha256"] != self.sha256:
             before = run.data or {}

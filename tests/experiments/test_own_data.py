@@ -16,7 +16,7 @@ from PIL import Image
 from cgan_jax.config import ModelConfig, TrainConfig
 from cgan_jax.data import SPECS, Dataset
 from cgan_jax.data.holdout import hold_out
-from cgan_jax.errors import ConfigError, RunError
+from cgan_jax.errors import ConfigError, DataError, RunError
 from cgan_jax.metrics import own_reference
 from cgan_jax.metrics.classifier import Recipe
 from cgan_jax.presets import PRESETS
@@ -248,6 +248,9 @@ def test_what_is_held_out_is_recorded_and_measured_against(
     assert run.data == training.identity()
 
     moved = digits_npz.rename(tmp_path / "moved.npz")
+    for command, words in ((evaluate, [run.path]), (train, ["--workdir", run.path])):
+        with pytest.raises(DataError, match="as DATA to train, with --data to evaluate"):
+            invoke(command, *words)
     invoke(evaluate, run.path, "--fast", "--data", moved)
     out = capsys.readouterr().out
     assert "Training a reference classifier on 470 pictures" in out
