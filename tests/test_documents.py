@@ -213,7 +213,7 @@ def check_optimizers(names):
 
 def check_generator(names):
     assert names["bags"].shape == (16, 28, 28, 1)
-    assert names["state"].gen.params["ConvTranspose_0"]["kernel"].shape == (4, 4, 64, 64)
+    assert names["state"].gen.params["Conv_0"]["kernel"].shape == (3, 3, 64, 64)
     before = names["state"]
     exec(blocks(section_of("docs/tutorial.md", "Your own generator"), "python")[1], names)
     jax.tree.map(np.testing.assert_array_equal, names["state"], before)
