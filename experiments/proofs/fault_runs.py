@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -62,16 +62,20 @@ class Runs:
         work: where to make the folders.
         epochs: of each run, at least 3. With 4, the oldest checkpoint is dropped in each.
         data_dir: a directory with the data, or None.
+        flags: further flags of each run.
 
     Raises:
         RunError: the command fails even when nothing disturbs it.
     """
 
-    def __init__(self, work: Path, epochs: int = 4, data_dir: Path | None = None) -> None:
+    def __init__(
+        self, work: Path, epochs: int = 4, data_dir: Path | None = None, flags: Sequence[str] = ()
+    ) -> None:
         self._work, self._epochs, self._undisturbed = work, epochs, work / "undisturbed"
         self._flags = f"--epochs {epochs} --batch-size {BATCH_SIZE}".split()
         self._flags += ["--sample-every", "1", "--checkpoint-every", "1"]
         self._flags += ["--data-dir", str(data_dir.absolute())] if data_dir else []
+        self._flags += flags
         self._timeout = 1200.0
         _log.info("First a run of %d epochs that nothing disturbs.", epochs)
         self._run(self._undisturbed, "--dry-run")  # compiles, so that the next is timed without it

@@ -155,8 +155,9 @@ def test_existing_workdir_is_refused(tmp_path):
 
 @pytest.fixture(scope="module")
 def runs(fashion_mnist, tmp_path_factory):
-    """Real runs, as short as they may be."""
-    return Runs(tmp_path_factory.mktemp("runs"), epochs=3)
+    """Real runs, as short as they may be, of narrow networks."""
+    widths = "--generator-widths 128 256 --discriminator-widths 256 256"
+    return Runs(tmp_path_factory.mktemp("runs"), epochs=3, flags=widths.split())
 
 
 @pytest.mark.slow
