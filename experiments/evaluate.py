@@ -126,12 +126,13 @@ def main() -> None:
         (source, [candidate for each in group for candidate in checkpoints(each, flags)])
         for source, group in sources.items()
     ]
+    out = flags.out if len(runs) > 1 and len(groups) == 1 else None
     for source, candidates in groups:
         data = source.load(candidates[0].run)
         evaluations = evaluate(data, candidates, protocol, inception, flags)
-        summarize(candidates, evaluations, flags.out if len(groups) == 1 else None)
+        summarize(candidates, evaluations, out)
     folders = [flags.folder(each.run, each.best) for _, group in groups for each in group]
-    folders += [flags.out] if len(runs) > 1 and len(groups) == 1 else []
+    folders += [out] if out else []
     if len(groups) > 1:
         print(
             "Runs on other images, or with other images held out, are not compared; give the same "

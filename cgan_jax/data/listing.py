@@ -18,6 +18,7 @@ from cgan_jax.data.class_names import check_different, in_order
 from cgan_jax.errors import ConfigError, DataError
 
 TEST_NAMES = ("test", "val", "valid", "validation")  # of a data set's test part, the best first
+HIDDEN = (".", "__MACOSX")  # beginnings of names; zip files from Macs contain the second
 _log = logging.getLogger("cgan_jax")
 
 
@@ -146,7 +147,7 @@ def _scan(folder: Path) -> tuple[list[str], list[str]]:
     folders: list[str] = []
     with _read_errors(folder), os.scandir(folder) as entries:
         for entry in entries:
-            if not entry.name.startswith((".", "__MACOSX")):  # which zip files from Macs contain
+            if not entry.name.startswith(HIDDEN):
                 (folders if _is_folder(entry) else files).append(entry.name)
     return sorted(files), sorted(folders)
 
@@ -160,7 +161,7 @@ def _walk(folder: Path, suffixes: Iterable[str]) -> list[str]:
     pictures = []
     with _read_errors(folder):
         for place, folders, files in os.walk(folder, onerror=fail):
-            folders[:] = sorted(n for n in folders if not n.startswith((".", "__MACOSX")))
+            folders[:] = sorted(name for name in folders if not name.startswith(HIDDEN))
             pictures += [os.path.join(place, f) for f in files if _suffix(f) in suffixes]
     return sorted(path for path in pictures if not os.path.basename(path).startswith("."))
 

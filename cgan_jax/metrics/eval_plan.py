@@ -150,17 +150,7 @@ def plan_evaluation(
     n_classes = len(training.class_names)
     per_class = max(1, protocol.n_images // n_classes)
     if known:
-        n_more = max(protocol.n_large, cas.N_IMAGES * protocol.cas)
-        return EvalPlan(
-            protocol,
-            np.full(n_classes, per_class),
-            np.arange(protocol.n_images, dtype=np.int32) % n_classes,
-            np.arange(n_more, dtype=np.int32) % n_classes,
-            cas.N_IMAGES * protocol.cas,
-            cas.RECIPE,
-            adapted=(),
-            known=True,
-        )
+        return _plan_of_known(protocol, n_classes, per_class)
     in_training, in_test = (
         np.bincount(part.labels, minlength=n_classes) for part in (training, test)
     )
@@ -194,6 +184,21 @@ def plan_evaluation(
     notes = _notes(protocol, fitted, counts, missing, n_cas)
     labels = _in_turns(counts)
     return EvalPlan(fitted, counts, labels, more_labels, n_cas, recipe, notes, known=False)
+
+
+def _plan_of_known(protocol: EvalProtocol, n_classes: int, per_class: int) -> EvalPlan:
+    """The protocol as it stands, with equally many images of each class."""
+    n_more = max(protocol.n_large, cas.N_IMAGES * protocol.cas)
+    return EvalPlan(
+        protocol,
+        np.full(n_classes, per_class),
+        np.arange(protocol.n_images, dtype=np.int32) % n_classes,
+        np.arange(n_more, dtype=np.int32) % n_classes,
+        cas.N_IMAGES * protocol.cas,
+        cas.RECIPE,
+        adapted=(),
+        known=True,
+    )
 
 
 def _check_parts(training: Dataset, test: Dataset) -> None:

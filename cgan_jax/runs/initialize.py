@@ -25,6 +25,7 @@ from cgan_jax.runs.folder import RunFolder, run_and_checkpoints
 from cgan_jax.training.gan import GAN, GANState, NetState
 
 PARTS = ("step", "gen.params.", "gen.batch_stats.", "disc.params.", "disc.batch_stats.", "average.")
+EXPECTED = "expected the same networks, apart from the number of classes"
 # Settings of networks whose weights fit each other all the same; the classes have a check below.
 MAY_DIFFER = ("n_classes", "label_dim", "dropout_rate", "bn_momentum", "precision")
 
@@ -179,7 +180,7 @@ def _state(gan: GAN, arrays: dict[str, np.ndarray], loaded: Loaded) -> GANState:
                 raise ConfigError(
                     f"{loaded.run} does not fit: {name} is {actual}, the new run's is "
                     f"{wanted.dtype} {list(wanted.shape)}\n"
-                    "expected the same networks, apart from the number of classes\n"
+                    f"{EXPECTED}\n"
                     "Name another run, or use its networks."
                 )
             return jnp.array(array)  # a copy each: a step must not be given an array twice
@@ -203,7 +204,7 @@ def _check_networks(path: Path, old: BaseModelConfig, new: BaseModelConfig) -> N
     if type(old) is not type(new):
         raise ConfigError(
             f"{path} does not fit: its networks are of kind {kind_of(old)}, not {kind_of(new)}\n"
-            "expected the same networks, apart from the number of classes\n"
+            f"{EXPECTED}\n"
             f"Choose a preset with networks of kind {kind_of(old)}, or name another run."
         )
     before, after = (
@@ -215,7 +216,7 @@ def _check_networks(path: Path, old: BaseModelConfig, new: BaseModelConfig) -> N
         changes = ", ".join(f"{name} {before[name]} -> {after[name]}" for name in differ)
         raise ConfigError(
             f"{path} does not fit: other networks ({changes})\n"
-            "expected the same networks, apart from the number of classes\n"
+            f"{EXPECTED}\n"
             f"Give {_flags({name: before[name] for name in differ})}, or name another run."
         )
 
