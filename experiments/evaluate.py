@@ -13,7 +13,6 @@ classifier is trained first, on the run's own training images, and cached.
 
 import json
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,8 +24,6 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from cgan_jax.checks import plural
-from cgan_jax.data import Dataset
 from cgan_jax.errors import ConfigError, RunError
 from cgan_jax.files import atomic_write
 from cgan_jax.metrics.measures import MEASURES
@@ -37,13 +34,12 @@ from experiments.shared.command_line import parse, run
 from experiments.shared.evaluation_data import EvalData, Source, source_of
 from experiments.shared.output import check_output
 from experiments.shared.page import write_or_warn
-from experiments.shared.progress import duration
+from experiments.shared.reference import own_reference
 
 if TYPE_CHECKING:
     from cgan_jax.metrics.eval_plan import EvalProtocol
     from cgan_jax.metrics.evaluation import Evaluation, ProgressFn
     from cgan_jax.metrics.inception import Features
-    from cgan_jax.metrics.reference import Reference
     from cgan_jax.sampling.generator import TrainedGenerator
 
 MODULE = "experiments.evaluate"
@@ -172,35 +168,6 @@ def evaluate(
             folder = flags.folder(candidate.run, candidate.best)
             publish(evaluations[-1], candidate, folder, raw=flags.raw)
     return evaluations
-
-
-def own_reference(training: Dataset) -> "Reference":
-    """Train the reference classifier of some data, or take it from the cache, and say how good."""
-    from cgan_jax.metrics.own_reference import train_reference
-
-    start = time.perf_counter()
-    with tqdm(
-        disable=not sys.stderr.isatty(),
-        bar_format="{percentage:3.0f}%|{bar:20}| {remaining} left at most  {desc}",
-        desc="the reference classifier",
-        leave=False,
-    ) as bar:
-
-        def on_step(done: int, total: int) -> None:
-            if done == 1:
-                n = plural(len(training), "picture")
-                tqdm.write(f"Training a reference classifier on {n}; it is cached.")
-            bar.total = total
-            bar.update()
-
-        reference = train_reference(training, on_step=on_step)
-        took = f", after {duration(time.perf_counter() - start)}" if bar.total else ", cached"
-    print(
-        f"The reference classifier recognises {reference.accuracy:.1%} of "
-        f"{plural(reference.n_validation, 'picture')} that chose its weights "
-        f"(by chance {reference.chance:.1%}){took}."
-    )
-    return reference
 
 
 def checkpoints(run_folder: RunFolder, flags: Flags) -> list[Candidate]:

@@ -1,5 +1,6 @@
 """The measures by name: what each one means, and which direction is better."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -66,8 +67,9 @@ def find_declines(rows: Sequence[Mapping[str, float]]) -> list[str]:
         if better not in ("higher", "lower"):
             continue
         sign = 1 if better == "higher" else -1  # the higher, the better
-        best = max(rows, key=lambda row: sign * row[name])
-        bound = best[name] * (1 - CLEARLY_WORSE) ** sign
+        taken = [row for row in rows if not math.isnan(row[name])]  # once a run has a reference
+        best = max(taken, key=lambda row: sign * row[name], default={})
+        bound = best.get(name, math.nan) * (1 - CLEARLY_WORSE) ** sign
         recent = [row[name] for row in rows[-PATIENCE:]]
         if all(sign * value < sign * bound for value in recent):
             lines.append(

@@ -69,7 +69,7 @@ def train_reference(
             is not called if there is nothing to train.
 
     Returns:
-        the classifier, with features of 128 numbers, and its accuracy on the validation images.
+        the classifier, with features of 128 numbers, its validation images and accuracy on them.
 
     Raises:
         ConfigError: `seed` is out of range.
@@ -137,7 +137,7 @@ def _reference(
 
     accuracy = _accuracy(module, variables, validation)
     chance = float(np.bincount(validation.labels).max() / len(validation))
-    return Reference(classify, _digest(weights), accuracy, chance, len(validation))
+    return Reference(classify, _digest(weights), validation, accuracy, chance)
 
 
 def _shapes(module: nn.Module, data: Dataset) -> dict[str, tuple[int, ...]]:

@@ -15,52 +15,69 @@ from cgan_jax.metrics.classification import confusion_matrix
 from cgan_jax.metrics.frechet import frechet_distance
 from cgan_jax.metrics.inputs import check_images
 from cgan_jax.metrics.manifold import manifold_measures
-from cgan_jax.metrics.reference import N_TRAINING, is_fashion_mnist, load_reference
+from cgan_jax.metrics.reference import N_TRAINING, Reference, is_fashion_mnist, load_reference
 
 N_IMAGES = 2_000
+NEIGHBOUR = 5  # of an image of the training split: how far its neighbourhood reaches
 CHOSEN_BY = "pixel_fd"
 """The best checkpoint has the lowest of this measure: the Frechet distance in 64 principal
 components of the pixels (fewer for small data), without the reference classifier."""
 
 
-def quick_measures(training: Dataset) -> Callable[[np.ndarray, np.ndarray], dict[str, float]]:
+def quick_measures(
+    training: Dataset, reference: Reference | None = None
+) -> Callable[[np.ndarray, np.ndarray], dict[str, float]]:
     """Prepare the measures of fakes against training images, of any data.
 
     Args:
         training: the training split, of at least two images.
+        reference: a classifier for data other than Fashion-MNIST, which has its own; see
+            `train_reference`. Its validation images are what features are compared with.
 
     Returns:
         a function of fakes, uint8 `[N, H, W, C]`, and their requested classes, integers `[N]`,
-        whose figures are comparable for N_IMAGES of them. It computes `pixel_fd` and, for
-        Fashion-MNIST, `gan_test`, `fcd` and `coverage` by the reference classifier against
-        training images that it was not trained on.
+        whose figures are comparable for N_IMAGES of them. It computes `pixel_fd` and, by the
+        reference classifier against training images that it was not fitted to, `gan_test`, `fcd`
+        and, where they suffice, `coverage` by as many fakes as real images.
     """
     known, n_classes = is_fashion_mnist(training), len(training.class_names)
     first = N_TRAINING if known else 0
     real = training.images[first + evenly(training.labels[first:], N_IMAGES, n_classes)]
     # Evenly spaced, since unknown data may be in the order of their classes.
-    spread = np.linspace(0, len(training) - 1, min(len(training), N_IMAGES)).astype(int)
-    basis = training.images[:10_000] if known else training.images[spread]
+    basis = training.images[:10_000] if known else training.images[_spread(len(training))]
     pixels = principal_components(basis, min(64, basis[0].size, len(basis) - 1))
     real_pixels = pixels(real)
 
     def pixel_measures(images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         return {CHOSEN_BY: frechet_distance(real_pixels, pixels(images))}
 
-    if not known:
+    if known:
+        reference, balanced, distinct = load_reference(), real, real
+    elif reference and (unseen := reference.validation):
+        balanced = unseen.images[evenly(unseen.labels, N_IMAGES, n_classes)]
+        distinct = unseen.images[_spread(len(unseen))]
+    else:
         return pixel_measures
-    reference = load_reference()
-    real_features, _ = reference(real)
+    classify = reference
+    real_features, neighbours = classify(balanced)[0], classify(distinct)[0]
 
     def measures(images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        features, predictions = reference(images)
-        return {
+        features, predictions = classify(images)
+        figures = {
             "gan_test": confusion_matrix(labels, predictions, n_classes).accuracy,
             "fcd": frechet_distance(real_features, features),
-            "coverage": manifold_measures(real_features, features).coverage,
-        } | pixel_measures(images, labels)
+        }
+        if len(neighbours) > NEIGHBOUR:
+            as_many = features[: len(neighbours)]
+            figures["coverage"] = manifold_measures(neighbours, as_many, k=NEIGHBOUR).coverage
+        return figures | pixel_measures(images, labels)
 
     return measures
+
+
+def _spread(n: int) -> np.ndarray:
+    """Indices of at most N_IMAGES of n images, evenly spaced."""
+    return np.linspace(0, n - 1, min(n, N_IMAGES)).astype(int)
 
 
 def evenly(labels: np.ndarray, n: int, n_classes: int) -> np.ndarray:

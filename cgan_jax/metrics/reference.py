@@ -42,16 +42,22 @@ class Reference:
             each chunk with its number of images. It returns features, float32 `[N, F]`, and
             predicted labels, int32 `[N]`; those of an image do not depend on the others.
         sha256: what identifies it in an evaluation's stamp, such as the hash of its weights.
-        accuracy: the share of validation images that it recognises; None if it is unknown.
+        validation: images from the training data that its weights were not fitted to; None if they
+            are unknown.
+        accuracy: the share of them that it recognises.
         chance: the share of the commonest class among them.
-        n_validation: how many they are.
     """
 
     classify: Classify
     sha256: str
+    validation: Dataset | None = None
     accuracy: float | None = None
     chance: float | None = None
-    n_validation: int = 0
+
+    @property
+    def n_validation(self) -> int:
+        """How many images its accuracy is measured on."""
+        return len(self.validation) if self.validation else 0
 
     def __call__(
         self, images: np.ndarray, on_chunk: Callable[[int], None] = lambda n: None

@@ -69,7 +69,7 @@ class MeasuresTable(Callback):
         rows.append({"epoch": epoch.epoch, "step": epoch.step} | measures)
         write_measures(self._run.measures, rows)
         epochs = [int(row["epoch"]) for row in rows]
-        values = {name: [row[name] for row in rows] for name in measures}
+        values = {name: [row.get(name, np.nan) for row in rows] for name in measures}
         with atomic_write(self._run.path / "measures.png") as temporary:
             plot_measures(epochs, values, temporary)
 

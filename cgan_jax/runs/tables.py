@@ -94,11 +94,11 @@ def measures_at(run: RunFolder, step: int) -> Row | None:
 
 
 def write_measures(path: Path, rows: Sequence[Row]) -> None:
-    """Replace the rows of a `measures.csv`."""
+    """Replace the rows of a `measures.csv`; a measure that a row lacks is NaN there."""
+    names = list(dict.fromkeys(name for row in reversed(rows) for name in row))
+    lines = [[f"{row.get(name, np.nan):.9g}" for name in names] for row in rows]
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        if rows:
-            file.write(",".join(rows[0]) + "\n")
-        file.writelines(",".join(f"{value:.9g}" for value in row.values()) + "\n" for row in rows)
+        file.writelines(",".join(line) + "\n" for line in ([names, *lines] if rows else []))
 
 
 def write_class_counts(path: Path, class_names: Sequence[str], counts: Sequence[int]) -> None:

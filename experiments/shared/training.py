@@ -19,7 +19,7 @@ from cgan_jax.errors import ConfigError, RunError
 from cgan_jax.files import atomic_write
 from cgan_jax.pictures.grids import grid, labelled_examples, rows_for, shown_classes
 from cgan_jax.reporting.callbacks import LossesTable, SampleGrids, TensorBoard
-from cgan_jax.reporting.measures import BestCheckpoint, MeasuresTable
+from cgan_jax.reporting.measures import BestCheckpoint, Measure, MeasuresTable
 from cgan_jax.runs import initialize
 from cgan_jax.runs.checkpoint import Checkpoints
 from cgan_jax.runs.folder import RunFolder
@@ -36,6 +36,7 @@ from cgan_jax.training.stop_signals import StopSignals
 from experiments.shared.compile_cache import keep_programs
 from experiments.shared.page import write_or_warn
 from experiments.shared.progress import Progress, duration
+from experiments.shared.reference import own_reference
 from experiments.shared.training_flags import OutputFlags
 
 
@@ -78,6 +79,9 @@ def run(
     first = _first_state(gan, config, dataset, workdir, resume, init_from)
     with contextlib.ExitStack() as stack:
         folder = _open(stack, config, dataset, workdir, output, resume, mesh)
+        is_finished = folder.steps_done() >= last_step
+        # Before it listens, since Ctrl-C is to end this at once.
+        measure = _quick_measures(dataset) if output.eval_every and not is_finished else None
         stack.enter_context(stop.listening())
         checkpoints = stack.enter_context(Checkpoints(folder.checkpoints))
         if first:
@@ -91,7 +95,8 @@ def run(
         keep_command(command, folder.command)
         draw_real_images(dataset, folder.path / "real.png")
         began = time.perf_counter()
-        state = _train(gan, folder, dataset, output, state, checkpoints, stop, mesh)
+        callbacks = _callbacks(gan, folder, dataset, output, measure)
+        state = _train(gan, folder, dataset, output, state, checkpoints, callbacks, stop, mesh)
         seconds = time.perf_counter() - began
         page = write_or_warn(folder.path)
     print(_last_line(command, workdir, page, step, int(state.step), last_step, seconds))
@@ -106,6 +111,7 @@ def _train(
     output: OutputFlags,
     state: GANState | None,
     checkpoints: Checkpoints,
+    callbacks: list[Callback],
     stop: StopSignals,
     mesh: Mesh | None,
 ) -> GANState:
@@ -115,7 +121,7 @@ def _train(
         folder.config,
         dataset,
         state=state,
-        callbacks=_callbacks(gan, folder, dataset, output),
+        callbacks=callbacks,
         checkpoints=checkpoints,
         checkpoint_every=output.checkpoint_every,
         should_stop=stop,
@@ -210,15 +216,24 @@ def _keep_first_state(
     checkpoints.save(0, state)
 
 
+def _quick_measures(dataset: Dataset) -> Measure:
+    """What --eval-every measures; of a user's own data, with a reference classifier of them."""
+    from cgan_jax.metrics.quick import quick_measures
+    from cgan_jax.metrics.reference import is_fashion_mnist
+
+    # A class with a single image has none to judge the classifier by.
+    has_reference = not is_fashion_mnist(dataset) and np.bincount(dataset.labels).max() > 1
+    return quick_measures(dataset, own_reference(dataset) if has_reference else None)
+
+
 def _callbacks(
-    gan: GAN, folder: RunFolder, dataset: Dataset, output: OutputFlags
+    gan: GAN, folder: RunFolder, dataset: Dataset, output: OutputFlags, measure: Measure | None
 ) -> list[Callback]:
     """What writes the run's files and shows its progress."""
     evaluation: list[Callback] = []
-    if output.eval_every:
-        from cgan_jax.metrics.quick import CHOSEN_BY, N_IMAGES, quick_measures
+    if measure:
+        from cgan_jax.metrics.quick import CHOSEN_BY, N_IMAGES
 
-        measure = quick_measures(dataset)
         table = MeasuresTable(gan, folder, measure, output.eval_every, n_images=N_IMAGES)
         evaluation = [table, BestCheckpoint(folder, by=CHOSEN_BY)]
     return [

@@ -22,7 +22,7 @@ from cgan_jax.metrics.classifier import Recipe
 from cgan_jax.presets import PRESETS
 from cgan_jax.runs.folder import RunFolder
 from cgan_jax.runs.restore import restore_run
-from cgan_jax.runs.tables import read_class_counts
+from cgan_jax.runs.tables import read_class_counts, read_measures
 from cgan_jax.sampling.generator import load_generator
 from experiments import digits_cgan, evaluate, sample, train
 from experiments.proofs import tiny
@@ -74,7 +74,9 @@ def test_a_folder_of_images_is_trained_and_other_images_are_refused(
     with Image.open(run.path / "real.png") as real, Image.open(run.sample_grid(1)) as grid:
         assert real.size == grid.size
         assert np.ptp(np.asarray(real), axis=-1).max() > 50  # there is colour in it
-    assert "pixel_fd" in run.measures.read_text()
+    assert "The reference classifier recognises" in out
+    (measured,) = read_measures(run.measures)
+    assert list(measured) == ["epoch", "step", "gan_test", "fcd", "pixel_fd"]
     assert read_class_counts(run.class_counts, run.class_names) == [6, 6]
     assert run.nearest.exists()
     assert run.best.is_dir()

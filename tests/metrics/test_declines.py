@@ -1,5 +1,6 @@
 """Measures that decline in the course of a run."""
 
+import numpy as np
 import pytest
 
 from cgan_jax.metrics.measures import find_declines
@@ -16,10 +17,11 @@ def evaluations(name, *values):
         ("coverage", (0.1, 0.6, 0.7, 0.44, 0.40, 0.449)),
         ("fcd", (9.0, 3.1, 3.0, 4.1, 9.0, 4.02)),
         ("coverage", (0.6, 0.1, 0.1, 0.1)),
+        ("coverage", (float("nan"), 0.6, 0.1, 0.1, 0.1)),
     ],
 )
 def test_three_evaluations_a_quarter_below_the_best_are_a_decline(name, values):
-    best = {"coverage": max, "fcd": min}[name](values)
+    best = {"coverage": np.nanmax, "fcd": np.nanmin}[name](values)
     (line,) = find_declines(evaluations(name, *values))
     expected = (
         f"{name} has been clearly worse than its best for 3 evaluations: {values[-1]:.3g} now"
@@ -39,6 +41,7 @@ def test_three_evaluations_a_quarter_below_the_best_are_a_decline(name, values):
         ("fcd", (4.0, 3.0, 2.0, 1.0)),
         ("fcd", (1.0, 1.3, 1.3, 1.3)),
         ("fcd", (1.0, 2.0, 2.0, float("nan"))),
+        ("fcd", (float("nan"),) * 4),
         ("diversity", (60.0, 1.0, 1.0, 1.0)),  # near real is better: no direction
         ("own_measure", (60.0, 1.0, 1.0, 1.0)),
     ],

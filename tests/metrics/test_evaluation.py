@@ -235,6 +235,23 @@ def test_quick_measures_of_other_data_use_pixels(tiny_dataset, fashion_mnist):
     assert few(tiny_dataset.images, labels)["pixel_fd"] < 1
 
 
+def test_quick_measures_compare_with_images_that_the_reference_has_not_seen(means):
+    """With a class that has few of them, and with too few for a measure of neighbourhoods."""
+    data = digits()
+    training, unseen = hold_out(data, 0.2)
+    measure = quick_measures(training, replace(means, validation=unseen))
+    labels = np.arange(2000, dtype=np.int32) % 10
+    fakes = np.stack([data.images[data.labels == label][0] for label in range(10)])[labels]
+    seen = measure(unseen.images, unseen.labels)
+    assert list(seen) == ["gan_test", "fcd", "coverage", "pixel_fd"]
+    one_each = measure(fakes, labels)
+    assert seen["coverage"] == 1 > one_each["coverage"]
+    assert one_each["gan_test"] == np.mean(means(fakes)[1] == labels)
+    assert seen["fcd"] < 0.1 * one_each["fcd"]
+    few = quick_measures(training, replace(means, validation=subset(unseen, slice(0, 5))))
+    assert list(few(fakes, labels)) == ["gan_test", "fcd", "pixel_fd"]
+
+
 @pytest.fixture(scope="module")
 def few():
     """320 digits in classes of 60 down to 2, and one of a single image; their means as features."""
@@ -248,12 +265,13 @@ def few():
 def means():
     """Features that need no training: the means of blocks, and the brightest as a prediction."""
 
-    def classify(images, on_chunk):
+    def classify(images, on_chunk=lambda n: None):
         on_chunk(len(images))
         features = images.reshape(len(images), 4, 2, 4, 2).mean((2, 4)).reshape(len(images), 16)
         return features.astype(np.float32), (features.argmax(1) % 10).astype(np.int32)
 
-    return Reference(classify, "means of blocks", accuracy=0.4, chance=0.2, n_validation=30)
+    validation = subset(digits(), slice(0, 30))
+    return Reference(classify, "means of blocks", validation, accuracy=0.4, chance=0.2)
 
 
 def test_few_and_unbalanced_images_adapt_the_protocol_and_say_so(few, means, monkeypatch):

@@ -17,7 +17,7 @@ from cgan_jax.runs.folder import RunFolder
 from cgan_jax.runs.restore import restore_run
 from cgan_jax.runs.tables import measures_at, read_measures
 from cgan_jax.sampling.generator import load_generator
-from cgan_jax.training.callbacks import Callback
+from cgan_jax.training.callbacks import Callback, EpochEnd
 from cgan_jax.training.gan import GAN
 from cgan_jax.training.loop import train
 
@@ -190,3 +190,17 @@ def test_a_best_without_its_measure_is_an_error(config, tiny_dataset, tmp_path):
     (run.best / "measure.json").unlink()
     with pytest.raises(RunError, match="measure.json cannot be read"):
         run_on(config, tiny_dataset, tmp_path / "run")
+
+
+def test_a_run_that_resumes_with_more_measures_keeps_its_rows(config, tiny_dataset, tmp_path):
+    """As older runs on a user's own data do, which had no reference classifier."""
+    run, _ = run_on(replace(config, epochs=1), tiny_dataset, tmp_path / "run")
+    more = lambda images, labels: {"first": 0.5} | measure(images, labels)  # noqa: E731
+    gan = GAN.from_config(replace(config, epochs=6))
+    table = MeasuresTable(gan, run, more, every=1, n_images=20)
+    before, state = read_measures(run.measures), restore_run(run)[1]
+    table.on_epoch_end(EpochEnd(2, 12, state, np.zeros((6, 2))))
+    row, new = read_measures(run.measures)
+    assert np.isnan(row.pop("first")) and [row] == before
+    assert list(new) == ["epoch", "step", "first", "mean", "badness", "zeros"]
+    assert new["first"] == 0.5
