@@ -43,7 +43,7 @@ def plot_losses(losses: np.ndarray, steps_per_epoch: int, path: Path) -> None:
     if losses.min() >= 0:  # hinge's generator loss may be negative
         axes.set_ylim(0)
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper right")  # the best place takes long to find
     figure.savefig(path)
 
 
