@@ -34,26 +34,16 @@ def count_copies(images: Dataset, others: Dataset) -> int:
     return sum(hashlib.sha256(image.tobytes()).digest() in known for image in images.images)
 
 
-def hold_out(
+def choose_held_out(
     dataset: Dataset, share: float = DEFAULT_SHARE, seed: int = 0
-) -> tuple[Dataset, Dataset]:
-    """Split a data set in two, class by class. The same arguments always give the same parts.
-
-    Of each class, `share` of the images are held out, rounded: at least one, and never the last
-    one that is left to train. A class with a single image keeps it for training.
-
-    Args:
-        dataset: the images.
-        share: from above 0 to below 1.
-        seed: in [0, 2**32), of the choice of the images.
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of the images that `hold_out` leaves to train on, and of those that it holds out.
 
     Returns:
-        the images to train on, and those held out, both in the order of the data set and with all
-        of its class names.
+        two arrays of integers, both ascending.
 
     Raises:
-        ConfigError: `share` or `seed` is out of range.
-        DataError: no class has two images.
+        ConfigError, DataError: as `hold_out`.
     """
     if not check_share(share):
         raise ConfigError("holdout must be above 0 to hold out something\nGive such as 0.1.")
@@ -68,10 +58,45 @@ def hold_out(
             "expected a class with one to train on and one to hold out\n"
             "Add images, or hold out none."
         )
-    return _part(dataset, np.flatnonzero(~held)), _part(dataset, np.flatnonzero(held))
+    return np.flatnonzero(~held), np.flatnonzero(held)
 
 
-def _part(dataset: Dataset, rows: np.ndarray) -> Dataset:
+def hold_out(
+    dataset: Dataset, share: float = DEFAULT_SHARE, seed: int = 0, *, in_place: bool = False
+) -> tuple[Dataset, Dataset]:
+    """Split a data set in two, class by class. The same arguments always give the same parts.
+
+    Of each class, `share` of the images are held out, rounded: at least one, and never the last
+    one that is left to train. A class with a single image keeps it for training.
+
+    Args:
+        dataset: the images.
+        share: from above 0 to below 1.
+        seed: in [0, 2**32), of the choice of the images.
+        in_place: move the images to train on to the beginning of the memory of `dataset`, which
+            must not be used afterwards, instead of copying them.
+
+    Returns:
+        the images to train on, and those held out, both in the order of the data set and with all
+        of its class names.
+
+    Raises:
+        ConfigError: `share` or `seed` is out of range.
+        DataError: no class has two images.
+    """
+    kept, held = choose_held_out(dataset, share, seed)
+    held_out = take_rows(dataset, held)
+    if not in_place:
+        return take_rows(dataset, kept), held_out
+    images = dataset.images
+    for start in range(0, len(kept), 1000):  # no image moves backwards
+        rows = kept[start : start + 1000]
+        images[start : start + len(rows)] = images[rows]
+    return replace(dataset, images=images[: len(kept)], labels=dataset.labels[kept]), held_out
+
+
+def take_rows(dataset: Dataset, rows: np.ndarray) -> Dataset:
+    """Copies of some images, where JAX, on a CPU, uses them without another copy."""
     images = empty_images((len(rows), *dataset.images.shape[1:]))
     np.take(dataset.images, rows, 0, out=images, mode="clip")  # "raise" would need a buffer
     return replace(dataset, images=images, labels=dataset.labels[rows])

@@ -46,6 +46,7 @@ def fit(
     labels: np.ndarray,
     recipe: Recipe,
     *,
+    rows: np.ndarray | None = None,
     seed: int = 0,
     on_step: Callable[[int, int], None] = lambda done, total: None,
     stop_after: Callable[[Any], bool] = lambda variables: False,
@@ -57,6 +58,7 @@ def fit(
         images: uint8 `[N, H, W, C]`.
         labels: integers `[N]`.
         recipe: how to train.
+        rows: which of the images, integers `[n]`; by default all.
         seed: in [0, 2**32); of weights, order and augmentation.
         on_step: called after each step with the number of steps done and their total.
         stop_after: called after each epoch with the variables, which it may not keep but as a copy;
@@ -71,15 +73,16 @@ def fit(
     """
     check_images(images)
     check_labels(labels, len(images))
-    if len(images) < recipe.batch_size:
+    rows = np.arange(len(images)) if rows is None else rows
+    if len(rows) < recipe.batch_size:
         raise DataError(
-            f"{len(images)} images cannot train a classifier\n"
+            f"{len(rows)} images cannot train a classifier\n"
             f"expected at least a batch of {recipe.batch_size}\nGive more."
         )
     init_key, step_key = random.split(random.key(check_seed(seed)))
     example = to_unit_range(jnp.asarray(images[:2]))
     variables = jax.jit(partial(module.init, train=False))(init_key, example)
-    per_epoch = len(images) // recipe.batch_size
+    per_epoch = len(rows) // recipe.batch_size
     total = per_epoch * recipe.epochs
     schedule = optax.cosine_onecycle_schedule(total, recipe.peak_lr)
     state = _State.create(
@@ -90,10 +93,10 @@ def fit(
     )
     step = jax.jit(partial(_step, recipe, step_key), donate_argnums=0)
     for epoch in range(recipe.epochs):
-        order = np.random.default_rng([seed, epoch]).permutation(len(images))
+        order = np.random.default_rng([seed, epoch]).permutation(rows)
         for i in range(per_epoch):
-            rows = order[i * recipe.batch_size :][: recipe.batch_size]
-            state = step(state, images[rows], labels[rows])
+            batch = order[i * recipe.batch_size :][: recipe.batch_size]
+            state = step(state, images[batch], labels[batch])
             on_step(epoch * per_epoch + i + 1, total)
         if stop_after({name: getattr(state, name) for name in variables}):
             break

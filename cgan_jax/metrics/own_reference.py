@@ -18,7 +18,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from cgan_jax.checks import as_path, one_line
 from cgan_jax.data import Dataset
 from cgan_jax.data.cache import default_directory
-from cgan_jax.data.holdout import hold_out
+from cgan_jax.data.holdout import choose_held_out, take_rows
 from cgan_jax.errors import DataError, RunError
 from cgan_jax.interop import load_state_dict, save_state_dict
 from cgan_jax.interop.weight_files import load_metadata
@@ -76,19 +76,21 @@ def train_reference(
         DataError: no class has two images.
     """
     recipe = recipe or default_recipe(training)
-    fitted, validation = hold_out(training, VALIDATION, seed)
+    fitted, held = choose_held_out(training, VALIDATION, seed)
+    validation = take_rows(training, held)
     recipe = recipe._replace(batch_size=min(recipe.batch_size, len(fitted)))
     module = ReferenceNet(len(training.class_names), mirror=recipe.flip)
     about = f"{VERSION} {recipe} {seed} {training.identity()['sha256']}"
     key = hashlib.sha256(about.encode()).hexdigest()[:32]
     directory = as_path(cache_dir, "cache_dir") if cache_dir else default_directory()
     file = directory / "references" / f"{key}.safetensors"
-    weights = _load(file, _shapes(module, fitted))
+    weights = _load(file, _shapes(module, training))
     if weights is None:
         best = _Best(module, validation, patience=max(3, recipe.epochs // 4))
         fit(
             module,
-            *(fitted.images, fitted.labels, recipe),
+            *(training.images, training.labels, recipe),
+            rows=fitted,
             seed=seed,
             on_step=on_step,
             stop_after=best.stop_after,

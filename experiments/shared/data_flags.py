@@ -129,7 +129,7 @@ class DataFlags:
             share = DEFAULT_SHARE if is_enough and not _trained_on(whole, run) else 0.0
         if not share:
             return Parts(whole, None, 0.0)
-        return Parts(*hold_out(whole, share, seed), share)
+        return Parts(*hold_out(whole, share, seed, in_place=True), share)
 
 
 def describe_holdout(training: Dataset, held_out: Dataset) -> str:

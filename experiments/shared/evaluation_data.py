@@ -76,7 +76,7 @@ class Source:
             if self.flags.data != KNOWN and (n_copies := count_copies(test, training)):
                 about += f"{', ' * bool(about)}{n_copies:,} of them copies of training images"
             return EvalData(training, test, about or None)
-        rest, half = hold_out(training, 0.5)
+        rest, half = hold_out(training, 0.5, in_place=True)
         about = (
             "half of the training images, as the run held none out; the generator has seen them, "
             "so copies look good"

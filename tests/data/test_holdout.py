@@ -22,6 +22,20 @@ def keys(data):
     return [image.tobytes() for image in data.images]
 
 
+def test_in_place_gives_the_same_parts_in_half_the_memory():
+    """With more images than are moved at once."""
+    images = np.random.default_rng(0).integers(0, 256, (2500, 3, 3, 1), np.uint8)
+    data = Dataset.from_arrays(images, np.arange(2500) % 7, list("abcdefg"))
+    copies = hold_out(data, 0.3, seed=1)
+    memory = data.images
+    parts = hold_out(data, 0.3, seed=1, in_place=True)
+    for part, copy in zip(parts, copies, strict=True):
+        np.testing.assert_array_equal(part.images, copy.images)
+        np.testing.assert_array_equal(part.labels, copy.labels)
+    assert np.shares_memory(parts[0].images, memory)
+    assert parts[0].images.flags.c_contiguous
+
+
 @pytest.mark.parametrize(
     ("share", "held"), [(0.1, [10, 4, 1, 1, 0, 0]), (0.9, [90, 36, 6, 1, 0, 0])]
 )
