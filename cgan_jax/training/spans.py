@@ -130,14 +130,7 @@ class Spans:
 
     def compile(self, step: int, at_most: int) -> None:
         """Start to compile what the first call of `run` needs; return before it is compiled."""
-        init, shuffle = self._jitted.init, self._jitted.shuffle
-        state = jax.tree.map(lambda key: jax.eval_shape(init, key), self._keys.init)
-        shuffled = jax.tree.map(
-            lambda key: jax.eval_shape(shuffle, self._data, key, 0), self._keys.order
-        )
-        arguments = self._arguments(state, shuffled, self._next(step, at_most))
-        with self._on_mesh():
-            program = self._jitted.steps.lower(**arguments)
+        program = self._lower(step, at_most)
 
         def compile_it() -> None:
             with contextlib.suppress(Exception):  # `run` raises it again, where it can be caught
@@ -145,6 +138,33 @@ class Spans:
 
         self._compiling = threading.Thread(target=compile_it)
         self._compiling.start()
+
+    def memory(self) -> int:
+        """Bytes on a device in an epoch's first steps: what their program takes, and the data.
+
+        The program's are its arguments, results and temporary values, by XLA's own count. In its
+        arguments are the state and the shuffled data; `self` holds the data a second time.
+        """
+        program = self._lower(0, self.per_epoch).compile().memory_analysis()
+        assert program  # every platform of JAX has it
+        in_program: int = (
+            program.argument_size_in_bytes
+            + program.temp_size_in_bytes
+            + program.output_size_in_bytes
+            - program.alias_size_in_bytes
+        )
+        return in_program + sum(array.nbytes for array in self._data)
+
+    def _lower(self, step: int, at_most: int) -> jax.stages.Lowered:
+        """The program of the first call of `run`, as it is before it is compiled."""
+        init, shuffle = self._jitted.init, self._jitted.shuffle
+        state = jax.tree.map(lambda key: jax.eval_shape(init, key), self._keys.init)
+        shuffled = jax.tree.map(
+            lambda key: jax.eval_shape(shuffle, self._data, key, 0), self._keys.order
+        )
+        arguments = self._arguments(state, shuffled, self._next(step, at_most))
+        with self._on_mesh():
+            return self._jitted.steps.lower(**arguments)
 
     def run(self, state: Any, step: int, at_most: int) -> tuple[Any, Span, np.ndarray]:
         """Take the next steps.
