@@ -48,7 +48,7 @@ def train(
 
     Args:
         gan: what to train; `GAN.from_config(config)`, or your own.
-        config: epochs, batch size, seed and `balance` are read from here.
+        config: epochs, batch size, seed, `balance` and `matmul_precision` are read from here.
         dataset: the training images.
         state: where to start; by default the newest state in `checkpoints`, or a fresh one from the
             seed.
@@ -77,7 +77,15 @@ def train(
     if state is None:
         state = newest_state(gan, checkpoints)
     keys = run_keys(config.seed)
-    spans = Spans(gan, dataset, config.batch_size, keys, mesh=mesh, balance=config.balance)
+    spans = Spans(
+        gan,
+        dataset,
+        config.batch_size,
+        keys,
+        mesh=mesh,
+        balance=config.balance,
+        matmul_precision=config.matmul_precision,
+    )
     loop = Loop(spans, callbacks, checkpoints, checkpoint_every, _check_finite)
     step = int(state.step) if state else 0
     last_state: GANState = loop.run(state, step, config.epochs * spans.per_epoch, should_stop)

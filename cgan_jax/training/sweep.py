@@ -139,6 +139,7 @@ def member_spans(
         RunKeys(*keys),
         _jitted(gan, fixed_trip_count() if vmap is None else vmap),
         balance=first.balance,
+        matmul_precision=first.matmul_precision,
         settings=tuple(settings),
         optimizers=optimizers[0],
         schedule_steps=first.schedule_steps,

@@ -307,7 +307,8 @@ def describe(
         print(first[1])
     print(f"{'run folder':<28} {workdir}")
     print(f"{'device':<28} {device()}")
-    spans = Spans(gan, dataset, config.batch_size, run_keys(config.seed))
+    precision, keys = config.matmul_precision, run_keys(config.seed)
+    spans = Spans(gan, dataset, config.batch_size, keys, matmul_precision=precision)
     print(f"{'memory':<28} {spans.memory() / 2**20:,.0f} MiB on the device, as XLA counts it")
     print(
         f"{'expected time':<28} {duration(left / timer.steps_per_second())} for {steps} "
