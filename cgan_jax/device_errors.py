@@ -26,8 +26,8 @@ _PROBLEMS = (
     _Problem(
         r"CUDA-enabled jaxlib is not installed",
         "JAX computes on the CPU",
-        "Install JAX's part for GPUs with pip install -e '.[cuda13]', or '.[cuda12]' for an older "
-        "driver.",
+        "Install JAX's part for GPUs: pip install -e '.[cuda12]', or '.[cuda13]' with a driver "
+        "from 580 on.",
     ),
     _Problem(
         r"driver version is insufficient|UNSUPPORTED_PTX_VERSION|unsupported toolchain"
