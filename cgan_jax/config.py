@@ -61,6 +61,7 @@ __all__ = [
 LossName = Literal["least_squares", "non_saturating", "hinge", "relativistic", "wasserstein"]
 PenaltyName = Literal["none", "r1", "r2", "r1_r2", "wgan_gp"]
 ScheduleName = Literal["linear", "cosine"]
+MatmulPrecision = Literal["default", "float32"]
 AUGMENTATIONS = ("color", "translation", "cutout")  # the words of an augmentation policy
 
 
@@ -178,6 +179,10 @@ class TrainConfig:
         schedule_steps: steps over which learning rate, beta2 and the penalty's weight change; None
             for all steps of the run, which `for_data` sets. A run that is made longer keeps their
             last values.
+        matmul_precision: how products and convolutions of float32 numbers are computed in training;
+            `default` is JAX's choice for the device, on NVIDIA GPUs since Ampere TensorFloat-32
+            (10 bits of mantissa in the factors, float32 sums); `float32` rounds no factor. A CPU
+            always computes them in float32.
         model: kind, sizes and constants of the networks: one of `MODEL_KINDS`.
         optimizer: Adam's settings for both networks.
         disc_optimizer: Adam's settings for the discriminator, if they differ; otherwise None.
@@ -197,6 +202,7 @@ class TrainConfig:
     augment: str = ""
     background: float = -1.0
     schedule_steps: int | None = None
+    matmul_precision: MatmulPrecision = "default"
     model: BaseModelConfig = field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     disc_optimizer: OptimizerConfig | None = None
@@ -218,6 +224,7 @@ class TrainConfig:
         normalize_number(self, "background", -1, 1, "in [-1, 1]")
         if self.schedule_steps is not None:
             normalize_int(self, "schedule_steps", at_least=1, at_most=INT32_MAX)
+        normalize_choice(self, "matmul_precision", MatmulPrecision)
         _check_part(self, "model", tuple(MODEL_KINDS.values()))
         _check_part(self, "optimizer", (OptimizerConfig,))
         _check_part(self, "disc_optimizer", (OptimizerConfig, type(None)))
@@ -302,12 +309,13 @@ PARTS: dict[str, type] = {
 
 
 def to_dict(config: TrainConfig) -> dict[str, Any]:
-    """A configuration as JSON has it; without `disc_optimizer` or `balance` if there is none."""
+    """A configuration as JSON has it, without those of the later settings that are not used."""
     values = dataclasses.asdict(config) | {"model": model_to_dict(config.model)}
     if config.disc_optimizer is None:
         del values["disc_optimizer"]
-    if not config.balance:  # so that a run without it has the file of earlier versions
-        del values["balance"]
+    for later in ("balance", "matmul_precision"):  # so that the file is that of earlier versions
+        if values[later] == getattr(TrainConfig, later):
+            del values[later]
     return values
 
 

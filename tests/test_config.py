@@ -34,6 +34,7 @@ def test_report_preset_is_the_reports():
         "seed": 0,
         "loss": "least_squares",
         "balance": False,
+        "matmul_precision": "default",
         "augment": "",
         "background": -1.0,
         "schedule_steps": None,
@@ -92,6 +93,7 @@ IMPOSSIBLE = [
     *((TrainConfig, "augment", bad) for bad in ("colour", "translation, cutout", ",", 1)),
     *((TrainConfig, "background", bad) for bad in (-1.1, 255, None)),
     *((TrainConfig, "schedule_steps", bad) for bad in (0, 2**31, 1.5)),
+    *((TrainConfig, "matmul_precision", bad) for bad in ("tf32", None)),
     *((TrainConfig, "penalty", bad) for bad in (None, "r1")),
     *((TrainConfig, "average", bad) for bad in (None, True)),
     *((MLPConfig, "discriminator_conditioning", bad) for bad in ("projektion", None)),
@@ -221,11 +223,18 @@ def test_each_network_may_have_an_optimizer_of_its_own():
     assert TrainConfig(disc_optimizer=OptimizerConfig()) == TrainConfig()
 
 
-def test_a_run_that_does_not_balance_has_the_file_of_earlier_versions():
-    assert "balance" not in to_dict(TrainConfig())
-    balanced = TrainConfig(balance=True)
-    assert from_dict(json.loads(json.dumps(to_dict(balanced)))) == balanced
-    assert differences(TrainConfig(), balanced) == ["balance: False -> True"]
+@pytest.mark.parametrize(
+    ("name", "value", "change"),
+    [
+        ("balance", True, "False -> True"),
+        ("matmul_precision", "float32", "default -> float32"),
+    ],
+)
+def test_a_run_without_a_later_setting_has_the_file_of_earlier_versions(name, value, change):
+    assert name not in to_dict(TrainConfig())
+    config = TrainConfig(**{name: value})
+    assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
+    assert differences(TrainConfig(), config) == [f"{name}: {change}"]
 
 
 def dataset_of(n_images):

@@ -86,9 +86,11 @@ def report_failure() -> Iterator[None]:
         yield
     except _LeaderFailedError:
         raise
-    except CGANError:
-        # An error in one process mostly occurs in all at the same place, so all take part.
-        multihost_utils.broadcast_one_to_all(np.int32(_FAILED))
+    except CGANError as error:
+        # An error in one process mostly occurs in all at the same place, so all take part; but one
+        # device may fail alone.
+        if not isinstance(error.__cause__, jax.errors.JaxRuntimeError):
+            multihost_utils.broadcast_one_to_all(np.int32(_FAILED))
         raise
     except jax.errors.JaxRuntimeError as error:
         raise RunError(

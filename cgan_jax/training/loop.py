@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from cgan_jax.checks import check_int
 from cgan_jax.config import TrainConfig
 from cgan_jax.data import Dataset
+from cgan_jax.device_errors import device_errors
 from cgan_jax.errors import CGANError, ConfigError, DivergenceError
 from cgan_jax.training.callbacks import Callback, EpochEnd, RestorableStore, SpanEnd, Store
 from cgan_jax.training.gan import GAN, GANState, image_shape
@@ -30,6 +31,7 @@ from cgan_jax.training.stop_signals import StopSignals
 SPAN_SECONDS = 0.5  # between two updates of progress, and two checks for a stop
 
 
+@device_errors()
 def train(
     gan: GAN,
     config: TrainConfig,
@@ -46,7 +48,7 @@ def train(
 
     Args:
         gan: what to train; `GAN.from_config(config)`, or your own.
-        config: epochs, batch size, seed and `balance` are read from here.
+        config: epochs, batch size, seed, `balance` and `matmul_precision` are read from here.
         dataset: the training images.
         state: where to start; by default the newest state in `checkpoints`, or a fresh one from the
             seed.
@@ -65,8 +67,8 @@ def train(
     Raises:
         ConfigError: the data do not fit the configuration.
         DivergenceError: a loss or a parameter became NaN or infinite; earlier checkpoints stay.
-        RunError: no checkpoint is intact; or a callback or a checkpoint could not write; earlier
-            checkpoints stay.
+        RunError: no checkpoint is intact; a callback or a checkpoint could not write; or the device
+            has failed, or has too little memory; earlier checkpoints stay.
         KeyboardInterrupt: after Ctrl-C, with `checkpoints` once the current steps are saved.
     """
     check_int("checkpoint_every", checkpoint_every, 1, hint="Omit it for the default, 5.")
@@ -75,7 +77,15 @@ def train(
     if state is None:
         state = newest_state(gan, checkpoints)
     keys = run_keys(config.seed)
-    spans = Spans(gan, dataset, config.batch_size, keys, mesh=mesh, balance=config.balance)
+    spans = Spans(
+        gan,
+        dataset,
+        config.batch_size,
+        keys,
+        mesh=mesh,
+        balance=config.balance,
+        matmul_precision=config.matmul_precision,
+    )
     loop = Loop(spans, callbacks, checkpoints, checkpoint_every, _check_finite)
     step = int(state.step) if state else 0
     last_state: GANState = loop.run(state, step, config.epochs * spans.per_epoch, should_stop)

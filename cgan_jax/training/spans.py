@@ -5,7 +5,7 @@ The step itself is in steps.py; what happens between spans is in loop.py.
 
 import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from cgan_jax.config import MatmulPrecision
 from cgan_jax.data import Dataset
 from cgan_jax.training.balancing import balanced_order
 from cgan_jax.training.gan import GAN
@@ -87,6 +88,7 @@ class Spans:
         jitted: the functions to call; by default those of a single run.
         mesh: devices to split the batches over; by default JAX's first device takes all.
         balance: whether an epoch has equally many images of each class; see `balancing.py`.
+        matmul_precision: of the steps' products; see `cgan_jax.TrainConfig`.
         step_kwargs: further arguments of `jitted.steps`.
 
     Attributes:
@@ -105,12 +107,13 @@ class Spans:
         jitted: JittedFns | None = None,
         mesh: Mesh | None = None,
         balance: bool = False,
+        matmul_precision: MatmulPrecision = "default",
         **step_kwargs: Any,
     ) -> None:
         if mesh:
             check_shares(batch_size, mesh)
         self._jitted = jitted or single_run(gan, mesh)
-        self._mesh = mesh
+        self._mesh, self._matmul_precision = mesh, matmul_precision
         self._keys, self._batch_size = keys, batch_size
         self._step_kwargs = {"gan": gan, "key": keys.steps, "batch_size": batch_size} | step_kwargs
         self._labels_to_balance = dataset.labels if balance else None
@@ -130,14 +133,7 @@ class Spans:
 
     def compile(self, step: int, at_most: int) -> None:
         """Start to compile what the first call of `run` needs; return before it is compiled."""
-        init, shuffle = self._jitted.init, self._jitted.shuffle
-        state = jax.tree.map(lambda key: jax.eval_shape(init, key), self._keys.init)
-        shuffled = jax.tree.map(
-            lambda key: jax.eval_shape(shuffle, self._data, key, 0), self._keys.order
-        )
-        arguments = self._arguments(state, shuffled, self._next(step, at_most))
-        with self._on_mesh():
-            program = self._jitted.steps.lower(**arguments)
+        program = self._lower(step, at_most)
 
         def compile_it() -> None:
             with contextlib.suppress(Exception):  # `run` raises it again, where it can be caught
@@ -145,6 +141,33 @@ class Spans:
 
         self._compiling = threading.Thread(target=compile_it)
         self._compiling.start()
+
+    def memory(self) -> int:
+        """Bytes on a device in an epoch's first steps: what their program takes, and the data.
+
+        The program's are its arguments, results and temporary values, by XLA's own count. In its
+        arguments are the state and the shuffled data; `self` holds the data a second time.
+        """
+        program = self._lower(0, self.per_epoch).compile().memory_analysis()
+        assert program  # every platform of JAX has it
+        in_program: int = (
+            program.argument_size_in_bytes
+            + program.temp_size_in_bytes
+            + program.output_size_in_bytes
+            - program.alias_size_in_bytes
+        )
+        return in_program + sum(array.nbytes for array in self._data)
+
+    def _lower(self, step: int, at_most: int) -> jax.stages.Lowered:
+        """The program of the first call of `run`, as it is before it is compiled."""
+        init, shuffle = self._jitted.init, self._jitted.shuffle
+        state = jax.tree.map(lambda key: jax.eval_shape(init, key), self._keys.init)
+        shuffled = jax.tree.map(
+            lambda key: jax.eval_shape(shuffle, self._data, key, 0), self._keys.order
+        )
+        arguments = self._arguments(state, shuffled, self._next(step, at_most))
+        with self._context():
+            return self._jitted.steps.lower(**arguments)
 
     def run(self, state: Any, step: int, at_most: int) -> tuple[Any, Span, np.ndarray]:
         """Take the next steps.
@@ -168,7 +191,7 @@ class Spans:
         if self._compiling:
             self._compiling.join()
             self._compiling = None
-        with self._on_mesh():
+        with self._context():
             state, losses = self._jitted.steps(**self._arguments(state, self._shuffled, span))
         return state, span, np.stack(losses, axis=-1)[..., : span.n_steps, :]
 
@@ -179,8 +202,15 @@ class Spans:
         order_N = balanced_order(self._labels_to_balance, key, epoch)
         return _take(self._data, self.device_put(order_N))
 
-    def _on_mesh(self) -> contextlib.AbstractContextManager[Any]:
-        return jax.set_mesh(self._mesh) if self._mesh else contextlib.nullcontext()
+    @contextlib.contextmanager
+    def _context(self) -> Iterator[None]:
+        """What the steps' program depends on beside its arguments: mesh and precision."""
+        with contextlib.ExitStack() as stack:
+            if self._mesh:
+                stack.enter_context(jax.set_mesh(self._mesh))
+            if self._matmul_precision != "default":
+                stack.enter_context(jax.default_matmul_precision(self._matmul_precision))
+            yield
 
     def _next(self, step: int, at_most: int) -> Span:
         return next_span(step, len(self._data.labels), self._batch_size, at_most)

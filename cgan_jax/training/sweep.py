@@ -18,6 +18,7 @@ import numpy as np
 from cgan_jax.checks import check_int
 from cgan_jax.config import OptimizerConfig, TrainConfig, differences
 from cgan_jax.data import Dataset
+from cgan_jax.device_errors import device_errors
 from cgan_jax.errors import ConfigError, DivergenceError
 from cgan_jax.training.callbacks import Callback, EpochEnd, RestorableStore, SpanEnd
 from cgan_jax.training.gan import GAN, GANState
@@ -56,6 +57,7 @@ class Member:
     checkpoints: RestorableStore | None = None
 
 
+@device_errors()
 def train_members(
     members: Sequence[Member],
     dataset: Dataset,
@@ -91,7 +93,7 @@ def train_members(
     Raises:
         ConfigError: members differ in more, or the data do not fit.
         DivergenceError: all members have diverged.
-        RunError: a callback or a checkpoint could not write; earlier checkpoints stay.
+        RunError: as from `train`.
         KeyboardInterrupt: as from `train`.
     """
     check_int("checkpoint_every", checkpoint_every, 1, hint="Omit it for the default, 5.")
@@ -137,6 +139,7 @@ def member_spans(
         RunKeys(*keys),
         _jitted(gan, fixed_trip_count() if vmap is None else vmap),
         balance=first.balance,
+        matmul_precision=first.matmul_precision,
         settings=tuple(settings),
         optimizers=optimizers[0],
         schedule_steps=first.schedule_steps,

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from cgan_jax.checks import ImageSize, as_img_size, as_path, one_line, short_repr
+from cgan_jax.device_errors import ExplainingFilter, explain
 from cgan_jax.errors import CGANError, ConfigError, DivergenceError
 
 Flags = TypeVar("Flags")
@@ -139,6 +140,7 @@ def run(main: Callable[[], Any]) -> NoReturn:
             setattr(sys, name, nothing)
     sys.unraisablehook = _unraisable
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax raises what it logs as an error
+    logging.getLogger("jax._src.xla_bridge").addFilter(ExplainingFilter())
     notices = logging.getLogger("cgan_jax")
     notices.addHandler(logging.StreamHandler(sys.stderr))
     notices.setLevel(logging.INFO)
@@ -160,7 +162,8 @@ def run(main: Callable[[], Any]) -> NoReturn:
         _discard_output()
         raise SystemExit(128 + 13) from None  # as after SIGPIPE, which Windows does not have
     except Exception as error:
-        if problem := _output_problem(error) or _platform_problem():
+        device_problem = explain(error) if isinstance(error, RuntimeError) else None
+        if problem := _output_problem(error) or device_problem or _platform_problem():
             fail(problem)
         raise
     raise SystemExit(code)

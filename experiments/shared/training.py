@@ -31,7 +31,8 @@ from cgan_jax.training.gan import GAN, GANState
 from cgan_jax.training.hosts import is_leader
 from cgan_jax.training.loop import newest_state, train
 from cgan_jax.training.sharding import check_shares, data_mesh
-from cgan_jax.training.spans import steps_per_epoch
+from cgan_jax.training.spans import Spans, steps_per_epoch
+from cgan_jax.training.steps import run_keys
 from cgan_jax.training.stop_signals import StopSignals
 from experiments.shared.compile_cache import keep_programs
 from experiments.shared.page import write_or_warn
@@ -297,7 +298,7 @@ def describe(
     resume: bool = True,
     init_from: Path | None = None,
 ) -> None:
-    """Print what `run` would do, and how long it would take here; train and write nothing."""
+    """Print what `run` would do, how long and in how much memory; train and write nothing."""
     keep_programs()
     for name, value in leaves(config):
         print(f"{name:<28} {value}")
@@ -321,6 +322,9 @@ def describe(
         print(first[1])
     print(f"{'run folder':<28} {workdir}")
     print(f"{'device':<28} {device()}")
+    precision, keys = config.matmul_precision, run_keys(config.seed)
+    spans = Spans(gan, dataset, config.batch_size, keys, matmul_precision=precision)
+    print(f"{'memory':<28} {spans.memory() / 2**20:,.0f} MiB on the device, as XLA counts it")
     print(
         f"{'expected time':<28} {duration(left / timer.steps_per_second())} for {steps} "
         f"({timer.steps_per_second():.0f} a second, measured just now)"

@@ -64,7 +64,8 @@ class StartFlags(PresetFlag):
     resume: bool = True
     """Resume the run in the folder; --no-resume moves it aside and starts over."""
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Say what would be trained, from which data, and how long it takes; train nothing."""
+    """Say what would be trained, from which data, how long it takes and how much memory; train
+    nothing."""
 
 
 @dataclass(frozen=True)

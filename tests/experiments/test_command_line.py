@@ -234,11 +234,14 @@ def test_dry_run_counts_the_steps_left_and_no_compilation(
 ):
     timer = training.PaceTimer
     monkeypatch.setattr(training, "PaceTimer", lambda: timer(seconds=0.2))
+    monkeypatch.setattr(training.Spans, "memory", lambda self: 1234 * 2**20)
     config = replace(tiny.CONFIG, epochs=1000)
     run = RunFolder.start(tmp_path, config, tiny_dataset.class_names)
     run.losses.write_text("epoch,batch,d_loss,g_loss\n" + 600 * "0,0,1,1\n")
     training.describe(config, tiny_dataset, tmp_path)
-    line = re.search(r" for 5,400 of the 6,000 steps \((\d+) a second", capsys.readouterr().out)
+    printed = capsys.readouterr().out
+    assert re.search(r"^memory +1,234 MiB on the device", printed, re.MULTILINE)
+    line = re.search(r" for 5,400 of the 6,000 steps \((\d+) a second", printed)
     assert int(line.group(1)) > 100  # with the compilation it would be a few
     training.describe(config, tiny_dataset, tmp_path, resume=False)
     assert " for 6,000 steps (" in capsys.readouterr().out

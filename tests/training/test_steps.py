@@ -302,6 +302,21 @@ def test_a_known_trip_count_gives_the_same(gan, data, init, take):
     assert_trees_close(fixed.disc.params, free.disc.params, 1e-5)
 
 
+def test_memory_is_that_of_the_compiled_program_and_of_the_data(gan, state, data, tiny_dataset):
+    arguments = {"state": state, "shuffled": shuffle(data, KEYS.order, 0), "key": KEYS.steps}
+    own = compiled_train_steps(False).lower(
+        gan=gan, n_steps=5, last_batch=False, batch_size=4, **arguments
+    )
+    stats = own.compile().memory_analysis()
+    results = stats.output_size_in_bytes - stats.alias_size_in_bytes
+    taken = stats.argument_size_in_bytes + stats.temp_size_in_bytes + results
+    of_data = data.images.nbytes + data.labels.nbytes
+    assert Spans(gan, tiny_dataset, 4, KEYS).memory() == taken + of_data
+    held = sum(leaf.nbytes for leaf in jax.tree.leaves((state, data)))
+    assert held < taken < 2 * held
+    assert results >= 2 * 6 * 4  # the losses of six steps; the state is updated in place
+
+
 def test_one_trace_for_all_spans(state, take, monkeypatch):
     """Two for a run: batches of the full size, and the smaller last ones."""
     traces = []

@@ -35,6 +35,7 @@ OTHER = {
     "augment": ("color,cutout", "--augment color,cutout"),
     "background": (1.0, "--background 1"),
     "schedule_steps": (500, "--schedule-steps 500"),
+    "matmul_precision": ("float32", "--matmul-precision float32"),
     "model.latent_dim": (20, "--latent-dim 20"),
     "model.label_dim": (4, "--label-dim 4"),
     "model.generator_widths": ((8, 16), "--generator-widths 8 16"),
