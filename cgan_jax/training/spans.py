@@ -19,7 +19,17 @@ from cgan_jax.data import Dataset
 from cgan_jax.training.balancing import balanced_order
 from cgan_jax.training.gan import GAN
 from cgan_jax.training.sharding import check_shares, replicated
-from cgan_jax.training.steps import Batch, Losses, RunKeys, shuffle, take, train_steps
+from cgan_jax.training.steps import (
+    Batch,
+    Losses,
+    RunKeys,
+    epoch_order,
+    shuffle,
+    take,
+    train_steps,
+)
+
+SHUFFLED_BYTES = 2**29  # of images, in shuffled copies
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,9 @@ class JittedFns(NamedTuple):
 class Spans:
     """Takes the steps of one run. Holds the data set on the device, and a shuffled copy of it.
 
+    The copy of a large data set is in blocks of as many batches as fit into SHUFFLED_BYTES, one of
+    them at a time.
+
     In a sweep (sweep.py), keys and states are tuples with one element per run.
 
     Args:
@@ -119,7 +132,10 @@ class Spans:
         self._labels_to_balance = dataset.labels if balance else None
         self._data = Batch(*self.device_put((dataset.images, dataset.labels)))
         self.per_epoch = steps_per_epoch(len(dataset), batch_size)
-        self._epoch = -1
+        n_copies = len(jax.tree.leaves(keys.order))
+        batch_bytes = max(1, n_copies * batch_size * dataset.images[:1].nbytes)
+        self._per_block = max(1, min(self.per_epoch, SHUFFLED_BYTES // batch_bytes))
+        self._block: tuple[int, ...] = ()
         self._shuffled: Any
         self._compiling: threading.Thread | None = None
 
@@ -160,12 +176,15 @@ class Spans:
 
     def _lower(self, step: int, at_most: int) -> jax.stages.Lowered:
         """The program of the first call of `run`, as it is before it is compiled."""
-        init, shuffle = self._jitted.init, self._jitted.shuffle
-        state = jax.tree.map(lambda key: jax.eval_shape(init, key), self._keys.init)
-        shuffled = jax.tree.map(
-            lambda key: jax.eval_shape(shuffle, self._data, key, 0), self._keys.order
+        span = self._next(step, at_most)
+        n_shuffled = len(self._rows(span)) if self._is_cut else len(self._data.labels)
+        block = jax.tree.map(
+            lambda array: jax.ShapeDtypeStruct((n_shuffled, *array.shape[1:]), array.dtype),
+            self._data,
         )
-        arguments = self._arguments(state, shuffled, self._next(step, at_most))
+        state = jax.tree.map(lambda key: jax.eval_shape(self._jitted.init, key), self._keys.init)
+        shuffled = jax.tree.map(lambda _: block, self._keys.order)
+        arguments = self._arguments(state, shuffled, span)
         with self._context():
             return self._jitted.steps.lower(**arguments)
 
@@ -182,12 +201,10 @@ class Spans:
             `[span.n_steps, 2]`, or `[runs, span.n_steps, 2]` for several runs.
         """
         span = self._next(step, at_most)
-        if span.epoch != self._epoch:
+        if self._block != (block := self._block_of(span)):
             self._shuffled = None  # one copy at a time
-            self._shuffled = jax.tree.map(
-                lambda key: self._in_order(key, span.epoch), self._keys.order
-            )
-            self._epoch = span.epoch
+            self._shuffled = jax.tree.map(lambda key: self._in_order(key, span), self._keys.order)
+            self._block = block
         if self._compiling:
             self._compiling.join()
             self._compiling = None
@@ -195,12 +212,39 @@ class Spans:
             state, losses = self._jitted.steps(**self._arguments(state, self._shuffled, span))
         return state, span, np.stack(losses, axis=-1)[..., : span.n_steps, :]
 
-    def _in_order(self, key: jax.Array, epoch: int) -> Batch:
-        """The data as an epoch takes them."""
-        if self._labels_to_balance is None:
-            return self._jitted.shuffle(self._data, key, epoch)
-        order_N = balanced_order(self._labels_to_balance, key, epoch)
-        return _take(self._data, self.device_put(order_N))
+    def _in_order(self, key: jax.Array, span: Span) -> Batch:
+        """The data as an epoch takes them, or the span's block of them."""
+        if self._labels_to_balance is not None:
+            order_N = balanced_order(self._labels_to_balance, key, span.epoch)
+        elif self._is_cut:
+            order_N = np.asarray(_epoch_order(key, span.epoch, len(self._data.labels)))
+        else:
+            return self._jitted.shuffle(self._data, key, span.epoch)
+        rows = order_N[self._rows(span)] if self._is_cut else order_N
+        return _take(self._data, self.device_put(rows))
+
+    @property
+    def _is_cut(self) -> bool:
+        """Whether an epoch's data are shuffled in several blocks."""
+        return self._per_block < self.per_epoch
+
+    def _block_of(self, span: Span) -> tuple[int, ...]:
+        """What identifies the block of a span; the smaller last batch is one of its own."""
+        return span.epoch, span.batch // self._per_block, self._is_cut and span.last_batch
+
+    def _rows(self, span: Span) -> np.ndarray:
+        """Where the images of a span's block are in the order of its epoch.
+
+        `train_steps` takes a batch's place from its step's number, modulo the block's length.
+        """
+        n_images, size = len(self._data.labels), self._batch_size
+        if span.last_batch:
+            return np.arange(span.batch * size, n_images)
+        first = span.batch // self._per_block * self._per_block
+        batches = np.arange(first, first + self._per_block)
+        batches = np.roll(batches, (span.epoch * self.per_epoch + first) % self._per_block)
+        batches = np.minimum(batches, n_images // size - 1)  # the last block may have room left
+        return (batches[:, None] * size + np.arange(size)).ravel()
 
     @contextlib.contextmanager
     def _context(self) -> Iterator[None]:
@@ -213,6 +257,8 @@ class Spans:
             yield
 
     def _next(self, step: int, at_most: int) -> Span:
+        left_in_block = self._per_block - step % self.per_epoch % self._per_block
+        at_most = min(at_most, left_in_block)
         return next_span(step, len(self._data.labels), self._batch_size, at_most)
 
     def _arguments(self, state: Any, shuffled: Any, span: Span) -> dict[str, Any]:
@@ -237,6 +283,7 @@ def fixed_trip_count() -> bool:
 # For functions that run once: compiling in half the time outweighs slower code.
 FAST_COMPILE = {"xla_backend_optimization_level": 0}
 _shuffle, _take = jax.jit(shuffle), jax.jit(take)
+_epoch_order = jax.jit(epoch_order, static_argnums=2)
 
 
 @lru_cache

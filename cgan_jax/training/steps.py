@@ -198,8 +198,12 @@ def shuffle(data: Batch, key: jax.Array, epoch: int | jax.Array) -> Batch:
     Returns:
         the same images and labels in another order.
     """
-    order_N = random.permutation(random.fold_in(key, epoch), len(data.labels))
-    return take(data, order_N)
+    return take(data, epoch_order(key, epoch, len(data.labels)))
+
+
+def epoch_order(key: jax.Array, epoch: int | jax.Array, n_images: int) -> jax.Array:
+    """The order of `shuffle`: indices of images, int32 `[N]`."""
+    return random.permutation(random.fold_in(key, epoch), n_images)
 
 
 def take(data: Batch, order_N: jax.Array) -> Batch:

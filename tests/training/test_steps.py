@@ -14,6 +14,7 @@ from jax import random
 
 from cgan_jax.models.value_range import to_unit_range
 from cgan_jax.training.gan import GAN
+from cgan_jax.training import spans as spans_module
 from cgan_jax.training.spans import Spans, compiled_train_steps
 from cgan_jax.training.steps import Batch, run_keys, shuffle, train_step, train_steps
 
@@ -274,6 +275,29 @@ def test_a_span_of_steps_is_the_steps_one_by_one(take, init):
     assert_trees_equal(whole, single)
     np.testing.assert_array_equal(whole_losses, single_losses)
     assert whole.step == 9
+
+
+@pytest.mark.parametrize("balance", [False, True])
+def test_blocks_of_large_data_give_the_same(gan, tiny_dataset, init, monkeypatch, balance):
+    """Bitwise, over two epochs and from the middle of one; the blocks do not fill an epoch."""
+
+    def take(state, step, end):
+        spans = Spans(gan, tiny_dataset, 4, KEYS, balance=balance)
+        rows = []
+        while step < end:
+            state, span, losses = spans.run(state, step, end - step)
+            rows.append(losses)
+            step += span.n_steps
+        return state, np.concatenate(rows), len(rows)
+
+    whole, losses, n_spans = take(init(KEYS.init), 0, 12)
+    monkeypatch.setattr(spans_module, "SHUFFLED_BYTES", 4 * tiny_dataset.images[:4].nbytes)
+    middle, first_losses, _ = take(init(KEYS.init), 0, 9)
+    cut, last_losses, _ = take(middle, 9, 12)
+    assert_trees_equal(whole, cut)
+    np.testing.assert_array_equal(losses, np.concatenate([first_losses, last_losses]))
+    _, _, n_cut_spans = take(init(KEYS.init), 0, 12)
+    assert (n_spans, n_cut_spans) == (4, 6)
 
 
 def test_the_loop_is_train_step_with_the_clocks_keys_and_order(gan, state, data, step, take):
