@@ -105,12 +105,12 @@ def main() -> None:
                 print(describe_holdout(dataset, parts.held_out))
         config = job.config.for_data(dataset)
         config.check_data(len(dataset))
-        if job.device.alone:
-            data = dataset.identity()
-            if not RunFolder.check(workdir, config, resume=job.start.resume, data=data):
-                print("".join(f"{line}\n" for line in hints(config, dataset)), end="")
+        data = job.own.identity(parts, before)
         del parts  # and with it the images that are held out
-        job.train(config, dataset, workdir)
+        resume = job.start.resume
+        if job.device.alone and not RunFolder.check(workdir, config, resume=resume, data=data):
+            print("".join(f"{line}\n" for line in hints(config, dataset)), end="")
+        job.train(config, dataset, workdir, data)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from cgan_jax.data import background as backgrounds
 from cgan_jax.data import crops, picture_cache, stack
 from cgan_jax.data.crops import Background, Crop, Options, PictureFormat
 from cgan_jax.data.dataset import Dataset
-from cgan_jax.data.listing import Listing, check_split, list_pictures
+from cgan_jax.data.listing import Listing, check_split, list_pictures, list_test_pictures
 from cgan_jax.data.picture_cache import Pictures
 from cgan_jax.data.stack import ProgressFn
 from cgan_jax.errors import DataError
@@ -89,7 +89,7 @@ def load_folder(
     check_split(split)
     folder = as_path(path, "the data folder")
     train = list_pictures(folder)
-    listing = train if split == "train" else list_pictures(folder, split)
+    listing = train if split == "train" else list_test_pictures(folder, train)
     files = dict.fromkeys([*listing.files, *train.files])  # which decide on the format
     facts = listing.labels, listing.class_names, options, skip_unreadable
     mark = picture_cache.fingerprint(folder, files, *facts)

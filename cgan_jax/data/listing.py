@@ -38,20 +38,22 @@ class Listing(NamedTuple):
         files: their paths.
         labels: the class of each, an index into the names.
         class_names: sorted by name, or by number if all names are numbers.
+        test: the folder of the test part; None if there is none.
     """
 
     folder: Path
     files: list[str]
     labels: list[int]
     class_names: tuple[str, ...]
+    test: Path | None = None
 
 
-def list_pictures(folder: Path, split: str = "train") -> Listing:
-    """The pictures to train on, or those to test with, which have the same class names.
+def list_pictures(folder: Path) -> Listing:
+    """The pictures to train on.
 
     Raises:
-        DataError: the folder cannot be read, a class is empty or has the name of another, a label
-            file does not fit the pictures, or the test part is missing or has a class of its own.
+        DataError: the folder cannot be read, a class is empty or has the name of another, or a
+            label file does not fit the pictures.
     """
     suffixes = _suffixes()
     train, test = _parts(folder, suffixes)
@@ -63,20 +65,28 @@ def list_pictures(folder: Path, split: str = "train") -> Listing:
             f"{first_names(empty)}\nexpected the images of a class, such as .png or .jpg files\n"
             "Name the folder whose sub-folders are the classes, and remove empty ones."
         )
-    if split == "train":
-        return _listing(train, classes, tuple(classes))
-    if test is None:
+    return _listing(train, classes, tuple(classes))._replace(test=test)
+
+
+def list_test_pictures(folder: Path, train: Listing) -> Listing:
+    """The pictures to test with, which have the class names of those to train on.
+
+    Raises:
+        DataError: the test part is missing, cannot be read, or has a class of its own.
+    """
+    if train.test is None:
         raise DataError(
             f"{folder} has no test part\nexpected the sub-folders train and test, each with one "
             "sub-folder per class\nHold out some of the training images instead."
         )
-    tested = _classes(test, suffixes)
-    if unknown := [name for name, files in tested.items() if files and name not in classes]:
+    classes = _classes(train.test, _suffixes())
+    unknown = [name for name, files in classes.items() if files and name not in train.class_names]
+    if unknown:
         raise DataError(
-            f"{test} has {plural(len(unknown), 'class', 'classes')} that {train} lacks: "
-            f"{first_names(unknown)}\nexpected the same classes\nRename or remove them."
+            f"{train.test} has {plural(len(unknown), 'class', 'classes')} that {train.folder} "
+            f"lacks: {first_names(unknown)}\nexpected the same classes\nRename or remove them."
         )
-    return _listing(test, tested, tuple(classes))
+    return _listing(train.test, classes, train.class_names)
 
 
 def test_folder(folder: Path) -> Path | None:

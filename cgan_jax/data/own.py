@@ -78,18 +78,14 @@ def has_test_split(data: str, data_dir: str | PathLike[str] | None = None) -> bo
     """Whether `load_own` finds a test part; of a data set of TFDS, once that is prepared.
 
     Raises:
-        ConfigError, DataError: the path or directory cannot be read, or the test part does not fit
-            the training part.
+        ConfigError, DataError: the path or directory cannot be read.
     """
     path = _path(data, data_dir)
     if path is None:
         return data in SPECS or _tfds_test(data, data_dir) is not None
     if _is_npz(path):
         return npz.has_test_split(path)
-    if listing.test_folder(path) is None:
-        return False
-    listing.list_pictures(path, "test")
-    return True
+    return listing.test_folder(path) is not None
 
 
 def _path(data: str, data_dir: str | PathLike[str] | None) -> Path | None:

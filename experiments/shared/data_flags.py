@@ -2,7 +2,7 @@
 
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
@@ -16,7 +16,7 @@ from cgan_jax.data.holdout import (
     count_copies,
     hold_out,
 )
-from cgan_jax.data.own import has_test_split, load_own
+from cgan_jax.data.own import has_test_split, is_path, load_own
 from cgan_jax.errors import DataError
 from cgan_jax.runs.folder import RunFolder
 from experiments.shared.command_line import parse_size
@@ -97,9 +97,9 @@ class DataFlags:
                 on_progress=on_progress,
             )
 
-    def has_test_split(self) -> bool:
-        """Whether the data have a test part of their own."""
-        return has_test_split(self.data, self.data_dir)
+    def load_test(self) -> Dataset | None:
+        """The test part that the data themselves have, if they have one."""
+        return self.load("test") if has_test_split(self.data, self.data_dir) else None
 
     def parts(self, seed: int, run: RunFolder | None = None) -> Parts:
         """The training images, and what is held out of them.
@@ -123,13 +123,32 @@ class DataFlags:
                 f"{str(error).splitlines()[0]}\nexpected the data that {run.path} was trained on\n"
                 "Restore them, or name their new place: as DATA to train, with --data to evaluate."
             ) from error
-        has_test = self.has_test_split()  # or what is wrong with it, before training
         if share is None:
-            is_enough = len(whole) >= LEAST and not has_test
+            is_enough = len(whole) >= LEAST and not has_test_split(self.data, self.data_dir)
             share = DEFAULT_SHARE if is_enough and not _trained_on(whole, run) else 0.0
         if not share:
             return Parts(whole, None, 0.0)
         return Parts(*hold_out(whole, share, seed), share)
+
+    def identity(self, parts: Parts, run: RunFolder | None = None) -> dict[str, Any]:
+        """What a run records of its data, so that `evaluate` notices others.
+
+        Args:
+            parts: what `parts` returned.
+            run: a run that is there already, whose record stays.
+
+        Returns:
+            `Dataset.identity` of the training images; for a new run as "test" also that of those
+            held out or, of a folder or file, of its test part.
+
+        Raises:
+            ConfigError, DataError: as `load`.
+        """
+        test = parts.held_out
+        if test is None and run is None and is_path(self.data):  # those of TFDS have versions
+            test = self.load_test()
+        tested = {} if test is None else {"test": test.identity()}
+        return parts.training.identity() | tested
 
 
 def describe_holdout(training: Dataset, held_out: Dataset) -> str:

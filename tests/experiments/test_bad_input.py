@@ -665,6 +665,7 @@ RUN_FOLDERS = [
         ("with an unknown field", "'depth'", "a table", config_json(config={"depth": 3})),
         ("with an odd value", "epochs", "a table", config_json(config={"epochs": 0})),
         ("with an odd environment", "environment", "a table", config_json(environment="x86")),
+        ("with odd data", "data is", "a table", config_json(data={"sha256": "a", "test": "b"})),
     ]
 ] + [
     *(

@@ -1,6 +1,7 @@
 """`python -m experiments.train` and the example to copy, run as by a user, on small networks."""
 
 import json
+import shlex
 import shutil
 import sys
 import time
@@ -27,6 +28,7 @@ from cgan_jax.sampling.generator import load_generator
 from experiments import digits_cgan, evaluate, sample, train
 from experiments.proofs import tiny
 from experiments.shared import training, training_flags
+from experiments.shared.command_line import parse
 from experiments.shared.data_flags import DataFlags
 from experiments.shared.evaluation_data import Source, source_of
 from experiments.shared.reading import reading_bar
@@ -245,7 +247,7 @@ def test_what_is_held_out_is_recorded_and_measured_against(
     run = RunFolder.open(tmp_path / "runs" / "digits")
     assert "--holdout 0.1" in run.command.read_text()
     training, held_out = hold_out(train.Flags(data=str(digits_npz)).load(), 0.1, run.config.seed)
-    assert run.data == training.identity()
+    assert run.data == training.identity() | {"test": held_out.identity()}
 
     moved = digits_npz.rename(tmp_path / "moved.npz")
     for command, words in ((evaluate, [run.path]), (train, ["--workdir", run.path])):
@@ -286,12 +288,47 @@ def test_a_test_part_of_the_data_is_measured_against_and_nothing_held_out(digits
     arrays |= {f"test_{name}": array[:80] for name, array in arrays.items()}
     np.savez(tmp_path / "parts.npz", **arrays)
     flags = train.Flags(data=str(tmp_path / "parts.npz"))
-    training, held_out, _ = flags.parts(0)
-    assert (len(training), held_out) == (520, None)
-    run = RunFolder(tmp_path, tiny.CONFIG, training.class_names, data=training.identity())
-    data = Source(flags, sha256=training.identity()["sha256"]).load(run)
+    parts = flags.parts(0)
+    assert (len(parts.training), parts.held_out) == (520, None)
+    record = flags.identity(parts)
+    run = RunFolder(tmp_path, tiny.CONFIG, parts.training.class_names, data=record)
+    data = Source(flags).load(run)
     assert (len(data.training), len(data.test)) == (520, 80)
     assert data.about_test == "80 of them copies of training images"
+    assert record == data.training.identity() | {"test": data.test.identity()}
+    assert flags.identity(parts, run) == data.training.identity()  # its record stays
+
+
+def test_other_test_images_than_a_run_recorded_are_refused(tmp_path):
+    """A test part's or those held out; an older run, without a record, goes on."""
+    images = np.random.default_rng(0).integers(0, 256, (20, 4, 4, 1), np.uint8)
+    arrays = {"images": images, "labels": np.arange(20) % 2}
+    test = {"test_images": images[:6], "test_labels": np.arange(6) % 2}
+    for i, (parts, words) in enumerate(((arrays | test, []), (arrays, ["--holdout", "0.3"]))):
+        file = tmp_path / f"{i}.npz"
+        np.savez(file, **parts)
+        flags = parse(DataFlags, train.MODULE, [str(file), *words])
+        split = flags.parts(tiny.CONFIG.seed)
+        run = RunFolder.start(
+            tmp_path / f"run-{i}", tiny.CONFIG, ("0", "1"), data=flags.identity(split)
+        )
+        run.command.write_text(shlex.join(["python", "-m", train.MODULE, str(file), *words]))
+        run = RunFolder.open(run.path)
+        assert len(source_of(run).load(run).test) == 6
+
+        name = "images" if words else "test_images"
+        changed = parts[name].copy()
+        tested = split.held_out.images[0] if words else changed[0]
+        changed[(changed == tested).all((1, 2, 3)), 0, 0] ^= 1
+        np.savez(file, **parts | {name: changed})
+        with pytest.raises(RunError, match=f"run-{i} recorded other test images: 6, SHA.* has 6"):
+            source_of(run).load(run)
+        older = replace(run, data=split.training.identity())
+        assert len(source_of(older).load(older).test) == 6
+    np.savez(tmp_path / "0.npz", **arrays)
+    run = RunFolder.open(tmp_path / "run-0")
+    with pytest.raises(RunError, match="recorded other test images: 6, .* the data have none"):
+        source_of(run).load(run)
 
 
 def test_where_the_data_of_a_run_are_and_which_are_held_out(tmp_path):
