@@ -215,10 +215,10 @@ def main() -> None:
 
 def train_commands(flags: Flags, members: dict[str, TrainConfig], parts: Parts) -> dict[str, str]:
     """For each run the command of `train` that trains it alone; `evaluate` reads its data there."""
-    data = part_of(flags, DataFlags)
+    data = part_of(flags, DataFlags).decided(parts)
     if parts.held_out is not None:
         seed = next(iter(members.values())).seed if data.holdout_seed is None else data.holdout_seed
-        data = replace(data, holdout=parts.share, holdout_seed=seed)
+        data = replace(data, holdout_seed=seed)
     return {
         name: command_line(
             TRAIN, data, [*setting_words(config), "--workdir", str(flags.workdir / name)]

@@ -98,13 +98,11 @@ def main() -> None:
     with job.device.joined():
         parts = job.own.parts(job.config.seed, before)
         dataset = parts.training
-        if parts.held_out is not None:
-            # In the command, whatever a later version's default is.
-            job = replace(job, own=replace(job.own, holdout=parts.share))
-            if job.device.alone:
-                print(describe_holdout(dataset, parts.held_out))
+        if parts.held_out is not None and job.device.alone:
+            print(describe_holdout(dataset, parts.held_out))
         config = job.config.for_data(dataset)
         config.check_data(len(dataset))
+        job = replace(job, own=job.own.decided(parts))  # in the command that the run keeps
         data = job.own.identity(parts, before)
         del parts  # and with it the images that are held out
         resume = job.start.resume

@@ -6,12 +6,13 @@ folder.py, npz.py and tfds_named.py read the pictures; stack.py makes a data set
 import contextlib
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from cgan_jax.checks import as_int, check_img_size, did_you_mean, height_and_width, short_repr
+from cgan_jax.data.dataset import Fill
 from cgan_jax.errors import ConfigError, DataError
 
 MAX_NATIVE_SIZE = 128  # pixels per side without an explicit img_size: beyond, the networks are huge
@@ -27,7 +28,7 @@ class Options(NamedTuple):
 
     size: tuple[int, int] | None
     channels: int | None
-    background: str
+    background: Background
 
 
 NATIVE = Options(None, None, "auto")
@@ -39,13 +40,14 @@ class PictureFormat(NamedTuple):
     Attributes:
         size: height and width.
         channels: 1 for grey, 3 for colour, 4 for colour and opacity.
-        background: "white" or "black", where a picture is transparent and opacity is not kept.
+        background: "white" or "black", where a picture is transparent and opacity is not kept;
+            None (white) if no training picture is.
         ranges: lowest and highest grey value by kind of grey; see `grey_kind`.
     """
 
     size: tuple[int, int]
     channels: int
-    background: str = "white"
+    background: Fill = None
     ranges: Mapping[str, tuple[float, float]] = RANGES
 
 
@@ -77,7 +79,7 @@ def check_options(img_size: Any, channels: Any, background: Any = "auto") -> Opt
             f"{short_repr(background)}{did_you_mean(background, get_args(Background))}\n"
             "Omit it for the one that suits the images."
         )
-    return Options(size, as_int(channels), background)
+    return Options(size, as_int(channels), cast(Background, background))
 
 
 def native_size(shorter_side: int, name: str) -> tuple[int, int]:
@@ -117,8 +119,8 @@ def center_crop(image: Image.Image, into: PictureFormat) -> Crop:
     if kind := grey_kind(image):
         image = _to_8_bits(image, *into.ranges[kind])
     if into.channels != 4 and image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, into.background), image)
+        image, background = image.convert("RGBA"), into.background or "white"
+        image = Image.alpha_composite(Image.new("RGBA", image.size, background), image)
     if image.mode != MODES[into.channels]:
         image = image.convert(MODES[into.channels])
     if changed:

@@ -91,17 +91,19 @@ def load_folder(
     train = list_pictures(folder)
     listing = train if split == "train" else list_test_pictures(folder, train)
     files = dict.fromkeys([*listing.files, *train.files])  # which decide on the format
-    facts = listing.labels, listing.class_names, options, skip_unreadable
-    mark = picture_cache.fingerprint(folder, files, *facts)
+    mark = picture_cache.fingerprint(
+        folder, files, listing.labels, listing.class_names, skip_unreadable
+    )
     name = os.path.basename(os.path.abspath(folder)) or "images"
     read = partial(_read, train, listing, options, name, skip_unreadable, on_progress)
-    pictures = picture_cache.load_or_read(folder, split, mark, read)
+    pictures = picture_cache.load_or_read(folder, split, mark, options, read)
     stack.tell(pictures.notices)
     return stack.to_dataset(
         *pictures[:2],
         listing.class_names,
         name,
         f"the folder {listing.folder}",
+        pictures.background,
         keep=None if split == "train" else train.labels,
     )
 
@@ -131,7 +133,8 @@ def _read(
     if unreadable:
         notices.append(_check_unreadable(listing, unreadable, name, skip_unreadable))
     labels = [label for i, label in enumerate(listing.labels) if i not in unreadable]
-    return Pictures(stacked.images, labels, notices + stack.change_notices(name, stacked.n_changed))
+    notices += stack.change_notices(name, stacked.n_changed)
+    return Pictures(stacked.images, labels, notices, into.background)
 
 
 def _probe(file: str) -> Probe | str:

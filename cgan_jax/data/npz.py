@@ -78,7 +78,8 @@ def load_npz(
     stack.tell(stack.change_notices(file.stem, stacked.n_changed))
     keep = None if split == "train" else train_labels
     source = f"the file {file}"
-    return stack.to_dataset(stacked.images, labels, names, file.stem, source, keep=keep)
+    about = names, file.stem, source, into.background
+    return stack.to_dataset(stacked.images, labels, *about, keep=keep)
 
 
 def has_test_split(file: Path) -> bool:

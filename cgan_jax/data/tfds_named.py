@@ -66,14 +66,14 @@ def load_tfds(
             f"{name} has no split {short_repr(split)}\nexpected one of {known}\nName one."
         )
     hint = "\nDelete it, to prepare it again."
-    images, labels, names = tfds_files.read_images(
+    images, labels, names, fill = tfds_files.read_images(
         name, split, prepared, n_rows[split], options, hint, on_progress
     )
     keep = None
     if split != "train" and n_rows.get("train"):
         keep = tfds_files.read_labels(name, "train", prepared, n_rows["train"])
     source = f"TFDS files in {prepared}"
-    return stack.to_dataset(images, labels, names, name, source, keep=keep)
+    return stack.to_dataset(images, labels, names, name, source, fill, keep=keep)
 
 
 def split_sizes(name: str, data_dir: str | PathLike[str] | None = None) -> dict[str, int]:

@@ -1,8 +1,8 @@
 """The flags that say which data to train on; and the data of a run, to evaluate it. No JAX."""
 
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import tyro
 
@@ -129,6 +129,12 @@ class DataFlags:
         if not share:
             return Parts(whole, None, 0.0)
         return Parts(*hold_out(whole, share, seed), share)
+
+    def decided(self, parts: Parts) -> Self:
+        """These flags with what was decided for some data, whatever other data or versions do."""
+        share = self.holdout if parts.held_out is None else parts.share
+        background = parts.training.background or self.alpha_background
+        return replace(self, holdout=share, alpha_background=background)
 
     def identity(self, parts: Parts, run: RunFolder | None = None) -> dict[str, Any]:
         """What a run records of its data, so that `evaluate` notices others.

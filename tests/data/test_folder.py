@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from cgan_jax.data import (
+    crops,
     folder,
     has_test_split,
     load_folder,
@@ -168,7 +169,11 @@ def test_what_is_transparent_contrasts_or_becomes_what_is_asked_for(
     assert (image == np.where(SHAPE, colour, expected)[..., None]).all()
     told = f"transparent becomes {'black' if colour == 250 else 'white'}" in caplog.text
     assert told == (background == "auto")
-    np.testing.assert_array_equal(load_own(path, channels=4).images[0], pixels)
+    dataset = load_own(path, background=background)
+    assert {"white": 255, "black": 0}[dataset.background] == expected
+    opaque = load_own(path, channels=4)
+    assert opaque.background is None
+    np.testing.assert_array_equal(opaque.images[0], pixels)
     assert load_own(path, channels=4, img_size=3).images[0, 0, 0, 3] < 3
 
 
@@ -281,8 +286,14 @@ def test_what_has_not_changed_is_not_decoded_again(pictures, tmp_path, monkeypat
     with monkeypatch.context() as patches:
         patches.setattr(folder, "_read", lambda *_: pytest.fail("it was read again"))
         again = load_folder(pictures)
+        load_folder(pictures, img_size=4, channels=1)  # as was decided
         patches.chdir(tmp_path)
         load_folder("set")
+    for options in ({"channels": 3}, {"channels": 4}, {"channels": 3, "background": "black"}):
+        changed = load_folder(pictures, **options)
+        assert changed.images.shape[-1] == options["channels"]
+    assert changed.background == "black"
+    load_folder(pictures)
     assert again.identity() == dataset.identity()
     assert (again.class_names, again.source) == (dataset.class_names, dataset.source)
     save(pictures / "a" / "1.bmp", *grey(7))
@@ -329,7 +340,7 @@ def test_what_is_read_at_once_is_not_kept(pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(picture_cache, "_WORTH_SECONDS", 60)
     load_folder(pictures)
     assert not (tmp_path / "cache").exists()
-    assert picture_cache.load(pictures, "train", "mark") is None
+    assert picture_cache.load(pictures, "train", "mark", crops.NATIVE) is None
 
 
 def test_each_part_of_a_folder_is_kept(tmp_path, caplog):

@@ -52,11 +52,15 @@ def invoke(monkeypatch, tmp_path):
 
 @pytest.fixture
 def photos(tmp_path):
-    """Twelve images in colour and of several sizes, in two classes."""
+    """Twelve images in colour and of several sizes, in two classes; one is transparent in part."""
     for i in range(12):
         file = tmp_path / "photos" / ("frog", "toad")[i % 2] / f"{i}.jpg"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (20 + i, 30 - i), (20 * i, 90, 30)).save(file)
+    clear = Image.new("RGBA", (20, 30))
+    clear.paste((20, 90, 30), (5, 5, 15, 25))
+    clear.save(file.with_suffix(".png"))
+    file.unlink()
     return tmp_path / "photos"
 
 
@@ -127,6 +131,7 @@ def test_a_run_starts_from_another_and_is_resumed_without_it(
     command = Path("second/command.txt").read_text()
     assert "--init-from first" in command
     assert "--holdout 0.1" in command
+    assert "--alpha-background white" in command  # as was decided for all pictures
 
 
 def test_the_run_of_some_data_is_looked_for_by_their_name_alone(tmp_path, monkeypatch):

@@ -121,7 +121,7 @@ def test_a_sweep_of_own_data_holds_out_the_same_images_in_all_runs(tmp_path, mon
     assert options["command"].endswith("--holdout 0.1")
     sources = set()
     for name, command in options["member_commands"].items():
-        run = RunFolder.start(folder / name, program[name], ("0", "1"), data=dataset.identity())
+        run = RunFolder.start(folder / name, program[name], ("0", "1"), data=options["data"])
         run.command.write_text(command)
         sources.add(source_of(run))
         job = parse_job(train.Flags, train.MODULE, ["--workdir", str(run.path)])
@@ -129,6 +129,7 @@ def test_a_sweep_of_own_data_holds_out_the_same_images_in_all_runs(tmp_path, mon
     (source,) = sources
     data = source.load(run)
     assert (data.training.identity(), len(data.test)) == (dataset.identity(), 60)
+    assert options["data"] == dataset.identity() | {"test": data.test.identity()}
 
 
 def test_fashion_mnist_of_another_size_is_data_like_any_other(tmp_path, monkeypatch):
