@@ -191,7 +191,9 @@ def main() -> None:
     first = next(iter(configs.values()))
     if flags.plain:  # before these are looked for
         fitted(configs, flags.workdir, SPECS[DATASET].splits["train"].shape[0])
-    parts = flags.parts(first.seed)
+    member = flags.workdir / next(iter(configs))
+    before = RunFolder.open(member) if holds_run(member) else None
+    parts = flags.parts(first.seed, before, first)
     dataset = parts.training
     configs = fitted(configs, flags.workdir, len(dataset), dataset)
     if parts.held_out is not None:
@@ -206,7 +208,7 @@ def main() -> None:
         dataset,
         flags.workdir,
         command=command,
-        data=flags.identity(parts),
+        data=flags.identity(parts, before),
         sample_every=flags.sample_every,
         checkpoint_every=flags.checkpoint_every,
         member_commands={} if flags.plain else train_commands(flags, configs, parts),

@@ -96,7 +96,7 @@ def main() -> None:
     workdir = job.own.workdir or default_folder(job.own.data)
     before = RunFolder.open(workdir) if job.start.resume and holds_run(workdir) else None
     with job.device.joined():
-        parts = job.own.parts(job.config.seed, before)
+        parts = job.own.parts(job.config.seed, before, job.config)
         dataset = parts.training
         if parts.held_out is not None and job.device.alone:
             print(describe_holdout(dataset, parts.held_out))

@@ -5,11 +5,11 @@ folder.py, npz.py and tfds_named.py read the pictures; stack.py makes a data set
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Literal, NamedTuple, cast, get_args
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from cgan_jax.checks import as_int, check_img_size, did_you_mean, height_and_width, short_repr
 from cgan_jax.data.dataset import Fill
@@ -82,19 +82,31 @@ def check_options(img_size: Any, channels: Any, background: Any = "auto") -> Opt
     return Options(size, as_int(channels), cast(Background, background))
 
 
-def native_size(shorter_side: int, name: str) -> tuple[int, int]:
-    """The size for images whose shorter sides all have this length, if no other is requested.
+def native_size(sizes: Collection[tuple[int, int]], name: str) -> tuple[int, int]:
+    """The size for images of these heights and widths, if no other is requested.
+
+    It is theirs if they have one in common; else a square of their shorter sides, which are equal.
 
     Raises:
         DataError: it is too large for networks whose layers are all fully connected.
     """
-    if shorter_side > MAX_NATIVE_SIZE:
+    own, *others = sizes
+    side = min(own)
+    if side > MAX_NATIVE_SIZE:
         raise DataError(
-            f"the images of {name} are {shorter_side} pixels wide, which needs huge networks\n"
+            f"the images of {name} are {side} pixels wide, which needs huge networks\n"
             f"expected at most {MAX_NATIVE_SIZE} pixels, or an explicit size\n"
-            f"Choose one with --img-size (img_size=): 32 trains fast; {shorter_side} keeps all."
+            f"Choose one with --img-size (img_size=): 32 trains fast; {side} keeps all."
         )
-    return shorter_side, shorter_side
+    return (side, side) if others or max(own) > MAX_NATIVE_SIZE else own
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Height and width of an image in its EXIF orientation."""
+    # A PNG file without EXIF data would be decoded to look for them at its end.
+    has_exif = image.format != "PNG" or "exif" in image.info
+    is_turned = has_exif and image.getexif().get(ExifTags.Base.Orientation, 1) > 4
+    return (image.width, image.height) if is_turned else (image.height, image.width)
 
 
 def center_crop(image: Image.Image, into: PictureFormat) -> Crop:

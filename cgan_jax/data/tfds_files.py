@@ -192,8 +192,8 @@ class _Source:
                 f"the images of {self._name} have several sizes\nexpected an explicit size\n"
                 "Choose one with --img-size (img_size=), such as 32."
             )
-        sides = height or 0, width or 0
-        size = options.size or crops.native_size(min(sides), self._name)
+        own = height or 0, width or 0
+        size = options.size or crops.native_size([own], self._name)
         channels = options.channels or min(depth, 3)
         sample: list[Image.Image] = []
         if depth == 4 and channels != 4:

@@ -40,7 +40,7 @@ def load_tfds(
         data_dir: TFDS's data directory, or the prepared version directory itself; by default
             $TFDS_DATA_DIR or ~/tensorflow_datasets.
         img_size: height and width, or one number for both, that the central part of each image is
-            resized to; by default the shorter of the two.
+            resized to; by default their own, or a square if that exceeds 128 pixels.
         channels: 1 for grey, 3 for colour, 4 for colour and opacity; by default the number in the
             data set, without opacity.
         background: what transparent pixels become; see `load_folder`.

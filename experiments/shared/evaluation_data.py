@@ -68,7 +68,7 @@ class Source:
             _check_same(run, "was trained on other images", record, training, "to train on")
         test, about = held_out, f"held out of training (--holdout {share:g})"
         if test is None:
-            test, about = self.flags.load_test(), ""
+            test, about = self.flags.load_test(training), ""
         if self.test_sha256:
             _check_same(run, "recorded other test images", record["test"], test, "to test on")
         if test is not None:

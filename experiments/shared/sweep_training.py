@@ -88,12 +88,9 @@ def run(
             step = _train(sweep, program, dataset, data, per_epoch, *every, stop, member_commands)
             for name in program:
                 write_or_warn(workdir / name)
-            if step < epochs * per_epoch:
-                assert stop.caught
-                print(
-                    f"Stopped and saved after step {step:,}. "
-                    f"To resume: {resume_command(command, workdir)}"
-                )
+            if step < epochs * per_epoch and stop.caught:
+                again = resume_command(command, workdir)
+                print(f"Stopped and saved after step {step:,}. To resume: {again}")
                 raise SystemExit(128 + stop.caught)
     print(f"Finished in {duration(time.perf_counter() - began)}.\n")
     print(summarize(sweep, members, per_epoch))

@@ -66,8 +66,7 @@ def run(
         data: what a new run records of its data; by default `dataset.identity()`.
         resume: resume a run that is there; otherwise move it aside.
         n_devices: how many devices share each batch; by default one, of several processes all.
-        init_from: the run whose weights a run that is not resumed starts from; by default they
-            are drawn from the seed.
+        init_from: the run whose weights a new run starts from; by default the seed draws them.
 
     Raises:
         SystemExit: 128 + the signal's number, after a stop.

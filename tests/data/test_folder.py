@@ -230,13 +230,18 @@ def test_a_picture_need_not_be_square(tmp_path, caplog):
         assert images[1].std() > 5
         images = load_folder(tmp_path / "set", img_size=size[::-1]).images[..., 0]
         np.testing.assert_array_equal(images[1], crop.T)
+    assert load_folder(tmp_path / "set").images.shape[1:] == (20, 20, 1)
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees
-    save(tmp_path / "turned" / "a" / "1.png", wide, exif=exif)
+    for i, kind in enumerate(("png", "webp")):
+        save(tmp_path / "turned" / "a" / f"{i}.{kind}", wide, exif=exif, lossless=True)
     caplog.clear()
-    turned = load_folder(tmp_path / "turned", img_size=(60, 20)).images[0, ..., 0]
+    for size in ((60, 20), None):  # theirs
+        turned = load_folder(tmp_path / "turned", img_size=size).images[..., 0]
+        assert (turned == np.rot90(wide, -1)).all()
     assert "resized" not in caplog.text
-    np.testing.assert_array_equal(turned, np.rot90(wide, -1))
+    save(tmp_path / "long" / "a" / "1.png", np.zeros((10, 129), np.uint8))
+    assert load_folder(tmp_path / "long").images.shape[1:] == (10, 10, 1)
 
 
 def test_unreadable_files_can_be_left_out(tmp_path, caplog):

@@ -278,7 +278,7 @@ def test_a_run_from_before_holdouts_goes_on_with_all_images(digits_npz, tmp_path
     flags = train.Flags(data=str(digits_npz))
     whole = flags.load()
     for data in (whole.identity(), None):
-        run = RunFolder(tmp_path, tiny.CONFIG, whole.class_names, data=data)
+        run = RunFolder(tmp_path, tiny.CONFIG.for_data(whole), whole.class_names, data=data)
         assert flags.parts(0, run).held_out is None
         share = replace(flags, holdout=0.2).parts(0, run)
         assert share.held_out.identity() == hold_out(whole, 0.2, 0)[1].identity()
@@ -295,13 +295,37 @@ def test_a_test_part_of_the_data_is_measured_against_and_nothing_held_out(digits
     flags = train.Flags(data=str(tmp_path / "parts.npz"))
     parts = flags.parts(0)
     assert (len(parts.training), parts.held_out) == (520, None)
-    record = flags.identity(parts)
-    run = RunFolder(tmp_path, tiny.CONFIG, parts.training.class_names, data=record)
+    record, config = flags.identity(parts), tiny.CONFIG.for_data(parts.training)
+    run = RunFolder(tmp_path, config, parts.training.class_names, data=record)
     data = Source(flags).load(run)
     assert (len(data.training), len(data.test)) == (520, 80)
     assert data.about_test == "80 of them copies of training images"
     assert record == data.training.identity() | {"test": data.test.identity()}
     assert flags.identity(parts, run) == data.training.identity()  # its record stays
+
+
+@pytest.mark.parametrize(
+    ("size", "preset", "expected"),
+    [
+        ((8, 4), "residual", (8, 4)),
+        ((6, 4), "residual", (4, 4)),  # as 6 cannot be halved twice
+        ((6, 4), "report", (6, 4)),
+    ],
+)
+def test_pictures_of_one_size_keep_it_if_the_networks_can(tmp_path, size, preset, expected):
+    """A run that trains on squares, as older ones do, keeps them; and tests have the same size."""
+    images, labels = np.zeros((20, *size), np.uint8), np.arange(20) % 2
+    parts = {"images": images, "labels": labels, "test_images": images, "test_labels": labels}
+    np.savez(tmp_path / "set.npz", **parts)
+    flags, config = DataFlags(str(tmp_path / "set.npz")), PRESETS[preset]
+    training = flags.parts(0, config=config).training
+    assert training.images.shape[1:3] == expected
+    assert flags.load_test(training).images.shape[1:3] == expected
+    model = replace(config.model, img_size=4, channels=1, n_classes=2)
+    older = RunFolder(tmp_path, replace(config, model=model), ("0", "1"))
+    older.command.write_text(f"python -m experiments.train {flags.data}\n")
+    data = source_of(older).load(older)
+    assert data.training.images.shape == data.test.images.shape == (20, 4, 4, 1)
 
 
 def test_other_test_images_than_a_run_recorded_are_refused(tmp_path):
