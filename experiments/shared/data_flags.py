@@ -107,7 +107,7 @@ class DataFlags:
 
     def _of_size(self, size: ImageSize) -> Self:
         """These flags with a size where none is given. Published data have theirs."""
-        fixed = self.img_size is not None or self.data in SPECS
+        fixed = self.size is not None or self.data in SPECS
         return self if fixed else replace(self, img_size=size_text(size))
 
     def _load_fitting(self, config: TrainConfig | None) -> Dataset:
@@ -139,14 +139,16 @@ class DataFlags:
         """
         seed = check_seed(seed if self.holdout_seed is None else self.holdout_seed)
         share = None if self.holdout is None else check_share(self.holdout)
+        own = self._of_size(run.config.model.img_size) if run else self
         try:
-            own = self._of_size(run.config.model.img_size) if run else self
             whole = own._load_fitting(config)
-        except DataError as error:
-            if run is None:
+        except (ConfigError, DataError) as error:
+            is_name = not is_path(self.data)  # or the place of a folder that is gone
+            if run is None or (isinstance(error, ConfigError) and not is_name):
                 raise
+            reason = str(error).splitlines()[0].partition("; did you mean")[0]
             raise DataError(
-                f"{str(error).splitlines()[0]}\nexpected the data that {run.path} was trained on\n"
+                f"{reason}\nexpected the data that {run.path} was trained on\n"
                 "Restore them, or name their new place: as DATA to train, with --data to evaluate."
             ) from error
         if share is None:

@@ -1,6 +1,7 @@
 """`python -m experiments.train` and the example to copy, run as by a user, on small networks."""
 
 import json
+import re
 import shlex
 import shutil
 import sys
@@ -255,9 +256,14 @@ def test_what_is_held_out_is_recorded_and_measured_against(
     assert run.data == training.identity() | {"test": held_out.identity()}
 
     moved = digits_npz.rename(tmp_path / "moved.npz")
-    for command, words in ((evaluate, [run.path]), (train, ["--workdir", run.path])):
-        with pytest.raises(DataError, match="as DATA to train, with --data to evaluate"):
-            invoke(command, *words)
+    for data, reason in ((digits_npz, "No such file"), ("digits", "no folder, file or .*'$")):
+        run.command.write_text(run.command.read_text().replace(str(digits_npz), str(data)))
+        for command, words in ((evaluate, [run.path]), (train, ["--workdir", run.path])):
+            with pytest.raises(DataError, match="as DATA to train, with --data to eval") as caught:
+                invoke(command, *words)
+            assert re.search(reason, str(caught.value).splitlines()[0])
+    with pytest.raises(ConfigError, match="img_size must be"):
+        invoke(train, "--workdir", run.path, "--img-size", "8x")
     invoke(evaluate, run.path, "--fast", "--data", moved)
     out = capsys.readouterr().out
     assert "Training a reference classifier on 470 pictures" in out
