@@ -65,6 +65,9 @@ def list_pictures(folder: Path) -> Listing:
             f"{first_names(empty)}\nexpected the images of a class, such as .png or .jpg files\n"
             "Name the folder whose sub-folders are the classes, and remove empty ones."
         )
+    if {"train"} <= set(classes) <= {"train", *TEST_NAMES}:
+        told = "%s: read as classes: %s; a part of the data would have one sub-folder per class"
+        _log.info(told, train, first_names(list(classes)))
     return _listing(train, classes, tuple(classes))._replace(test=test)
 
 

@@ -97,7 +97,15 @@ def _path(data: str, data_dir: str | PathLike[str] | None) -> Path | None:
             f"data_dir does not go with {data}, which is a path\n"
             "expected the name of a data set of TFDS\nOmit it."
         )
-    return as_path(data, "data")
+    path = as_path(data, "data")
+    if os.path.isfile(path) and not _is_npz(path):
+        raise DataError(
+            f"{path} is a file, and not an .npz file\n"
+            "expected a folder of pictures, an .npz file, or a name in TFDS\n"
+            "Name the folder that it is in; or save arrays with np.savez('set.npz', images=..., "
+            "labels=...)."
+        )
+    return path
 
 
 def is_path(data: str) -> bool:

@@ -123,11 +123,12 @@ def test_pictures_without_classes_are_not_a_test_part(tmp_path):
     assert load_folder(tmp_path / "set", split="test").labels.tolist() == [0]
 
 
-def test_a_class_may_be_called_train(tmp_path):
+def test_a_class_may_be_called_train(tmp_path, caplog):
     for name in ("train", "test"):
         save(tmp_path / "set" / name / "1.png", *grey(1))
     save(tmp_path / "set" / "train" / "others" / "1.png", *grey(1))
     assert load_folder(tmp_path / "set").class_names == ("test", "train")
+    assert "read as classes: test, train; a part of the data would have one sub-" in caplog.text
     assert not has_test_split(str(tmp_path / "set"))
 
 
