@@ -56,7 +56,10 @@ def list_pictures(folder: Path) -> Listing:
             label file does not fit the pictures.
     """
     suffixes = _suffixes()
-    train, test = _parts(folder, suffixes)
+    train, test, others = _parts(folder, suffixes)
+    if others:
+        read = f"train and {test.name}" if test else "train alone"
+        _log.info("%s: reading %s, not %s", folder, read, first_names(others))
     classes = _classes(train, suffixes)
     check_different(list(classes), str(train))
     if empty := [name for name, files in classes.items() if not files]:
@@ -106,8 +109,11 @@ def _listing(folder: Path, classes: dict[str, list[str]], names: tuple[str, ...]
     return Listing(folder, [file for file, _ in rows], [i for _, i in rows], names)
 
 
-def _parts(folder: Path, suffixes: Iterable[str]) -> tuple[Path, Path | None]:
-    """The folders with the training and the test part; the folder itself if it has no parts."""
+def _parts(folder: Path, suffixes: Iterable[str]) -> tuple[Path, Path | None, list[str]]:
+    """The folders with the training and the test part, and the names of others beside them.
+
+    Without parts, the folder itself is the training part.
+    """
     files, folders = _scan(folder)
     train = folder / "train"
     if (
@@ -115,13 +121,11 @@ def _parts(folder: Path, suffixes: Iterable[str]) -> tuple[Path, Path | None]:
         or train.name not in folders
         or not _has_classes(train, suffixes)
     ):
-        return folder, None
+        return folder, None, []
     tests = [name for name in TEST_NAMES if name in folders]
     usable = [name for name in tests if _has_classes(folder / name, suffixes)]
     others = [name for name in folders if name not in ("train", *usable[:1])]
-    if others:
-        _log.info("%s: reading train alone, not %s", folder, first_names(others))
-    return train, folder / usable[0] if usable else None
+    return train, folder / usable[0] if usable else None, others
 
 
 def _has_classes(folder: Path, suffixes: Iterable[str]) -> bool:
