@@ -1,5 +1,6 @@
 """The flags that say which data to train on; and the data of a run, to evaluate it. No JAX."""
 
+import logging
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
@@ -118,7 +119,9 @@ class DataFlags:
             return whole
         try:
             config.for_data(whole)
-        except ConfigError:
+        except ConfigError as error:
+            reason = str(error).splitlines()[0]
+            logging.getLogger("cgan_jax").info("%s: %s: reading squares", whole.name, reason)
             del whole
             return self._of_size(min(height, width)).load()
         return whole

@@ -1,6 +1,7 @@
 """`python -m experiments.train` and the example to copy, run as by a user, on small networks."""
 
 import json
+import logging
 import re
 import shlex
 import shutil
@@ -318,13 +319,16 @@ def test_a_test_part_of_the_data_is_measured_against_and_nothing_held_out(digits
         ((6, 4), "report", (6, 4)),
     ],
 )
-def test_pictures_of_one_size_keep_it_if_the_networks_can(tmp_path, size, preset, expected):
+def test_pictures_of_one_size_keep_it_if_the_networks_can(tmp_path, caplog, size, preset, expected):
     """A run that trains on squares, as older ones do, keeps them; and tests have the same size."""
     images, labels = np.zeros((20, *size), np.uint8), np.arange(20) % 2
     parts = {"images": images, "labels": labels, "test_images": images, "test_labels": labels}
     np.savez(tmp_path / "set.npz", **parts)
     flags, config = DataFlags(str(tmp_path / "set.npz")), PRESETS[preset]
+    caplog.set_level(logging.INFO)
     training = flags.parts(0, config=config).training
+    told = "set: img_size 6x4 cannot be halved 2 times: reading squares" in caplog.text
+    assert told == (size != expected)
     assert training.images.shape[1:3] == expected
     assert flags.load_test(training).images.shape[1:3] == expected
     model = replace(config.model, img_size=4, channels=1, n_classes=2)
