@@ -191,7 +191,9 @@ def main() -> None:
     first = next(iter(configs.values()))
     if flags.plain:  # before these are looked for
         fitted(configs, flags.workdir, SPECS[DATASET].splits["train"].shape[0])
-    parts = flags.parts(first.seed)
+    member = flags.workdir / next(iter(configs))
+    before = RunFolder.open(member) if holds_run(member) else None
+    parts = flags.parts(first.seed, before, first)
     dataset = parts.training
     configs = fitted(configs, flags.workdir, len(dataset), dataset)
     if parts.held_out is not None:
@@ -206,6 +208,7 @@ def main() -> None:
         dataset,
         flags.workdir,
         command=command,
+        data=flags.identity(parts, before),
         sample_every=flags.sample_every,
         checkpoint_every=flags.checkpoint_every,
         member_commands={} if flags.plain else train_commands(flags, configs, parts),
@@ -214,10 +217,10 @@ def main() -> None:
 
 def train_commands(flags: Flags, members: dict[str, TrainConfig], parts: Parts) -> dict[str, str]:
     """For each run the command of `train` that trains it alone; `evaluate` reads its data there."""
-    data = part_of(flags, DataFlags)
+    data = part_of(flags, DataFlags).decided(parts)
     if parts.held_out is not None:
         seed = next(iter(members.values())).seed if data.holdout_seed is None else data.holdout_seed
-        data = replace(data, holdout=parts.share, holdout_seed=seed)
+        data = replace(data, holdout_seed=seed)
     return {
         name: command_line(
             TRAIN, data, [*setting_words(config), "--workdir", str(flags.workdir / name)]

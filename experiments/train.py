@@ -96,21 +96,19 @@ def main() -> None:
     workdir = job.own.workdir or default_folder(job.own.data)
     before = RunFolder.open(workdir) if job.start.resume and holds_run(workdir) else None
     with job.device.joined():
-        parts = job.own.parts(job.config.seed, before)
+        parts = job.own.parts(job.config.seed, before, job.config)
         dataset = parts.training
-        if parts.held_out is not None:
-            # In the command, whatever a later version's default is.
-            job = replace(job, own=replace(job.own, holdout=parts.share))
-            if job.device.alone:
-                print(describe_holdout(dataset, parts.held_out))
+        if parts.held_out is not None and job.device.alone:
+            print(describe_holdout(dataset, parts.held_out))
         config = job.config.for_data(dataset)
         config.check_data(len(dataset))
-        if job.device.alone:
-            data = dataset.identity()
-            if not RunFolder.check(workdir, config, resume=job.start.resume, data=data):
-                print("".join(f"{line}\n" for line in hints(config, dataset)), end="")
+        job = replace(job, own=job.own.decided(parts))  # in the command that the run keeps
+        data = job.own.identity(parts, before)
         del parts  # and with it the images that are held out
-        job.train(config, dataset, workdir)
+        resume = job.start.resume
+        if job.device.alone and not RunFolder.check(workdir, config, resume=resume, data=data):
+            print("".join(f"{line}\n" for line in hints(config, dataset)), end="")
+        job.train(config, dataset, workdir, data)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Images that are higher than wide, with alpha: every kind of network, and all that a run makes."""
+"""Images that are higher than wide, with alpha: every kind of network, and all that a run makes.
+
+Their ONNX graphs are in interop/test_recipes_onnx.py.
+"""
 
 import shlex
 from dataclasses import replace
@@ -12,7 +15,6 @@ from PIL import Image
 from cgan_jax.config import MODEL_KINDS, TrainConfig, from_dict, to_dict
 from cgan_jax.data import Dataset
 from cgan_jax.errors import ConfigError
-from cgan_jax.interop import largest_difference, load_onnx, save_onnx
 from cgan_jax.pictures.grids import grid, on_white, tiles
 from cgan_jax.runs.folder import RunFolder
 from cgan_jax.sampling.generator import TrainedGenerator, load_generator
@@ -56,13 +58,6 @@ def test_every_kind_makes_images_of_any_shape(generator, tmp_path):
     generator.save(tmp_path / "generator.safetensors")
     again = load_generator(tmp_path / "generator.safetensors")
     np.testing.assert_array_equal(again.generate(range(3), n=2), images)
-
-
-@pytest.mark.slow
-def test_every_kind_has_an_onnx_graph(generator, tmp_path):
-    pytest.importorskip("onnxruntime")
-    save_onnx(tmp_path / "generator.onnx", generator)
-    assert largest_difference(generator, load_onnx(tmp_path / "generator.onnx")) < 1e-5
 
 
 def test_a_run_of_any_shape(tmp_path, monkeypatch):

@@ -7,6 +7,8 @@ import numpy as np
 from PIL import Image
 
 from cgan_jax.checks import plural
+from cgan_jax.data.crops import Background
+from cgan_jax.data.dataset import Fill
 
 N_SAMPLED = 64
 _SIDE = 128  # pixels, of the reduced pictures that are looked at
@@ -19,7 +21,9 @@ def sample(items: Sequence[T]) -> list[T]:
     return [items[i] for i in places]
 
 
-def choose(wanted: str, pictures: Iterable[Image.Image], name: str) -> tuple[str, list[str]]:
+def choose(
+    wanted: Background, pictures: Iterable[Image.Image], name: str
+) -> tuple[Fill, list[str]]:
     """White for pictures whose opaque parts have dark edges, black for those with light ones.
 
     Args:
@@ -28,14 +32,16 @@ def choose(wanted: str, pictures: Iterable[Image.Image], name: str) -> tuple[str
         name: the data set's.
 
     Returns:
-        The background, and notices of it.
+        The background, None for either if no picture has such parts; and notices of it.
     """
-    edges = [] if wanted != "auto" else [_edge_grey(picture) for picture in pictures]
+    if wanted != "auto":
+        return wanted, []
+    edges = [_edge_grey(picture) for picture in pictures]
     greys = [grey for grey in edges if grey is not None]
     if not greys:
-        return ("white" if wanted == "auto" else wanted), []
+        return None, []
     grey = np.mean(greys)
-    background = "white" if grey <= 127.5 else "black"
+    background: Fill = "white" if grey <= 127.5 else "black"
     return background, [
         f"{name}: what is transparent becomes {background}: the edges in "
         f"{plural(len(greys), 'sampled image')} have a mean grey of {grey:.0f} of 255. "

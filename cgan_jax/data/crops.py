@@ -5,13 +5,14 @@ folder.py, npz.py and tfds_named.py read the pictures; stack.py makes a data set
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal, NamedTuple, get_args
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from cgan_jax.checks import as_int, check_img_size, did_you_mean, height_and_width, short_repr
+from cgan_jax.data.dataset import Fill
 from cgan_jax.errors import ConfigError, DataError
 
 MAX_NATIVE_SIZE = 128  # pixels per side without an explicit img_size: beyond, the networks are huge
@@ -27,7 +28,7 @@ class Options(NamedTuple):
 
     size: tuple[int, int] | None
     channels: int | None
-    background: str
+    background: Background
 
 
 NATIVE = Options(None, None, "auto")
@@ -39,13 +40,14 @@ class PictureFormat(NamedTuple):
     Attributes:
         size: height and width.
         channels: 1 for grey, 3 for colour, 4 for colour and opacity.
-        background: "white" or "black", where a picture is transparent and opacity is not kept.
+        background: "white" or "black", where a picture is transparent and opacity is not kept;
+            None (white) if no training picture is.
         ranges: lowest and highest grey value by kind of grey; see `grey_kind`.
     """
 
     size: tuple[int, int]
     channels: int
-    background: str = "white"
+    background: Fill = None
     ranges: Mapping[str, tuple[float, float]] = RANGES
 
 
@@ -77,22 +79,34 @@ def check_options(img_size: Any, channels: Any, background: Any = "auto") -> Opt
             f"{short_repr(background)}{did_you_mean(background, get_args(Background))}\n"
             "Omit it for the one that suits the images."
         )
-    return Options(size, as_int(channels), background)
+    return Options(size, as_int(channels), cast(Background, background))
 
 
-def native_size(shorter_side: int, name: str) -> tuple[int, int]:
-    """The size for images whose shorter sides all have this length, if no other is requested.
+def native_size(sizes: Collection[tuple[int, int]], name: str) -> tuple[int, int]:
+    """The size for images of these heights and widths, if no other is requested.
+
+    It is theirs if they have one in common; else a square of their shorter sides, which are equal.
 
     Raises:
         DataError: it is too large for networks whose layers are all fully connected.
     """
-    if shorter_side > MAX_NATIVE_SIZE:
+    own, *others = sizes
+    side = min(own)
+    if side > MAX_NATIVE_SIZE:
         raise DataError(
-            f"the images of {name} are {shorter_side} pixels wide, which needs huge networks\n"
+            f"the images of {name} are {side} pixels wide, which needs huge networks\n"
             f"expected at most {MAX_NATIVE_SIZE} pixels, or an explicit size\n"
-            f"Choose one with --img-size (img_size=): 32 trains fast; {shorter_side} keeps all."
+            f"Choose one with --img-size (img_size=): 32 trains fast; {side} keeps all."
         )
-    return shorter_side, shorter_side
+    return (side, side) if others or max(own) > MAX_NATIVE_SIZE else own
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Height and width of an image in its EXIF orientation."""
+    # A PNG file without EXIF data would be decoded to look for them at its end.
+    has_exif = image.format != "PNG" or "exif" in image.info
+    is_turned = has_exif and image.getexif().get(ExifTags.Base.Orientation, 1) > 4
+    return (image.width, image.height) if is_turned else (image.height, image.width)
 
 
 def center_crop(image: Image.Image, into: PictureFormat) -> Crop:
@@ -117,8 +131,8 @@ def center_crop(image: Image.Image, into: PictureFormat) -> Crop:
     if kind := grey_kind(image):
         image = _to_8_bits(image, *into.ranges[kind])
     if into.channels != 4 and image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, into.background), image)
+        image, background = image.convert("RGBA"), into.background or "white"
+        image = Image.alpha_composite(Image.new("RGBA", image.size, background), image)
     if image.mode != MODES[into.channels]:
         image = image.convert(MODES[into.channels])
     if changed:

@@ -6,7 +6,7 @@ The other modules of this package read images from their sources.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from cgan_jax.checks import (
 )
 from cgan_jax.errors import DataError
 
+Fill: TypeAlias = Literal["white", "black"] | None
+"""What transparent pixels of pictures become; None if there are none."""
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
@@ -31,6 +34,8 @@ class Dataset:
         class_names: one name per class, at least one, of one line each; a label is its index.
         name: the name of the data set, such as "fashion_mnist".
         source: one line that says where the arrays were read from.
+        background: what transparent pixels of the pictures became; None if there were none, or for
+            arrays.
 
     Raises:
         DataError: an array has another shape, dtype or range, or a name is not valid Unicode.
@@ -41,6 +46,7 @@ class Dataset:
     class_names: tuple[str, ...]
     name: str
     source: str
+    background: Fill = None
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels

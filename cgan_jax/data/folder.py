@@ -19,7 +19,7 @@ from cgan_jax.data import background as backgrounds
 from cgan_jax.data import crops, picture_cache, stack
 from cgan_jax.data.crops import Background, Crop, Options, PictureFormat
 from cgan_jax.data.dataset import Dataset
-from cgan_jax.data.listing import Listing, check_split, list_pictures
+from cgan_jax.data.listing import Listing, check_split, list_pictures, list_test_pictures
 from cgan_jax.data.picture_cache import Pictures
 from cgan_jax.data.stack import ProgressFn
 from cgan_jax.errors import DataError
@@ -29,14 +29,14 @@ class Probe(NamedTuple):
     """What a file says about its picture before its pixels are decoded.
 
     Attributes:
-        side: the shorter side, in pixels.
+        size: height and width, in pixels.
         colour: whether there is colour; None where only the pixels tell.
         transparent: whether parts of it may be transparent.
         kind: see `crops.grey_kind`.
         values: lowest and highest, of grey whose range the kind does not tell.
     """
 
-    side: int
+    size: tuple[int, int]
     colour: bool | None
     transparent: bool
     kind: str | None
@@ -66,7 +66,7 @@ def load_folder(
     Args:
         path: the folder.
         img_size: height and width, or one number for both, that the central part of each image is
-            resized to; by default the shorter side, if that of all images is equal.
+            resized to; by default their own, or a square where only their shorter sides are equal.
         channels: 1 for grey, 3 for colour, 4 for colour and opacity; by default 3 if any image has
             colour, else 1.
         split: "train", or "test" for the test part, in the classes, size, channels, background
@@ -89,21 +89,17 @@ def load_folder(
     check_split(split)
     folder = as_path(path, "the data folder")
     train = list_pictures(folder)
-    listing = train if split == "train" else list_pictures(folder, split)
+    listing = train if split == "train" else list_test_pictures(folder, train)
     files = dict.fromkeys([*listing.files, *train.files])  # which decide on the format
-    facts = listing.labels, listing.class_names, options, skip_unreadable
+    facts = listing.labels, listing.class_names, skip_unreadable
     mark = picture_cache.fingerprint(folder, files, *facts)
     name = os.path.basename(os.path.abspath(folder)) or "images"
     read = partial(_read, train, listing, options, name, skip_unreadable, on_progress)
-    pictures = picture_cache.load_or_read(folder, split, mark, read)
+    pictures = picture_cache.load_or_read(folder, split, mark, options, read)
     stack.tell(pictures.notices)
-    return stack.to_dataset(
-        *pictures[:2],
-        listing.class_names,
-        name,
-        f"the folder {listing.folder}",
-        keep=None if split == "train" else train.labels,
-    )
+    about = listing.class_names, name, f"the folder {listing.folder}", pictures.background
+    keep = None if split == "train" else train.labels
+    return stack.to_dataset(pictures.images, pictures.labels, *about, keep=keep)
 
 
 def _read(
@@ -131,7 +127,8 @@ def _read(
     if unreadable:
         notices.append(_check_unreadable(listing, unreadable, name, skip_unreadable))
     labels = [label for i, label in enumerate(listing.labels) if i not in unreadable]
-    return Pictures(stacked.images, labels, notices + stack.change_notices(name, stacked.n_changed))
+    notices += stack.change_notices(name, stacked.n_changed)
+    return Pictures(stacked.images, labels, notices, into.background)
 
 
 def _probe(file: str) -> Probe | str:
@@ -142,9 +139,8 @@ def _probe(file: str) -> Probe | str:
         colour = Image.getmodebase(image.mode) != "L"
         # These have no mode for grey, or none that writers use.
         unsure = colour and (image.mode in ("P", "PA", "CMYK") or image.format == "WEBP")
-        return Probe(
-            min(image.size), None if unsure else colour, image.has_transparency_data, kind, values
-        )
+        size = crops.upright_size(image)
+        return Probe(size, None if unsure else colour, image.has_transparency_data, kind, values)
     return reasons[0]
 
 
@@ -155,7 +151,7 @@ def _decide(
     rows = [(f, p) for f, p in zip(train.files, probes, strict=True) if isinstance(p, Probe)]
     if not rows:
         _check_unreadable(train, {i: str(p) for i, p in enumerate(probes)}, name, skip=False)
-    size = options.size or _common_size(Counter(probe.side for _, probe in rows), train.folder)
+    size = options.size or _common_size(Counter(probe.size for _, probe in rows), train.folder)
     channels = options.channels or (3 if _has_colour(rows) else 1)
     transparent = [file for file, probe in rows if probe.transparent and channels != 4]
     sample = map(_open, backgrounds.sample(transparent))
@@ -225,7 +221,10 @@ def _check_unreadable(listing: Listing, unreadable: dict[int, str], name: str, s
     return f"{name}: left out {what} that cannot be read: {first_names(reasons)}"
 
 
-def _common_size(sides: Counter[int], folder: Path) -> tuple[int, int]:
+def _common_size(sizes: Counter[tuple[int, int]], folder: Path) -> tuple[int, int]:
+    sides = Counter[int]()
+    for size, n in sizes.items():
+        sides[min(size)] += n
     if len(sides) > 1:
         most_common = sides.most_common(1)[0][0]
         raise DataError(
@@ -233,4 +232,4 @@ def _common_size(sides: Counter[int], folder: Path) -> tuple[int, int]:
             f"{min(sides)} to {max(sides)} pixels\nexpected one size, or an explicit --img-size\n"
             f"Choose one (img_size=): {most_common} is the most common, 32 trains fast."
         )
-    return crops.native_size(next(iter(sides)), str(folder))
+    return crops.native_size(sizes, str(folder))

@@ -60,10 +60,12 @@ def read(file: Path, pictures: Sequence[str]) -> dict[str, list[str]]:
     if file.name == CSV and rows and resolve(rows[0][0]) is None and "." not in rows[0][0]:
         del rows[0]  # a header
     if missing := [name for name, _ in rows if resolve(name) is None]:
+        is_swapped = all(resolve(class_name) for _, class_name in rows)
+        hint = "Swap the columns." if is_swapped else "Correct the names, or remove these labels."
         raise DataError(
             f"{file} has labels of {plural(len(missing), 'missing picture')}: "
             f"{first_names(missing)}\nexpected paths of pictures from {file.parent}, each first "
-            "in its line and followed by its class\nCorrect the names, or remove these labels."
+            f"in its line and followed by its class\n{hint}"
         )
     labels: dict[str, str] = {}
     twice = []

@@ -38,23 +38,28 @@ class Listing(NamedTuple):
         files: their paths.
         labels: the class of each, an index into the names.
         class_names: sorted by name, or by number if all names are numbers.
+        test: the folder of the test part; None if there is none.
     """
 
     folder: Path
     files: list[str]
     labels: list[int]
     class_names: tuple[str, ...]
+    test: Path | None = None
 
 
-def list_pictures(folder: Path, split: str = "train") -> Listing:
-    """The pictures to train on, or those to test with, which have the same class names.
+def list_pictures(folder: Path) -> Listing:
+    """The pictures to train on.
 
     Raises:
-        DataError: the folder cannot be read, a class is empty or has the name of another, a label
-            file does not fit the pictures, or the test part is missing or has a class of its own.
+        DataError: the folder cannot be read, a class is empty or has the name of another, or a
+            label file does not fit the pictures.
     """
     suffixes = _suffixes()
-    train, test = _parts(folder, suffixes)
+    train, test, others = _parts(folder, suffixes)
+    if others:
+        read = f"train and {test.name}" if test else "train alone"
+        _log.info("%s: reading %s, not %s", folder, read, first_names(others))
     classes = _classes(train, suffixes)
     check_different(list(classes), str(train))
     if empty := [name for name, files in classes.items() if not files]:
@@ -63,20 +68,31 @@ def list_pictures(folder: Path, split: str = "train") -> Listing:
             f"{first_names(empty)}\nexpected the images of a class, such as .png or .jpg files\n"
             "Name the folder whose sub-folders are the classes, and remove empty ones."
         )
-    if split == "train":
-        return _listing(train, classes, tuple(classes))
-    if test is None:
+    if {"train"} <= set(classes) <= {"train", *TEST_NAMES}:
+        told = "%s: read as classes: %s; a part of the data would have one sub-folder per class"
+        _log.info(told, train, first_names(list(classes)))
+    return _listing(train, classes, tuple(classes))._replace(test=test)
+
+
+def list_test_pictures(folder: Path, train: Listing) -> Listing:
+    """The pictures to test with, which have the class names of those to train on.
+
+    Raises:
+        DataError: the test part is missing, cannot be read, or has a class of its own.
+    """
+    if train.test is None:
         raise DataError(
             f"{folder} has no test part\nexpected the sub-folders train and test, each with one "
             "sub-folder per class\nHold out some of the training images instead."
         )
-    tested = _classes(test, suffixes)
-    if unknown := [name for name, files in tested.items() if files and name not in classes]:
+    classes = _classes(train.test, _suffixes())
+    unknown = [name for name, files in classes.items() if files and name not in train.class_names]
+    if unknown:
         raise DataError(
-            f"{test} has {plural(len(unknown), 'class', 'classes')} that {train} lacks: "
-            f"{first_names(unknown)}\nexpected the same classes\nRename or remove them."
+            f"{train.test} has {plural(len(unknown), 'class', 'classes')} that {train.folder} "
+            f"lacks: {first_names(unknown)}\nexpected the same classes\nRename or remove them."
         )
-    return _listing(test, tested, tuple(classes))
+    return _listing(train.test, classes, train.class_names)
 
 
 def test_folder(folder: Path) -> Path | None:
@@ -93,8 +109,11 @@ def _listing(folder: Path, classes: dict[str, list[str]], names: tuple[str, ...]
     return Listing(folder, [file for file, _ in rows], [i for _, i in rows], names)
 
 
-def _parts(folder: Path, suffixes: Iterable[str]) -> tuple[Path, Path | None]:
-    """The folders with the training and the test part; the folder itself if it has no parts."""
+def _parts(folder: Path, suffixes: Iterable[str]) -> tuple[Path, Path | None, list[str]]:
+    """The folders with the training and the test part, and the names of others beside them.
+
+    Without parts, the folder itself is the training part.
+    """
     files, folders = _scan(folder)
     train = folder / "train"
     if (
@@ -102,13 +121,11 @@ def _parts(folder: Path, suffixes: Iterable[str]) -> tuple[Path, Path | None]:
         or train.name not in folders
         or not _has_classes(train, suffixes)
     ):
-        return folder, None
+        return folder, None, []
     tests = [name for name in TEST_NAMES if name in folders]
     usable = [name for name in tests if _has_classes(folder / name, suffixes)]
     others = [name for name in folders if name not in ("train", *usable[:1])]
-    if others:
-        _log.info("%s: reading train alone, not %s", folder, first_names(others))
-    return train, folder / usable[0] if usable else None
+    return train, folder / usable[0] if usable else None, others
 
 
 def _has_classes(folder: Path, suffixes: Iterable[str]) -> bool:

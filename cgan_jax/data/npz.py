@@ -36,7 +36,7 @@ def load_npz(
             (grey), three (RGB) or four (RGBA); `labels` are integers `[N]`, at least 0;
             `class_names` are strings, in the order of the labels, by default the labels.
         img_size: height and width, or one number for both, that the central part of each image is
-            resized to; by default the shorter of the two.
+            resized to; by default their own, or a square if that exceeds 128 pixels.
         channels: 1 for grey, 3 for colour, 4 for colour and opacity; by default the number in the
             file, without opacity.
         split: "train", or "test" for the arrays `test_images` and `test_labels`, in the classes,
@@ -78,7 +78,8 @@ def load_npz(
     stack.tell(stack.change_notices(file.stem, stacked.n_changed))
     keep = None if split == "train" else train_labels
     source = f"the file {file}"
-    return stack.to_dataset(stacked.images, labels, names, file.stem, source, keep=keep)
+    about = names, file.stem, source, into.background
+    return stack.to_dataset(stacked.images, labels, *about, keep=keep)
 
 
 def has_test_split(file: Path) -> bool:
@@ -100,7 +101,7 @@ def has_test_split(file: Path) -> bool:
 def _decide(images: np.ndarray, options: Options, file: Path) -> PictureFormat:
     """How images become those of the data set, by the training images."""
     _, height, width, depth = images.shape
-    size = options.size or crops.native_size(min(height, width), str(file))
+    size = options.size or crops.native_size([(height, width)], str(file))
     channels = options.channels or min(depth, 3)
     transparent: list[int] = []
     if depth == 4 and channels != 4:

@@ -78,18 +78,14 @@ def has_test_split(data: str, data_dir: str | PathLike[str] | None = None) -> bo
     """Whether `load_own` finds a test part; of a data set of TFDS, once that is prepared.
 
     Raises:
-        ConfigError, DataError: the path or directory cannot be read, or the test part does not fit
-            the training part.
+        ConfigError, DataError: the path or directory cannot be read.
     """
     path = _path(data, data_dir)
     if path is None:
         return data in SPECS or _tfds_test(data, data_dir) is not None
     if _is_npz(path):
         return npz.has_test_split(path)
-    if listing.test_folder(path) is None:
-        return False
-    listing.list_pictures(path, "test")
-    return True
+    return listing.test_folder(path) is not None
 
 
 def _path(data: str, data_dir: str | PathLike[str] | None) -> Path | None:
@@ -101,7 +97,15 @@ def _path(data: str, data_dir: str | PathLike[str] | None) -> Path | None:
             f"data_dir does not go with {data}, which is a path\n"
             "expected the name of a data set of TFDS\nOmit it."
         )
-    return as_path(data, "data")
+    path = as_path(data, "data")
+    if os.path.isfile(path) and not _is_npz(path):
+        raise DataError(
+            f"{path} is a file, and not an .npz file\n"
+            "expected a folder of pictures, an .npz file, or a name in TFDS\n"
+            "Name the folder that it is in; or save arrays with np.savez('set.npz', images=..., "
+            "labels=...)."
+        )
+    return path
 
 
 def is_path(data: str) -> bool:

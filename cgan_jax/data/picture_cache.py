@@ -20,22 +20,25 @@ import PIL
 
 from cgan_jax.checks import one_line
 from cgan_jax.data.cache import default_directory
+from cgan_jax.data.crops import Options
+from cgan_jax.data.dataset import Fill
 from cgan_jax.data.stack import empty_images
 from cgan_jax.errors import CGANError
 from cgan_jax.files import atomic_write
 
-_FORMAT = 2
+_FORMAT = 3
 _WORTH_SECONDS = 1.0  # that reading took
 _PIECE = 2**20  # bytes that are read at a time
 _log = logging.getLogger("cgan_jax")
 
 
 class Pictures(NamedTuple):
-    """Images uint8 `[N, H, W, C]`, their labels, and what users are told of them."""
+    """Images uint8 `[N, H, W, C]`, their labels, what users are told of them, their background."""
 
     images: np.ndarray
     labels: list[int]
     notices: list[str]
+    background: Fill = None
 
 
 def fingerprint(folder: Path, files: Iterable[str], *facts: Any) -> str:
@@ -49,27 +52,35 @@ def fingerprint(folder: Path, files: Iterable[str], *facts: Any) -> str:
     return digest.hexdigest()
 
 
-def load_or_read(folder: Path, split: str, mark: str, read: Callable[[], Pictures]) -> Pictures:
+def load_or_read(
+    folder: Path, split: str, mark: str, options: Options, read: Callable[[], Pictures]
+) -> Pictures:
     """The pictures of a part of a folder; those that take long to read are kept."""
-    if pictures := load(folder, split, mark):
+    if pictures := load(folder, split, mark, options):
         return pictures
     began = time.monotonic()
     pictures = read()
     if time.monotonic() - began >= _WORTH_SECONDS:
-        store(folder, split, mark, pictures)
+        store(folder, split, mark, options, pictures)
     return pictures
 
 
-def load(folder: Path, split: str, mark: str) -> Pictures | None:
-    """The pictures of a part of a folder, if its fingerprint is the given one."""
+def load(folder: Path, split: str, mark: str, options: Options) -> Pictures | None:
+    """The pictures of a part of a folder, if its fingerprint and the options are the given ones.
+
+    An option may be what was asked for or what was decided then: a run that is resumed asks for it.
+    """
     try:
         entry = _entry(folder, split)
         with open(entry, "rb") as file, np.load(file, allow_pickle=False) as saved:
             about = json.loads(str(saved["about"]))
-            if about["mark"] != mark:
+            wanted = json.loads(json.dumps(options))  # with lists, as what was read
+            pairs = zip(wanted, about["asked"], about["decided"], strict=True)
+            if about["mark"] != mark or any(want not in pair for want, *pair in pairs):
                 return None
             images = _read_images(saved.zip)
-            pictures = Pictures(images, saved["labels"].tolist(), about["notices"])
+            labels = saved["labels"].tolist()
+            pictures = Pictures(images, labels, about["notices"], about["background"])
         _log.info("%s: %s images from the cache %s", folder, f"{len(pictures.labels):,}", entry)
         return pictures
     except FileNotFoundError:
@@ -79,9 +90,17 @@ def load(folder: Path, split: str, mark: str) -> Pictures | None:
         return None
 
 
-def store(folder: Path, split: str, mark: str, pictures: Pictures) -> None:
+def store(folder: Path, split: str, mark: str, options: Options, pictures: Pictures) -> None:
     """Keep the pictures of a part of a folder, instead of an older copy."""
-    about = {"folder": str(folder.resolve()), "mark": mark, "notices": pictures.notices}
+    *size, channels = pictures.images.shape[1:]
+    about = {
+        "folder": str(folder.resolve()),
+        "mark": mark,
+        "asked": options,
+        "decided": Options((size[0], size[1]), channels, pictures.background or options.background),
+        "notices": pictures.notices,
+        "background": pictures.background,
+    }
     try:
         entry = _entry(folder, split)
         _remove_orphans(entry.parent)

@@ -9,6 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from cgan_jax.checks import first_names, plural
 from cgan_jax.data.crops import MODES, Crop, PictureFormat
-from cgan_jax.data.dataset import Dataset
+from cgan_jax.data.dataset import Dataset, Fill
 from cgan_jax.errors import DataError
 
 ProgressFn: TypeAlias = Callable[[int, int], object]  # of the pictures that are done, and of all
@@ -130,6 +131,7 @@ def to_dataset(
     class_names: Any,
     name: str,
     source: str,
+    background: Fill,
     *,
     keep: Any = None,
 ) -> Dataset:
@@ -141,6 +143,7 @@ def to_dataset(
         class_names: of all classes.
         name: the name of the data set.
         source: one line that says where the arrays come from.
+        background: what transparent pixels became.
         keep: of a test part, the labels of the training part, whose classes are the classes.
 
     Raises:
@@ -167,7 +170,7 @@ def to_dataset(
     single = [names[i] for i in ids if counts[i] == 1]
     if single and keep is None:
         _log.info("%s: there is only one image of %s", name, first_names(single))
-    return dataset
+    return replace(dataset, background=background)
 
 
 def change_notices(name: str, n_changed: int) -> list[str]:

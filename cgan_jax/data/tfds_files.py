@@ -21,6 +21,7 @@ from cgan_jax.checks import as_path, errors_as, one_line, plural
 from cgan_jax.data import background as backgrounds
 from cgan_jax.data import crops, idx, stack
 from cgan_jax.data.crops import NATIVE, Crop, Options, PictureFormat
+from cgan_jax.data.dataset import Fill
 from cgan_jax.data.idx import Arrays
 from cgan_jax.data.spec import Spec
 from cgan_jax.data.stack import ProgressFn
@@ -67,7 +68,7 @@ def read(spec: Spec, split: str, directory: Path) -> Arrays:
         raise DataError(
             f"{directory} has {plural(n_rows, 'example')} in its {split} split\nexpected {n:,}"
         )
-    images, labels, _ = read_images(spec.name, split, directory, n)
+    images, labels, _, _ = read_images(spec.name, split, directory, n)
     arrays = Arrays(images[..., 0], labels.astype(np.uint8))
     with np.load(spec.order_file) as tables:
         arrays = restore_order(arrays, tables[split])
@@ -102,10 +103,11 @@ def read_images(
     options: Options = NATIVE,
     hint: str = "",
     on_progress: ProgressFn | None = None,
-) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """The first n images and labels of a prepared split, as TFDS keeps them, and the class names.
+) -> tuple[np.ndarray, np.ndarray, list[str], Fill]:
+    """The first n images and labels of a prepared split, as TFDS keeps them.
 
-    Images are uint8 `[n, height, width, channels]`; see `load_tfds`.
+    The class names follow, and what transparent pixels became, None if there are none. Images are
+    uint8 `[n, height, width, channels]`; see `load_tfds`.
 
     Raises:
         DataError: as `load_tfds`; `hint` ends the message for broken files.
@@ -125,7 +127,7 @@ def read_images(
 
         stacked = stack.stack(crop, images(), n, into, name, on_progress)
         stack.tell(stack.change_notices(name, stacked.n_changed))
-        return stacked.images, labels, source.names
+        return stacked.images, labels, source.names, into.background
 
 
 def read_labels(name: str, split: str, directory: Path, n: int) -> np.ndarray:
@@ -190,8 +192,8 @@ class _Source:
                 f"the images of {self._name} have several sizes\nexpected an explicit size\n"
                 "Choose one with --img-size (img_size=), such as 32."
             )
-        sides = height or 0, width or 0
-        size = options.size or crops.native_size(min(sides), self._name)
+        own = height or 0, width or 0
+        size = options.size or crops.native_size([own], self._name)
         channels = options.channels or min(depth, 3)
         sample: list[Image.Image] = []
         if depth == 4 and channels != 4:

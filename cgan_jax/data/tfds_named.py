@@ -40,7 +40,7 @@ def load_tfds(
         data_dir: TFDS's data directory, or the prepared version directory itself; by default
             $TFDS_DATA_DIR or ~/tensorflow_datasets.
         img_size: height and width, or one number for both, that the central part of each image is
-            resized to; by default the shorter of the two.
+            resized to; by default their own, or a square if that exceeds 128 pixels.
         channels: 1 for grey, 3 for colour, 4 for colour and opacity; by default the number in the
             data set, without opacity.
         background: what transparent pixels become; see `load_folder`.
@@ -66,14 +66,14 @@ def load_tfds(
             f"{name} has no split {short_repr(split)}\nexpected one of {known}\nName one."
         )
     hint = "\nDelete it, to prepare it again."
-    images, labels, names = tfds_files.read_images(
+    images, labels, names, fill = tfds_files.read_images(
         name, split, prepared, n_rows[split], options, hint, on_progress
     )
     keep = None
     if split != "train" and n_rows.get("train"):
         keep = tfds_files.read_labels(name, "train", prepared, n_rows["train"])
     source = f"TFDS files in {prepared}"
-    return stack.to_dataset(images, labels, names, name, source, keep=keep)
+    return stack.to_dataset(images, labels, names, name, source, fill, keep=keep)
 
 
 def split_sizes(name: str, data_dir: str | PathLike[str] | None = None) -> dict[str, int]:

@@ -92,8 +92,7 @@ def config_from_torch(
         raise DataError(
             f"images of {n_pixels} values are not {shape} of {plural(channels, 'channel')}\n"
             "expected the number of values in such an image\n"
-            "Pass the channels of the images (--channels), and their size if they are not square "
-            "(--img-size)."
+            "Pass the channels (--channels), and the size if they are not square (--img-size)."
         )
     try:
         return ModelConfig(

@@ -5,6 +5,7 @@ The page needs no network: pictures are in it, and its policy forbids the browse
 
 import json
 import os
+import re
 import shlex
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -29,11 +30,10 @@ from cgan_jax.runs.tables import INDEX_COLUMNS, format_figure, read_measures
 MOST_GRIDS = 40
 LARGE_GRID, LARGE_GRIDS = 125_000, 2_500_000  # bytes of one, and of all where one is larger
 FOLD = 20  # classes in one section
-PRESET = PRESETS["report"]
 
 
 class Setting(NamedTuple):
-    """A setting of the run, and what the report preset has instead, if that differs."""
+    """A setting of the run, and what a preset has instead, if that differs."""
 
     name: str
     value: str
@@ -83,14 +83,28 @@ def spread(grids: Mapping[int, Path]) -> list[int]:
     return [sorted(grids)[place] for place in places]
 
 
-def settings(config: TrainConfig) -> list[Setting]:
-    """A configuration's settings, each compared with the report preset's."""
-    preset = dict(leaves(PRESET.optimizer, "disc_optimizer.")) | dict(leaves(PRESET))
+def preset_of(run: RunFolder) -> str:
+    """The preset that a run started from: its command's, else the first of its kind of networks."""
+    command = run.command.read_text(encoding="utf-8") if run.command.exists() else ""
+    kind = type(run.config.model)
+    names = re.findall(r" --preset (\w+)", command)
+    names += [name for name, recipe in PRESETS.items() if type(recipe.model) is kind]
+    return next((name for name in names if name in PRESETS), "report")
+
+
+def settings(config: TrainConfig, name: str = "report") -> list[Setting]:
+    """A configuration's settings, each compared with a preset's."""
+    recipe = PRESETS[name]
+    preset = dict(leaves(recipe.optimizer, "disc_optimizer.")) | dict(leaves(recipe))
+    own = dict(leaves(config))
+    if recipe.disc_optimizer and not config.disc_optimizer:
+        del own["disc_optimizer"]
+        own |= leaves(config.optimizer, "disc_optimizer.")
     rows = []
-    if type(config.model) is not type(PRESET.model):  # another kind, with settings of its own
-        rows = [Setting("model", kind_of(config.model), kind_of(PRESET.model))]
+    if type(config.model) is not type(recipe.model):  # another kind, with settings of its own
+        rows = [Setting("model", kind_of(config.model), kind_of(recipe.model))]
         preset = {name: x for name, x in preset.items() if not name.startswith("model.")}
-    for name, value in leaves(config):
+    for name, value in own.items():
         same = value == preset.get(name, value)
         rows.append(Setting(name, _words(value), None if same else _words(preset[name])))
     return rows
@@ -99,7 +113,7 @@ def settings(config: TrainConfig) -> list[Setting]:
 def _contents(run: RunFolder) -> dict[str, Any]:
     """What the template fills in."""
     try:
-        files = run.sample_grids()
+        preset, files = preset_of(run), run.sample_grids()
         grids = [(f"epoch {epoch} of {max(files)}", files[epoch]) for epoch in spread(files)]
         steps, epoch = _progress(run)
         if run.stopped_grid.exists():
@@ -110,7 +124,8 @@ def _contents(run: RunFolder) -> dict[str, Any]:
         return {
             "name": run.path.resolve().name,
             "run": run,
-            "settings": settings(run.config),
+            "settings": settings(run.config, preset),
+            "preset": preset,
             "version": version("cgan_jax"),
             "steps": steps,
             "epoch": epoch,

@@ -33,7 +33,8 @@ class RunFolder:
         config: what determines the run's numbers.
         class_names: one per class.
         environment: what the run's last digits depend on, as it was when the run began.
-        data: `Dataset.identity` of the training images; None of a run that did not record it.
+        data: `Dataset.identity` of the training images, and as "test" of the test images if it was
+            recorded; None of a run that recorded neither.
     """
 
     path: Path
@@ -150,7 +151,9 @@ class RunFolder:
             if not isinstance(origin, dict):
                 raise ConfigError(f"environment is {short_repr(origin)}")
             data = saved.get("data")
-            if not (data is None or (isinstance(data, dict) and "sha256" in data)):
+            parts = [data, data.get("test", data)] if isinstance(data, dict) else [data]
+            is_whole = all(isinstance(part, dict) and "sha256" in part for part in parts)
+            if not (data is None or is_whole):
                 raise ConfigError(f"data is {short_repr(data)}")
             return cls(path, from_dict(saved["config"]), tuple(names), origin, data)
         except (ConfigError, KeyError) as error:

@@ -216,4 +216,18 @@ def _headline(boxed: str) -> str:
             paragraphs[-1] += f" {line}"
     titles = ("Argument helptext", "For full helptext")
     words = [p.strip() for p in paragraphs[1:] if not p.strip().startswith(titles)]
-    return one_line(" ".join(words[:2]) or boxed.strip() or "the flags could not be read", 480)
+    text = " ".join(words[:2]) or boxed.strip() or "the flags could not be read"
+    return one_line(_reworded(text), 480)
+
+
+def _reworded(text: str) -> str:
+    """An error of tyro's about a flag that may be left out, without the types that it tried."""
+    pattern = r"(--[\w-]+): no type matching {None}\|(FLOAT|INT) could .*? from \['(.*?)'\]"
+    if match := re.search(pattern, text):
+        kind = {"FLOAT": "a number", "INT": "an integer"}[match[2]]
+        return f"{match[1]} must be {kind}, not {short_repr(match[3])}"
+    pattern = r"invalid choice (.+) for argument '(--[\w-]+)'.* one of \((.*'None'.*)\)"
+    if match := re.search(pattern, text):
+        words = sorted(set(re.findall(r"'(.*?)'", match[3])) - {"None"})
+        return f"{match[2]} must be one of {', '.join(words)}, not {match[1]}"
+    return text

@@ -1,8 +1,9 @@
 """The data that a run is measured with: found again by its folder, and checked. Imports no JAX."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cgan_jax.checks import size_text
 from cgan_jax.data import SPECS, Dataset
@@ -46,32 +47,30 @@ class Source:
         flags: which data.
         seed: of the run, for what is held out; 0 where nothing is.
         sha256: of the run's training images; None if it need not be compared.
+        test_sha256: of its test images, likewise.
     """
 
     flags: DataFlags
     seed: int = 0
     sha256: str | None = None
+    test_sha256: str | None = None
 
     def load(self, run: RunFolder) -> EvalData:
         """The images of a run of this source.
 
         Raises:
             ConfigError, DataError: they cannot be loaded.
-            RunError: they are not those that the run was trained on.
+            RunError: they are not those that the run was trained on, or recorded to be tested on.
         """
         training, held_out, share = self.flags.parts(self.seed, run)
-        now = training.identity()
-        if self.sha256 and now["sha256"] != self.sha256:
-            before = run.data or {}
-            raise RunError(
-                f"{run.path} was trained on other images: {before.get('n_images')}, SHA-256 "
-                f"{self.sha256[:12]}; {training.source} has {now['n_images']} to train on, "
-                f"{str(now['sha256'])[:12]}\nexpected the same images, read in the same way\n"
-                "Restore them, or name their new place with --data."
-            )
+        record = run.data or {}
+        if self.sha256:
+            _check_same(run, "was trained on other images", record, training, "to train on")
         test, about = held_out, f"held out of training (--holdout {share:g})"
-        if test is None and self.flags.has_test_split():
-            test, about = self.flags.load("test"), ""
+        if test is None:
+            test, about = self.flags.load_test(training), ""
+        if self.test_sha256:
+            _check_same(run, "recorded other test images", record["test"], test, "to test on")
         if test is not None:
             if self.flags.data != KNOWN and (n_copies := count_copies(test, training)):
                 about += f"{', ' * bool(about)}{n_copies:,} of them copies of training images"
@@ -82,6 +81,23 @@ class Source:
             "so copies look good"
         )
         return EvalData(rest, half, about)
+
+
+def _check_same(
+    run: RunFolder, what: str, before: Mapping[str, Any], images: Dataset | None, use: str
+) -> None:
+    """Raise a RunError if images are not those that a run has recorded."""
+    there, sha256 = "the data have none now", None
+    if images:
+        n, sha256 = len(images), str(images.identity()["sha256"])
+        there = f"{images.source} has {n} {use}, {sha256[:12]}"
+    if sha256 != before["sha256"]:
+        raise RunError(
+            f"{run.path} {what}: {before.get('n_images')}, SHA-256 {str(before['sha256'])[:12]}; "
+            f"{there}\n"
+            "expected the same images, read in the same way\n"
+            "Restore them, or name their new place with --data."
+        )
 
 
 def source_of(run: RunFolder, data: str | None = None, data_dir: Path | None = None) -> Source:
@@ -110,9 +126,10 @@ def source_of(run: RunFolder, data: str | None = None, data_dir: Path | None = N
             "Name the data with --data: a folder, an .npz file, or a name in TFDS."
         )
     is_seeded = own.holdout_seed is None and (own.holdout or not saved)
-    sha256 = run.data["sha256"] if run.data else None
+    record = run.data or {}
+    hashes = record.get("sha256"), record.get("test", {}).get("sha256")
     own = replace(own, data_dir=None if is_path(own.data) else data_dir or own.data_dir)
-    return Source(own, run.config.seed if is_seeded else 0, sha256)
+    return Source(own, run.config.seed if is_seeded else 0, *hashes)
 
 
 def _shaped_as(run: RunFolder, data: str) -> DataFlags:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from cgan_jax.config import TrainConfig
 from cgan_jax.data import Dataset
@@ -40,6 +41,7 @@ def run(
     workdir: Path,
     *,
     command: str,
+    data: Mapping[str, Any] | None = None,
     sample_every: int,
     checkpoint_every: int,
     member_commands: Mapping[str, str] = MappingProxyType({}),
@@ -51,6 +53,7 @@ def run(
         dataset: the training images.
         workdir: the sweep's folder.
         command: the command that repeats all of this, kept in the folder.
+        data: what new runs record of their data; by default `dataset.identity()`.
         sample_every: epochs between two grids of samples.
         checkpoint_every: epochs between two checkpoints.
         member_commands: by a member's name, the command that trains it alone, kept in its folder.
@@ -60,6 +63,7 @@ def run(
         RunError: the folder holds something else, is in use, or cannot be written.
     """
     keep_programs()
+    data = data or dataset.identity()
     members = {name: config for program in programs for name, config in program.items()}
     SweepFolder.check(workdir, members)
     first = next(iter(members.values()))  # all members have its epochs and its batch size
@@ -81,15 +85,12 @@ def run(
             if all(name in sweep.diverged for name in program):
                 continue
             every = sample_every, checkpoint_every
-            step = _train(sweep, program, dataset, per_epoch, *every, stop, member_commands)
+            step = _train(sweep, program, dataset, data, per_epoch, *every, stop, member_commands)
             for name in program:
                 write_or_warn(workdir / name)
-            if step < epochs * per_epoch:
-                assert stop.caught
-                print(
-                    f"Stopped and saved after step {step:,}. "
-                    f"To resume: {resume_command(command, workdir)}"
-                )
+            if step < epochs * per_epoch and stop.caught:
+                again = resume_command(command, workdir)
+                print(f"Stopped and saved after step {step:,}. To resume: {again}")
                 raise SystemExit(128 + stop.caught)
     print(f"Finished in {duration(time.perf_counter() - began)}.\n")
     print(summarize(sweep, members, per_epoch))
@@ -100,6 +101,7 @@ def _train(
     sweep: SweepFolder,
     program: dict[str, TrainConfig],
     dataset: Dataset,
+    data: Mapping[str, Any],
     per_epoch: int,
     sample_every: int,
     checkpoint_every: int,
@@ -107,7 +109,7 @@ def _train(
     commands: Mapping[str, str],
 ) -> int:
     """Train one program's members until their end or a stop, and return the last step."""
-    data, members = dataset.identity(), []
+    members = []
     with contextlib.ExitStack() as stack:
         for name, config in program.items():
             stack.enter_context(run_lock(sweep.path / name))

@@ -6,7 +6,9 @@ The flags are in training_flags.py; the loop itself is cgan_jax/training/loop.py
 import contextlib
 import shlex
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -48,6 +50,7 @@ def run(
     output: OutputFlags,
     *,
     command: str,
+    data: Mapping[str, Any] | None = None,
     resume: bool = True,
     n_devices: int | None = None,
     init_from: Path | None = None,
@@ -62,10 +65,10 @@ def run(
         workdir: the run's folder.
         output: what the run writes and prints.
         command: the command that repeats all of this, kept in the folder.
+        data: what a new run records of its data; by default `dataset.identity()`.
         resume: resume a run that is there; otherwise move it aside.
         n_devices: how many devices share each batch; by default one, of several processes all.
-        init_from: the run whose weights a run that is not resumed starts from; by default they
-            are drawn from the seed.
+        init_from: the run whose weights a new run starts from; by default the seed draws them.
 
     Raises:
         SystemExit: 128 + the signal's number, after a stop.
@@ -77,9 +80,10 @@ def run(
     if not is_leader():
         return _follow(gan, config, dataset, mesh, stop)
     last_step = config.epochs * steps_per_epoch(len(dataset), config.batch_size)
-    first = _first_state(gan, config, dataset, workdir, resume, init_from)
+    data = data or dataset.identity()
+    first = _first_state(gan, config, dataset, data, workdir, resume, init_from)
     with contextlib.ExitStack() as stack:
-        folder = _open(stack, config, dataset, workdir, output, resume, mesh)
+        folder = _open(stack, config, dataset, data, workdir, output, resume, mesh)
         is_finished = folder.steps_done() >= last_step
         # Before it listens, since Ctrl-C is to end this at once.
         measure = _quick_measures(dataset) if output.eval_every and not is_finished else None
@@ -156,13 +160,13 @@ def _open(
     stack: contextlib.ExitStack,
     config: TrainConfig,
     dataset: Dataset,
+    data: Mapping[str, Any],
     workdir: Path,
     output: OutputFlags,
     resume: bool,
     mesh: Mesh | None,
 ) -> RunFolder:
     """Check the run folder, lock it until the stack ends, and make or open it."""
-    data = dataset.identity()
     RunFolder.check(workdir, config, resume=resume, data=data)  # before anything is written
     stack.enter_context(run_lock(workdir))
     n_devices = mesh.size if mesh else 1
@@ -180,6 +184,7 @@ def _first_state(
     gan: GAN,
     config: TrainConfig,
     dataset: Dataset,
+    data: Mapping[str, Any],
     workdir: Path,
     resume: bool,
     init_from: Path | None,
@@ -192,7 +197,7 @@ def _first_state(
     """
     if init_from is None:
         return None
-    run = RunFolder.check(workdir, config, resume=resume, data=dataset.identity())
+    run = RunFolder.check(workdir, config, resume=resume, data=data)
     # Not what a save that was cut left there, which has a longer name.
     if run is None or not any(path.name.isdecimal() for path in run.checkpoints.glob("*")):
         return initialize.init_from(gan, config, dataset.class_names, init_from)
@@ -295,6 +300,7 @@ def describe(
     dataset: Dataset,
     workdir: Path,
     *,
+    data: Mapping[str, Any] | None = None,
     resume: bool = True,
     init_from: Path | None = None,
 ) -> None:
@@ -303,7 +309,8 @@ def describe(
     for name, value in leaves(config):
         print(f"{name:<28} {value}")
     gan = GAN.from_config(config)
-    first = _first_state(gan, config, dataset, workdir, resume, init_from)
+    data = data or dataset.identity()
+    first = _first_state(gan, config, dataset, data, workdir, resume, init_from)
     shapes = jax.eval_shape(gan.init, jax.random.key(0))
     total = config.epochs * steps_per_epoch(len(dataset), config.batch_size)
     left, steps = total, f"{total:,} steps"

@@ -8,7 +8,7 @@ import contextlib
 import io
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Generic, Protocol, TypeVar
@@ -179,8 +179,21 @@ class Job(Generic[Own]):
         groups = self.weights, self.output, self.device
         return command_line(self.module, self.own, setting_words(self.config), *groups)
 
-    def train(self, config: TrainConfig, dataset: Dataset, workdir: Path) -> None:
-        """Train, or say what would be trained, with data that are there."""
+    def train(
+        self,
+        config: TrainConfig,
+        dataset: Dataset,
+        workdir: Path,
+        data: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Train, or say what would be trained, with data that are there.
+
+        Args:
+            config: the settings, for these data.
+            dataset: the training images.
+            workdir: the run's folder.
+            data: what a new run records of its data; by default `dataset.identity()`.
+        """
         from experiments.shared import training  # imports JAX: only when all flags are good
 
         if self.start.dry_run:
@@ -188,6 +201,7 @@ class Job(Generic[Own]):
                 config,
                 dataset,
                 workdir,
+                data=data,
                 resume=self.start.resume,
                 init_from=self.weights.init_from,
             )
@@ -198,6 +212,7 @@ class Job(Generic[Own]):
             workdir,
             self.output,
             command=self.command,
+            data=data,
             resume=self.start.resume,
             n_devices=self.device.devices,
             init_from=self.weights.init_from,

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from cgan_jax.data import (
+    crops,
     folder,
     has_test_split,
     load_folder,
@@ -105,12 +106,12 @@ def test_the_test_part_has_the_classes_of_the_training_part(tmp_path, caplog, te
     dataset = load_folder(root)
     assert (dataset.class_names, len(dataset)) == (("8", "9", "10"), 3)
     assert dataset.source == f"the folder {root / 'train'}"
-    assert "reading train alone, not notes" in caplog.text
+    assert has_test_split(str(root))
+    assert caplog.text.count(f"reading train and {test}, not notes") == 1
     tested = load_own(str(root), split="test")
     assert (tested.class_names, tested.labels.tolist()) == (dataset.class_names, [1, 2])
     assert tested.images.shape == (2, 4, 4, 3)
     assert (tested.images == 0).all()  # black, as suits the training pictures
-    assert has_test_split(str(root))
 
 
 def test_pictures_without_classes_are_not_a_test_part(tmp_path):
@@ -122,11 +123,12 @@ def test_pictures_without_classes_are_not_a_test_part(tmp_path):
     assert load_folder(tmp_path / "set", split="test").labels.tolist() == [0]
 
 
-def test_a_class_may_be_called_train(tmp_path):
+def test_a_class_may_be_called_train(tmp_path, caplog):
     for name in ("train", "test"):
         save(tmp_path / "set" / name / "1.png", *grey(1))
     save(tmp_path / "set" / "train" / "others" / "1.png", *grey(1))
     assert load_folder(tmp_path / "set").class_names == ("test", "train")
+    assert "read as classes: test, train; a part of the data would have one sub-" in caplog.text
     assert not has_test_split(str(tmp_path / "set"))
 
 
@@ -168,7 +170,11 @@ def test_what_is_transparent_contrasts_or_becomes_what_is_asked_for(
     assert (image == np.where(SHAPE, colour, expected)[..., None]).all()
     told = f"transparent becomes {'black' if colour == 250 else 'white'}" in caplog.text
     assert told == (background == "auto")
-    np.testing.assert_array_equal(load_own(path, channels=4).images[0], pixels)
+    dataset = load_own(path, background=background)
+    assert {"white": 255, "black": 0}[dataset.background] == expected
+    opaque = load_own(path, channels=4)
+    assert opaque.background is None
+    np.testing.assert_array_equal(opaque.images[0], pixels)
     assert load_own(path, channels=4, img_size=3).images[0, 0, 0, 3] < 3
 
 
@@ -225,13 +231,18 @@ def test_a_picture_need_not_be_square(tmp_path, caplog):
         assert images[1].std() > 5
         images = load_folder(tmp_path / "set", img_size=size[::-1]).images[..., 0]
         np.testing.assert_array_equal(images[1], crop.T)
+    assert load_folder(tmp_path / "set").images.shape[1:] == (20, 20, 1)
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees
-    save(tmp_path / "turned" / "a" / "1.png", wide, exif=exif)
+    for i, kind in enumerate(("png", "webp")):
+        save(tmp_path / "turned" / "a" / f"{i}.{kind}", wide, exif=exif, lossless=True)
     caplog.clear()
-    turned = load_folder(tmp_path / "turned", img_size=(60, 20)).images[0, ..., 0]
+    for size in ((60, 20), None):  # theirs
+        turned = load_folder(tmp_path / "turned", img_size=size).images[..., 0]
+        assert (turned == np.rot90(wide, -1)).all()
     assert "resized" not in caplog.text
-    np.testing.assert_array_equal(turned, np.rot90(wide, -1))
+    save(tmp_path / "long" / "a" / "1.png", np.zeros((10, 129), np.uint8))
+    assert load_folder(tmp_path / "long").images.shape[1:] == (10, 10, 1)
 
 
 def test_unreadable_files_can_be_left_out(tmp_path, caplog):
@@ -281,8 +292,14 @@ def test_what_has_not_changed_is_not_decoded_again(pictures, tmp_path, monkeypat
     with monkeypatch.context() as patches:
         patches.setattr(folder, "_read", lambda *_: pytest.fail("it was read again"))
         again = load_folder(pictures)
+        load_folder(pictures, img_size=4, channels=1)  # as was decided
         patches.chdir(tmp_path)
         load_folder("set")
+    for options in ({"channels": 3}, {"channels": 4}, {"channels": 3, "background": "black"}):
+        changed = load_folder(pictures, **options)
+        assert changed.images.shape[-1] == options["channels"]
+    assert changed.background == "black"
+    load_folder(pictures)
     assert again.identity() == dataset.identity()
     assert (again.class_names, again.source) == (dataset.class_names, dataset.source)
     save(pictures / "a" / "1.bmp", *grey(7))
@@ -329,7 +346,7 @@ def test_what_is_read_at_once_is_not_kept(pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(picture_cache, "_WORTH_SECONDS", 60)
     load_folder(pictures)
     assert not (tmp_path / "cache").exists()
-    assert picture_cache.load(pictures, "train", "mark") is None
+    assert picture_cache.load(pictures, "train", "mark", crops.NATIVE) is None
 
 
 def test_each_part_of_a_folder_is_kept(tmp_path, caplog):

@@ -137,7 +137,7 @@ def test_an_npz_file_gives_what_it_holds(tmp_path):
     assert load_npz(file, img_size=3, channels=1).images.shape == (4, 3, 3, 1)
     np.savez(file, images=images[:, :, 1:5, 0], labels=np.array([7, 3, 3, 7], np.uint8))
     dataset = load_npz(file)
-    np.testing.assert_array_equal(dataset.images[..., 0], images[:, 1:5, 1:5, 0])
+    np.testing.assert_array_equal(dataset.images[..., 0], images[:, :, 1:5, 0])
     assert (dataset.labels.tolist(), dataset.class_names) == ([1, 0, 0, 1], ("3", "7"))
 
 

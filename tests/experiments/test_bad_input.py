@@ -318,6 +318,8 @@ OWN = [
     Case("labels without pictures", DataError, folder,
          "labels of 6 missing pictures: a1, a2, a3, a4, a5 and 1 more", "paths of pictures",
          "Correct the names", labels(b"id,class\n1,x\na1,x\na2,x\na3,x\na4,x\na5,x\na6,x")),
+    Case("labels before pictures", DataError, folder, "labels of 1 missing picture: x",
+         "each first in its line", "Swap the columns", labels(b"class,id\nx,1.png")),
     Case("one picture in two classes", DataError, folder, "1 picture two classes: 1.png",
          "one class", "Remove the wrong", labels(b"1.png,x\n1.png,y")),
     Case("a header alone", DataError, folder, "holds no label", "one for each", "Add",
@@ -665,6 +667,7 @@ RUN_FOLDERS = [
         ("with an unknown field", "'depth'", "a table", config_json(config={"depth": 3})),
         ("with an odd value", "epochs", "a table", config_json(config={"epochs": 0})),
         ("with an odd environment", "environment", "a table", config_json(environment="x86")),
+        ("with odd data", "data is", "a table", config_json(data={"sha256": "a", "test": "b"})),
     ]
 ] + [
     *(
@@ -757,7 +760,10 @@ COMMANDS = [
     ("train", "{at}/set --img-size 0", "img_size", "at least 1", "Omit it", {}),
     ("train", "{at}/set --img-size 64x", "not '64x'", "height x width, such as", "Omit it", {}),
     ("train", "{at}/set --img-size 0x3", "not '0x3'", "at least 1", "Omit it", {}),
-    ("train", "{at}/set --channels 2", "--channels", "Expected one of", HELP, {}),
+    ("train", "{at}/set --channels 2", "--channels must be", "one of 1, 3, 4, not '2'", HELP, {}),
+    ("train", "{at}/set --holdout 10%", "--holdout must be", "a number, not '10%'", HELP, {}),
+    ("train", "{at}/set --devices 1.5", "--devices must be", "an integer, not '1.5'", HELP, {}),
+    ("train", "{at}/x.npy", "x.npy is a file", "an .npz file", "np.savez(", {"x.npy": b""}),
     ("train", "{at}/set --holdout 1", "holdout", "from 0 to below 1", "such as 0.1", {}),
     ("train", "{at}/nowhere", "nowhere", "one sub-folder", "Name another", {}),
     ("train", "{at}/set --data-dir {at}", "data_dir", "the name of a data set", "Omit it",

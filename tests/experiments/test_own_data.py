@@ -1,6 +1,9 @@
 """`python -m experiments.train` and the example to copy, run as by a user, on small networks."""
 
 import json
+import logging
+import re
+import shlex
 import shutil
 import sys
 import time
@@ -27,6 +30,7 @@ from cgan_jax.sampling.generator import load_generator
 from experiments import digits_cgan, evaluate, sample, train
 from experiments.proofs import tiny
 from experiments.shared import training, training_flags
+from experiments.shared.command_line import parse
 from experiments.shared.data_flags import DataFlags
 from experiments.shared.evaluation_data import Source, source_of
 from experiments.shared.reading import reading_bar
@@ -50,11 +54,15 @@ def invoke(monkeypatch, tmp_path):
 
 @pytest.fixture
 def photos(tmp_path):
-    """Twelve images in colour and of several sizes, in two classes."""
+    """Twelve images in colour and of several sizes, in two classes; one is transparent in part."""
     for i in range(12):
         file = tmp_path / "photos" / ("frog", "toad")[i % 2] / f"{i}.jpg"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (20 + i, 30 - i), (20 * i, 90, 30)).save(file)
+    clear = Image.new("RGBA", (20, 30))
+    clear.paste((20, 90, 30), (5, 5, 15, 25))
+    clear.save(file.with_suffix(".png"))
+    file.unlink()
     return tmp_path / "photos"
 
 
@@ -127,6 +135,7 @@ def test_a_run_starts_from_another_and_is_resumed_without_it(
     command = Path("second/command.txt").read_text()
     assert "--init-from first" in command
     assert "--holdout 0.1" in command
+    assert "--alpha-background white" in command  # as was decided for all pictures
 
 
 def test_the_run_of_some_data_is_looked_for_by_their_name_alone(tmp_path, monkeypatch):
@@ -247,12 +256,17 @@ def test_what_is_held_out_is_recorded_and_measured_against(
     run = RunFolder.open(tmp_path / "runs" / "digits")
     assert "--holdout 0.1" in run.command.read_text()
     training, held_out = hold_out(train.Flags(data=str(digits_npz)).load(), 0.1, run.config.seed)
-    assert run.data == training.identity()
+    assert run.data == training.identity() | {"test": held_out.identity()}
 
     moved = digits_npz.rename(tmp_path / "moved.npz")
-    for command, words in ((evaluate, [run.path]), (train, ["--workdir", run.path])):
-        with pytest.raises(DataError, match="as DATA to train, with --data to evaluate"):
-            invoke(command, *words)
+    for data, reason in ((digits_npz, "No such file"), ("digits", "no folder, file or .*'$")):
+        run.command.write_text(run.command.read_text().replace(str(digits_npz), str(data)))
+        for command, words in ((evaluate, [run.path]), (train, ["--workdir", run.path])):
+            with pytest.raises(DataError, match="as DATA to train, with --data to eval") as caught:
+                invoke(command, *words)
+            assert re.search(reason, str(caught.value).splitlines()[0])
+    with pytest.raises(ConfigError, match="img_size must be"):
+        invoke(train, "--workdir", run.path, "--img-size", "8x")
     invoke(evaluate, run.path, "--fast", "--data", moved)
     out = capsys.readouterr().out
     assert "Training a reference classifier on 470 pictures" in out
@@ -273,7 +287,7 @@ def test_a_run_from_before_holdouts_goes_on_with_all_images(digits_npz, tmp_path
     flags = train.Flags(data=str(digits_npz))
     whole = flags.load()
     for data in (whole.identity(), None):
-        run = RunFolder(tmp_path, tiny.CONFIG, whole.class_names, data=data)
+        run = RunFolder(tmp_path, tiny.CONFIG.for_data(whole), whole.class_names, data=data)
         assert flags.parts(0, run).held_out is None
         share = replace(flags, holdout=0.2).parts(0, run)
         assert share.held_out.identity() == hold_out(whole, 0.2, 0)[1].identity()
@@ -288,12 +302,74 @@ def test_a_test_part_of_the_data_is_measured_against_and_nothing_held_out(digits
     arrays |= {f"test_{name}": array[:80] for name, array in arrays.items()}
     np.savez(tmp_path / "parts.npz", **arrays)
     flags = train.Flags(data=str(tmp_path / "parts.npz"))
-    training, held_out, _ = flags.parts(0)
-    assert (len(training), held_out) == (520, None)
-    run = RunFolder(tmp_path, tiny.CONFIG, training.class_names, data=training.identity())
-    data = Source(flags, sha256=training.identity()["sha256"]).load(run)
+    parts = flags.parts(0)
+    assert (len(parts.training), parts.held_out) == (520, None)
+    record, config = flags.identity(parts), tiny.CONFIG.for_data(parts.training)
+    run = RunFolder(tmp_path, config, parts.training.class_names, data=record)
+    data = Source(flags).load(run)
     assert (len(data.training), len(data.test)) == (520, 80)
     assert data.about_test == "80 of them copies of training images"
+    assert record == data.training.identity() | {"test": data.test.identity()}
+    assert flags.identity(parts, run) == data.training.identity()  # its record stays
+
+
+@pytest.mark.parametrize(
+    ("size", "preset", "expected"),
+    [
+        ((8, 4), "residual", (8, 4)),
+        ((6, 4), "residual", (4, 4)),  # as 6 cannot be halved twice
+        ((6, 4), "report", (6, 4)),
+    ],
+)
+def test_pictures_of_one_size_keep_it_if_the_networks_can(tmp_path, caplog, size, preset, expected):
+    """A run that trains on squares, as older ones do, keeps them; and tests have the same size."""
+    images, labels = np.zeros((20, *size), np.uint8), np.arange(20) % 2
+    parts = {"images": images, "labels": labels, "test_images": images, "test_labels": labels}
+    np.savez(tmp_path / "set.npz", **parts)
+    flags, config = DataFlags(str(tmp_path / "set.npz")), PRESETS[preset]
+    caplog.set_level(logging.INFO)
+    training = flags.parts(0, config=config).training
+    told = "set: img_size 6x4 cannot be halved 2 times: reading squares" in caplog.text
+    assert told == (size != expected)
+    assert training.images.shape[1:3] == expected
+    assert flags.load_test(training).images.shape[1:3] == expected
+    model = replace(config.model, img_size=4, channels=1, n_classes=2)
+    older = RunFolder(tmp_path, replace(config, model=model), ("0", "1"))
+    older.command.write_text(f"python -m experiments.train {flags.data}\n")
+    data = source_of(older).load(older)
+    assert data.training.images.shape == data.test.images.shape == (20, 4, 4, 1)
+
+
+def test_other_test_images_than_a_run_recorded_are_refused(tmp_path):
+    """A test part's or those held out; an older run, without a record, goes on."""
+    images = np.random.default_rng(0).integers(0, 256, (20, 4, 4, 1), np.uint8)
+    arrays = {"images": images, "labels": np.arange(20) % 2}
+    test = {"test_images": images[:6], "test_labels": np.arange(6) % 2}
+    for i, (parts, words) in enumerate(((arrays | test, []), (arrays, ["--holdout", "0.3"]))):
+        file = tmp_path / f"{i}.npz"
+        np.savez(file, **parts)
+        flags = parse(DataFlags, train.MODULE, [str(file), *words])
+        split = flags.parts(tiny.CONFIG.seed)
+        run = RunFolder.start(
+            tmp_path / f"run-{i}", tiny.CONFIG, ("0", "1"), data=flags.identity(split)
+        )
+        run.command.write_text(shlex.join(["python", "-m", train.MODULE, str(file), *words]))
+        run = RunFolder.open(run.path)
+        assert len(source_of(run).load(run).test) == 6
+
+        name = "images" if words else "test_images"
+        changed = parts[name].copy()
+        tested = split.held_out.images[0] if words else changed[0]
+        changed[(changed == tested).all((1, 2, 3)), 0, 0] ^= 1
+        np.savez(file, **parts | {name: changed})
+        with pytest.raises(RunError, match=f"run-{i} recorded other test images: 6, SHA.* has 6"):
+            source_of(run).load(run)
+        older = replace(run, data=split.training.identity())
+        assert len(source_of(older).load(older).test) == 6
+    np.savez(tmp_path / "0.npz", **arrays)
+    run = RunFolder.open(tmp_path / "run-0")
+    with pytest.raises(RunError, match="recorded other test images: 6, .* the data have none"):
+        source_of(run).load(run)
 
 
 def test_where_the_data_of_a_run_are_and_which_are_held_out(tmp_path):

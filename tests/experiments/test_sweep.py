@@ -119,9 +119,10 @@ def test_a_sweep_of_own_data_holds_out_the_same_images_in_all_runs(tmp_path, mon
     assert (len(dataset), list(program)) == (540, ["seed_5", "seed_6"])
     assert {config.dataset for config in program.values()} == {"set"}
     assert options["command"].endswith("--holdout 0.1")
+    SweepFolder.start(folder, program)
     sources = set()
     for name, command in options["member_commands"].items():
-        run = RunFolder.start(folder / name, program[name], ("0", "1"), data=dataset.identity())
+        run = RunFolder.start(folder / name, program[name], ("0", "1"), data=options["data"])
         run.command.write_text(command)
         sources.add(source_of(run))
         job = parse_job(train.Flags, train.MODULE, ["--workdir", str(run.path)])
@@ -129,6 +130,11 @@ def test_a_sweep_of_own_data_holds_out_the_same_images_in_all_runs(tmp_path, mon
     (source,) = sources
     data = source.load(run)
     assert (data.training.identity(), len(data.test)) == (dataset.identity(), 60)
+    assert options["data"] == dataset.identity() | {"test": data.test.identity()}
+    wider = np.pad(images, [(0, 0), (0, 0), (2, 2), (0, 0)])
+    np.savez(tmp_path / "set.npz", images=wider, labels=np.arange(600) % 2)
+    main()  # runs that are there keep their size
+    assert calls[-1][0][1].identity() == dataset.identity()
 
 
 def test_fashion_mnist_of_another_size_is_data_like_any_other(tmp_path, monkeypatch):

@@ -172,12 +172,36 @@ def test_a_folder_of_runs_has_a_page_each(tmp_path, capsys, monkeypatch):
     assert {page.parent.name for page in tmp_path.glob("*/report.html")} == {"one", "two"}
 
 
-def test_settings_are_compared_with_the_report_preset():
+def test_settings_are_compared_with_those_of_a_preset():
     own = replace(OptimizerConfig(), lr=0.1)
     config = replace(PRESETS["report"], disc_optimizer=own, epochs=3)
     changed = {row.name: (row.value, row.preset) for row in settings(config) if row.preset}
     assert changed == {"epochs": ("3", "200"), "disc_optimizer.lr": ("0.1", "0.0002")}
-    assert not [row for row in settings(PRESETS["report"]) if row.preset]
+    for name, recipe in PRESETS.items():
+        assert not [row for row in settings(recipe, name) if row.preset]
+    rows = settings(replace(PRESETS["projection"], disc_optimizer=None), "projection")
+    assert [row for row in rows if row.preset] == [("disc_optimizer.lr", "0.0001", "0.0004")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "command", "expected"),
+    [
+        ("residual", None, "residual"),
+        ("residual", "python -m experiments.train set --preset residual_wide", "residual_wide"),
+        ("residual", "python -m a --preset residual_wide --epochs 3", "residual_wide"),
+        ("residual", "python -m experiments.train set --preset other", "residual"),
+        ("report", "python -m experiments.train '--preset'", "report"),
+    ],
+)
+def test_a_page_compares_with_the_preset_of_the_run(tmp_path, kind, command, expected):
+    model = replace(PRESETS[kind].model, n_classes=3)
+    config = replace(PRESETS[expected], model=replace(model, latent_dim=7))
+    run = RunFolder.start(tmp_path / "run", config, ("a", "b", "c"))
+    if command:
+        run.command.write_text(command)
+    text = Page(write_page(run.path)).text
+    assert f"what differs from the preset {expected}," in text
+    assert f"model.latent_dim7preset: {PRESETS[expected].model.latent_dim}" in text
 
 
 def test_a_model_of_another_kind_is_not_compared_part_by_part(tmp_path, monkeypatch):
