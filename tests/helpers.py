@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from cgan_jax.checks import check_fields
 from cgan_jax.models import networks
 from cgan_jax.pictures.grids import grid
 from cgan_jax.runs.folder import RunFolder
@@ -96,3 +97,9 @@ def change_by_label(config):
 
 def n_parameters(variables):
     return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+
+
+def check_flags(flags):
+    """Check flags that no command line gave: their ranges, and what goes together."""
+    check_fields(flags)
+    flags.check()

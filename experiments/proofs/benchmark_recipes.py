@@ -14,10 +14,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
-from cgan_jax.checks import check_int_field
+from cgan_jax.checks import Range
 from cgan_jax.config import TrainConfig
 from cgan_jax.errors import ConfigError
 from cgan_jax.files import atomic_write
@@ -40,7 +41,7 @@ class Flags:
 
     presets: tuple[str, ...] = ("relativistic_mlp", "residual", "projection")
     """Which presets."""
-    rounds: int = 5
+    rounds: Annotated[int, Range(1, 1000)] = 5
     """How many turns each side gets."""
     seconds: float = 8.0
     """About how long a turn lasts."""
@@ -48,8 +49,7 @@ class Flags:
     """Write the figures to this file too, with versions."""
 
     def check(self) -> None:
-        """Raises ConfigError for a number that is out of range, or a preset without a twin."""
-        check_int_field(self, "rounds", 1, 1000)
+        """Raises ConfigError for a preset without a twin."""
         for name in self.presets:
             if preset(name) is PRESETS["report"]:
                 raise ConfigError(

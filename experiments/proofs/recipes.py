@@ -19,7 +19,7 @@ from typing import Annotated, Literal, NamedTuple, get_args
 
 import tyro
 
-from cgan_jax.checks import check_int_field
+from cgan_jax.checks import Range
 from cgan_jax.config import TrainConfig
 from cgan_jax.data import Dataset, load
 from cgan_jax.errors import RunError
@@ -92,14 +92,13 @@ class Flags:
     """Of training: one run of each recipe for each of them."""
     workdir: Path = Path("runs/recipes")
     """Where the run folders, the figures, the table and the pictures are."""
-    rounds: int = 5
+    rounds: Annotated[int, Range(1, 1000)] = 5
     """How many turns each recipe gets when its pace is measured."""
     fast: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """A rehearsal, in workdir/fast: one epoch of each, and a first look at few images."""
 
     def check(self) -> None:
-        """Raises ConfigError for a number out of range, and for no recipe, or the same twice."""
-        check_int_field(self, "rounds", 1, 1000)
+        """Raises ConfigError for no recipe or seed, or the same one twice."""
         for name in ("recipes", "seeds"):
             check_each_once(name, getattr(self, name), "Omit it for the default.")
 
