@@ -9,6 +9,7 @@ import math
 import operator
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
 from numbers import Real
 from pathlib import Path
 from types import NoneType
@@ -261,8 +262,9 @@ def check_fields(config: Any) -> None:
     Raises:
         ConfigError: a value is of another type, or out of range.
     """
-    for name, hint in get_type_hints(type(config), include_extras=True).items():
-        kind, bounds, is_optional = _unwrapped(hint)
+    hints = get_type_hints(type(config), include_extras=True)
+    for name in (field.name for field in fields(config)):
+        kind, bounds, is_optional = _unwrapped(hints[name])
         if not (is_optional and getattr(config, name) is None):
             object.__setattr__(config, name, _checked(config, name, kind, bounds))
 
