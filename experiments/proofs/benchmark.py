@@ -9,7 +9,6 @@ benchmark_parts.py.
 """
 
 import contextlib
-import json
 import platform
 import statistics
 from collections.abc import Callable, Mapping
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cgan_jax.checks import Range
-from cgan_jax.files import atomic_write
+from cgan_jax.files import write_json
 from experiments.shared.command_line import parse, run
 
 MODULE = "experiments.proofs.benchmark"
@@ -63,8 +62,7 @@ def main() -> None:
 
         processor = from_proc("cpuinfo", "model name") or platform.processor()
         machine = {"system": platform.platform(), "processor": processor}
-        with atomic_write(flags.json) as file:
-            file.write_text(json.dumps(machine | environment() | figures, indent=2) + "\n")
+        write_json(flags.json, machine | environment() | figures)
         print(f"Written to {flags.json}.")
 
 

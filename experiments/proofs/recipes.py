@@ -23,11 +23,12 @@ from cgan_jax.checks import Range
 from cgan_jax.config import TrainConfig
 from cgan_jax.data import Dataset, load
 from cgan_jax.errors import RunError
+from cgan_jax.files import write_json
 from cgan_jax.presets import PRESETS
 from cgan_jax.runs.folder import RunFolder
 from experiments import evaluate, fashion_cgan
 from experiments.proofs import recipes_table as results
-from experiments.proofs.benchmark_recipes import ours, steps_per_turn
+from experiments.proofs.benchmark_recipes import steps_per_turn
 from experiments.proofs.processes import in_own_process
 from experiments.shared.choice import NEWEST
 from experiments.shared.command_line import check_each_once, parse, run
@@ -181,11 +182,13 @@ def main() -> None:
 
 def measure_pace(configs: Mapping[str, TrainConfig], rounds: int) -> dict[str, float]:
     """Median steps per second of each, in turns, each in a process of its own."""
+    from experiments.proofs.benchmark_parts import spans
+
     print(f"Measuring the pace of {', '.join(configs)}.", flush=True)
     rates: dict[str, list[float]] = {name: [] for name in configs}
     with contextlib.ExitStack() as stack:
         sides = {
-            name: stack.enter_context(in_own_process(ours, config))
+            name: stack.enter_context(in_own_process(spans, config))
             for name, config in configs.items()
         }
         steps = {
@@ -242,7 +245,7 @@ def train_and_evaluate(
             evaluation = evaluator.evaluate(last.generator)
             evaluate.publish(evaluation, last, stage.path / "evaluation", raw=False)
         about = {"recipe": stage.name, "seed": stage.seed, "run": stage.path.name}
-        evaluate.write_json(about | {"command": job.command} | evaluation.to_dict(), stage.figures)
+        write_json(stage.figures, about | {"command": job.command} | evaluation.to_dict())
 
 
 if __name__ == "__main__":

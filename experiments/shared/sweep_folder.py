@@ -8,7 +8,7 @@ from pathlib import Path
 from cgan_jax.checks import one_line, short_repr
 from cgan_jax.config import TrainConfig
 from cgan_jax.errors import RunError
-from cgan_jax.files import atomic_write
+from cgan_jax.files import write_json
 from cgan_jax.runs.folder import RunFolder
 from cgan_jax.runs.lock import LOCK_FILES
 
@@ -97,5 +97,4 @@ class SweepFolder:
 
     def _write(self) -> None:
         saved = {"format": FORMAT, "members": self.members, "diverged": self.diverged}
-        with atomic_write(self.path / FILE) as file:
-            file.write_text(json.dumps(saved, indent=2) + "\n", encoding="utf-8")
+        write_json(self.path / FILE, saved)
