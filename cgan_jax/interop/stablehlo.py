@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
-from cgan_jax.checks import one_line
+from cgan_jax.checks import errors_as
 from cgan_jax.errors import DataError
 from cgan_jax.files import atomic_write
 from cgan_jax.interop.exported import ExportedGenerator, images_function
@@ -62,15 +62,10 @@ def load_stablehlo(path: str | os.PathLike[str]) -> ExportedGenerator:
     Raises:
         DataError: the file is missing, damaged or of another kind.
     """
-    try:
-        with zipfile.ZipFile(path) as file:
-            table = json.loads(file.read(METADATA))
-            program = export.deserialize(bytearray(file.read(PROGRAM)))
-    except Exception as error:  # JAX documents no common error type
-        raise DataError(
-            f"{path} cannot be read: {one_line(error)}\n"
-            "expected a zip archive with a program that JAX exported\nExport it again."
-        ) from error
+    then = "expected a zip archive with a program that JAX exported\nExport it again."
+    with errors_as(DataError, f"{path} cannot be read", then), zipfile.ZipFile(path) as file:
+        table = json.loads(file.read(METADATA))
+        program = export.deserialize(bytearray(file.read(PROGRAM)))
     return ExportedGenerator(program.call, check_metadata(table, path))
 
 

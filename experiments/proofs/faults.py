@@ -23,7 +23,7 @@ from typing import Annotated, Literal, get_args
 import numpy as np
 from tqdm import tqdm
 
-from cgan_jax.checks import Count, Range
+from cgan_jax.checks import Count, Range, errors_as
 from cgan_jax.errors import RunError
 from experiments.proofs.fault_tries import Try
 from experiments.shared.command_line import fail, parse, run
@@ -142,13 +142,9 @@ def circumstances(flags: Flags) -> str:
 
 def new_folder(path: Path) -> Path:
     """Create a folder. Raises RunError if it cannot be."""
-    try:
+    then = "expected a path that does not exist yet\nName a new folder."
+    with errors_as(RunError, f"{path} cannot be created", then, OSError):
         path.mkdir(parents=True)
-    except OSError as error:
-        raise RunError(
-            f"{path} cannot be created: {error.strerror}\n"
-            "expected a path that does not exist yet\nName a new folder."
-        ) from error
     return path.absolute()
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cgan_jax.checks import one_line, short_repr
+from cgan_jax.checks import errors_as, one_line, short_repr
 from cgan_jax.config import TrainConfig
 from cgan_jax.errors import RunError
 from cgan_jax.files import write_json
@@ -38,17 +38,13 @@ class SweepFolder:
             RunError: the folder has no sweep that this version can read.
         """
         file = path / FILE
-        try:
+        then = "expected the file that a sweep wrote\nPut back the file, or name another folder."
+        with errors_as(RunError, f"{file} cannot be read", then):
             saved = json.loads(file.read_text(encoding="utf-8"))
             if saved["format"] != FORMAT:
                 raise ValueError(f"its format is {short_repr(saved['format'])}, expected {FORMAT}")
             diverged = {str(name): int(step) for name, step in saved["diverged"].items()}
             return cls(path, tuple(map(str, saved["members"])), diverged)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise RunError(
-                f"{file} cannot be read: {one_line(error)}\nexpected the file that a sweep wrote\n"
-                "Put back the file, or name another folder."
-            ) from error
 
     @classmethod
     def check(cls, path: Path, members: Mapping[str, TrainConfig]) -> "SweepFolder":
