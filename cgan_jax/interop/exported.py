@@ -12,9 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from cgan_jax.checks import short_repr, with_article
+from cgan_jax.checks import short_repr
 from cgan_jax.errors import ConfigError
-from cgan_jax.models.report import Generator
 from cgan_jax.sampling import generator_file
 from cgan_jax.sampling.generator import TrainedGenerator
 from cgan_jax.sampling.generator_file import metadata as metadata
@@ -90,22 +89,6 @@ def load_safetensors(path: str | os.PathLike[str]) -> TrainedGenerator:
         ConfigError: the network is your own; see `load_generator`.
     """
     return TrainedGenerator(*generator_file.read(Path(path)))
-
-
-def library_module(generator: TrainedGenerator) -> Generator:
-    """The generator's module, whose layers a PyTorch state dict knows.
-
-    Raises:
-        ConfigError: it is not exactly a `cgan_jax.Generator`.
-    """
-    module = generator.module
-    if type(module) is not Generator:  # a subclass may have other layers
-        raise ConfigError(
-            f"{with_article(type(module).__name__)} cannot be written as a PyTorch state dict\n"
-            "expected a cgan_jax.Generator, not a subclass, so that its layers are known\n"
-            "Export it as StableHLO or ONNX."
-        )
-    return module
 
 
 def largest_difference(
