@@ -1,6 +1,6 @@
 """Checks of single values that several modules need, and how messages show a value or an error.
 
-The range of a setting is defined beside the setting. Imports neither JAX nor NumPy.
+A setting's range is a part of its type, beside the setting. Imports neither JAX nor NumPy.
 """
 
 import contextlib

@@ -76,21 +76,22 @@ def _load_weights(layer: Any, variables: Variables, path: str) -> None:
         weight = weight.T
     elif isinstance(layer, nn.Conv2d):
         weight = weight.transpose(3, 2, 0, 1)
-    bias = getattr(layer, "bias", None)
     if isinstance(layer, ShuffledConv):
         weight = layer.places_last(weight)
-    if bias is not None:
-        is_shuffled = isinstance(layer, ShuffledConv) and layer.axis == 0
-        _copy(bias, layer.places_last(params["bias"]) if is_shuffled else params["bias"])
+    if getattr(layer, "bias", None) is not None:
+        shuffles_outputs = isinstance(layer, ShuffledConv) and layer.axis == 0
+        bias = params["bias"]
+        _copy(layer.bias, layer.places_last(bias) if shuffles_outputs else bias)
     if not is_parametrized(layer):
-        return _copy(layer.weight, weight)
+        _copy(layer.weight, weight)
+        return
     norm = _at(variables["batch_stats"], f"{path}_norm")
     vectors, v = layer.parametrizations.weight[0], np.asarray(norm["v"])
     if isinstance(layer, nn.Conv2d):
         v = v.reshape(*layer.kernel_size, -1).transpose(2, 0, 1).ravel()
     _copy(layer.parametrizations.weight.original, weight)
     _copy(vectors._v, v)
-    return _copy(vectors._u, norm["u"])
+    _copy(vectors._u, norm["u"])
 
 
 def _copy(target: Any, values: Any) -> None:
