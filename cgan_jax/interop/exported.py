@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import export
 
 from cgan_jax.checks import short_repr
 from cgan_jax.errors import ConfigError
@@ -69,6 +70,13 @@ def images_function(generator: TrainedGenerator) -> Callable[[jax.Array, jax.Arr
         return floats
 
     return images
+
+
+def symbolic_inputs(generator: TrainedGenerator) -> tuple[Any, Any]:
+    """Shapes and dtypes of latent points and labels, for batches of any size."""
+    (batch,) = export.symbolic_shape("batch")
+    latent = jax.ShapeDtypeStruct((batch, generator.module.latent_dim), np.float32)
+    return latent, jax.ShapeDtypeStruct((batch,), np.int32)
 
 
 def as_exported(generator: TrainedGenerator) -> ExportedGenerator:

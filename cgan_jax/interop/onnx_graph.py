@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.export
-import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 from jax.extend.core import JaxprEqn, Literal
@@ -19,7 +17,7 @@ from jax.extend.core import JaxprEqn, Literal
 from cgan_jax.checks import errors_as, with_article
 from cgan_jax.errors import ConfigError, DataError
 from cgan_jax.files import atomic_write
-from cgan_jax.interop.exported import ExportedGenerator, images_function
+from cgan_jax.interop.exported import ExportedGenerator, images_function, symbolic_inputs
 from cgan_jax.interop.onnx_primitives import PRIMITIVES, GraphBuilder, Value
 from cgan_jax.sampling.generator import TrainedGenerator
 from cgan_jax.sampling.generator_file import check_metadata, metadata
@@ -120,12 +118,9 @@ def _model(onnx: Any, generator: TrainedGenerator) -> Any:
 
 def _nodes_and_weights(onnx: Any, generator: TrainedGenerator) -> tuple[list[Any], list[Any]]:
     """The nodes from `latent` and `labels` to `images`, and the weights that they use."""
-    (batch,) = jax.export.symbolic_shape("batch")
+    inputs = symbolic_inputs(generator)
+    batch = inputs[0].shape[0]
     graph = GraphBuilder(onnx, batch, flatten_dict(generator.variables, sep="."))
-    arguments = (
-        jax.ShapeDtypeStruct((batch, generator.module.latent_dim), jnp.float32),
-        jax.ShapeDtypeStruct((batch,), jnp.int32),
-    )
     what = f"{with_article(type(generator.module).__name__)} cannot be written as ONNX"
     then = (
         "expected a module for batches of any size\n"
@@ -134,7 +129,7 @@ def _nodes_and_weights(onnx: Any, generator: TrainedGenerator) -> tuple[list[Any
     # By default, GPUs and TPUs round the factors of products to fewer bits than float32 has.
     with jax.default_matmul_precision("highest"):
         with errors_as(ConfigError, what, then):
-            program = jax.make_jaxpr(images_function(generator))(*arguments)
+            program = jax.make_jaxpr(images_function(generator))(*inputs)
         try:
             (images,) = _translate(graph, program.jaxpr, program.consts, ["latent", "labels"])
         except NotImplementedError as error:

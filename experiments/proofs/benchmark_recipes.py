@@ -43,7 +43,7 @@ class Flags:
     rounds: Annotated[int, Range(1, 1000)] = 5
     """How many turns each side gets."""
     seconds: float = 8.0
-    """About how long a turn is timed, after as many steps that are not."""
+    """About how long a turn is timed."""
     json: Path | None = None
     """Write the figures to this file too, with versions."""
 
