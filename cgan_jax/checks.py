@@ -34,6 +34,13 @@ class Range(NamedTuple):
     high: float = math.inf
     words: str = ""
 
+    def __repr__(self) -> str:
+        """In the API reference, whose signatures have it."""
+        number = (
+            f"of at least {self.low}" if math.isinf(self.high) else f"in {self.low}..{self.high}"
+        )
+        return self.words or number
+
 
 Count = Annotated[int, Range(1)]
 Seed = Annotated[int, Range(0, 2**32 - 1)]
