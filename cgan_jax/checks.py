@@ -309,9 +309,11 @@ def _checked(config: Any, name: str, kind: Any, bounds: Range | None) -> Any:
         raise wrong_field(config, name, "True or False")
     if get_origin(kind) is Literal:
         choices = get_args(kind)
-        if not isinstance(value, str) or value not in choices:
-            near = did_you_mean(value, choices)
-            raise wrong_field(config, name, f"one of {', '.join(choices)}", near)
+        of_its_type = isinstance(value, type(choices[0])) and not isinstance(value, bool)
+        if not of_its_type or value not in choices:
+            names = [str(choice) for choice in choices]
+            near = did_you_mean(value, names)
+            raise wrong_field(config, name, f"one of {', '.join(names)}", near)
     return value
 
 
