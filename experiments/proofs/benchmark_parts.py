@@ -49,7 +49,8 @@ def seeds_at_once(n_seeds: int, data_dir: Path | None = None) -> Timer:
 
 def _times_spans(runs: Spans, n_runs: int) -> Timer:
     def measure(steps: int) -> float:
-        each = max(1, steps // n_runs)
+        # Both spans are in one epoch, whose last batch is smaller.
+        each = max(1, min(steps // n_runs, (runs.per_epoch - 1) // 2))
         state, *_ = runs.run(runs.fresh_state(), 0, each)  # compiles once, warms up each time
         return n_runs * each / _seconds(lambda: runs.run(state, each, each))
 
