@@ -16,11 +16,12 @@ import numpy as np
 import optax
 
 from cgan_jax.checks import as_path, check_class_names, check_int, check_seed, errors_as, short_repr
+from cgan_jax.data.stack import ProgressFn
 from cgan_jax.errors import ConfigError, DataError
 from cgan_jax.files import atomic_write
 from cgan_jax.models.value_range import to_uint8, to_unit_range
 from cgan_jax.sampling.generator import Labels, TrainedGenerator, label_ids
-from cgan_jax.sampling.latent_space import ProgressFn, apply_mixed, in_chunks, latent_points
+from cgan_jax.sampling.latent_space import apply_mixed, in_chunks, latent_points
 
 ROWS = 64  # points that are fitted at a time
 LEARNING_RATE = 0.5  # Adam's, which falls to 0 along a cosine

@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import random
 
+from cgan_jax.data.stack import ProgressFn
 from cgan_jax.errors import ConfigError
 from cgan_jax.models.value_range import to_uint8
 
 CHUNK = 256  # images at a time: one compiled shape, and rounding that no batching changes
 
 EmbedFn = Callable[[jax.Array], jax.Array]  # of labels, or of weights of all classes
-ProgressFn = Callable[[int, int], object]  # of the number of images that are done, and of all
 
 
 def latent_points(
