@@ -1,6 +1,6 @@
 """Checks of single values that several modules need, and how messages show a value or an error.
 
-The range of a setting is defined beside the setting. Imports neither JAX nor NumPy.
+A setting's range is a part of its type, beside the setting. Imports neither JAX nor NumPy.
 """
 
 import contextlib
@@ -9,14 +9,45 @@ import math
 import operator
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
 from numbers import Real
 from pathlib import Path
-from typing import Any, get_args
+from types import NoneType
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from cgan_jax.errors import CGANError, ConfigError, DataError
 
 ImageSize = int | tuple[int, int]
 """Height and width of images in pixels, both in one integer where they are equal."""
+
+
+class Range(NamedTuple):
+    """The range of a field's numbers, as a part of its type: see `check_fields`.
+
+    Attributes:
+        low: the smallest.
+        high: the largest.
+        words: the range of a float in words.
+    """
+
+    low: float
+    high: float = math.inf
+    words: str = ""
+
+    def __repr__(self) -> str:
+        """In the API reference, whose signatures have it."""
+        number = (
+            f"of at least {self.low}" if math.isinf(self.high) else f"in {self.low}..{self.high}"
+        )
+        return self.words or number
+
+
+Count = Annotated[int, Range(1)]
+Seed = Annotated[int, Range(0, 2**32 - 1)]
+Widths = Annotated[tuple[int, ...], Range(1)]
+Positive = Annotated[float, Range(math.nextafter(0, 1), words="above 0")]
+NotNegative = Annotated[float, Range(0, words="of at least 0")]
+BelowOne = Annotated[float, Range(0, math.nextafter(1, 0), "in [0, 1)")]
 
 
 def one_line(text: object, limit: int = 240) -> str:
@@ -153,19 +184,6 @@ def check_int_field(config: Any, name: str, low: int, high: int | None = None) -
     return check_int(name, getattr(config, name), low, high, hint=default_hint(config, name))
 
 
-def check_bool(config: Any, name: str) -> None:
-    """Check a field of a dataclass that is a switch.
-
-    Raises:
-        ConfigError: neither True nor False.
-    """
-    value = getattr(config, name)
-    if not isinstance(value, bool):
-        raise ConfigError(
-            f"{name} must be True or False, not {short_repr(value)}\n{default_hint(config, name)}"
-        )
-
-
 def default_hint(config: Any, name: str) -> str:
     """What to do about a wrong value of a field that has a default."""
     default = type(config).__dataclass_fields__[name].default
@@ -241,75 +259,79 @@ def as_path(value: Any, name: str) -> Path:
     return path
 
 
-def normalize_int(config: Any, name: str, at_least: int, at_most: int | None = None) -> None:
-    """Make a field of a frozen dataclass a Python int; NumPy's integers have no place in JSON.
+def check_fields(config: Any) -> None:
+    """Check the fields of a frozen dataclass by their types, and make their values fit for JSON.
+
+    Integers of NumPy become Python's, other numbers floats, lists tuples. Fields of other types
+    than `bool`, `Literal`, `ImageSize` and those that are annotated with a `Range` stay as they
+    are, and so does None in an optional field.
 
     Raises:
-        ConfigError: not an integer, or out of range.
+        ConfigError: a value is of another type, or out of range.
     """
-    object.__setattr__(config, name, check_int_field(config, name, at_least, at_most))
+    hints = get_type_hints(type(config), include_extras=True)
+    for name in (field.name for field in fields(config)):
+        kind, bounds, is_optional = _unwrapped(hints[name])
+        if not (is_optional and getattr(config, name) is None):
+            object.__setattr__(config, name, _checked(config, name, kind, bounds))
 
 
-def normalize_img_size(config: Any, name: str) -> None:
-    """Make a field of a frozen dataclass a size of images; see `check_img_size`."""
-    size = check_img_size(getattr(config, name), default_hint(config, name))
-    object.__setattr__(config, name, size)
+def _unwrapped(hint: Any) -> tuple[Any, Range | None, bool]:
+    """A type without annotations and None; the range in them; and whether it had None."""
+    bounds, is_optional = None, False
+    while True:
+        first, *others = get_args(hint) or (None,)
+        if get_origin(hint) is Annotated:
+            bounds = next((note for note in others if isinstance(note, Range)), bounds)
+        elif NoneType in others:
+            is_optional = True
+        else:
+            return hint, bounds, is_optional
+        hint = first
 
 
-def normalize_number(config: Any, name: str, low: float, high: float, bounds: str) -> None:
-    """Make a field of a frozen dataclass a finite float.
+def _checked(config: Any, name: str, kind: Any, bounds: Range | None) -> Any:
+    """The value of a field as `check_fields` leaves it."""
+    value = getattr(config, name)
+    if bounds and kind is int:
+        high = int(bounds.high) if math.isfinite(bounds.high) else None
+        return check_int_field(config, name, int(bounds.low), high)
+    if bounds and kind is float:
+        return _check_number(config, name, bounds)
+    if bounds:
+        widths = tuple(as_int(w) or 0 for w in value) if isinstance(value, tuple | list) else ()
+        if not widths or min(widths) < bounds.low:
+            raise wrong_field(config, name, "integers above 0")
+        return widths
+    if kind == ImageSize:
+        return check_img_size(value, default_hint(config, name))
+    if kind is bool and not isinstance(value, bool):
+        raise wrong_field(config, name, "True or False")
+    if get_origin(kind) is Literal:
+        choices = get_args(kind)
+        of_its_type = isinstance(value, type(choices[0])) and not isinstance(value, bool)
+        if not of_its_type or value not in choices:
+            names = [str(choice) for choice in choices]
+            near = did_you_mean(value, names)
+            raise wrong_field(config, name, f"one of {', '.join(names)}", near)
+    return value
 
-    Args:
-        config: the dataclass.
-        name: the field.
-        low: the smallest allowed value.
-        high: the largest allowed value.
-        bounds: the same in words.
 
-    Raises:
-        ConfigError: not a finite number from `low` to `high`.
-    """
+def _check_number(config: Any, name: str, bounds: Range) -> float:
     given = getattr(config, name)
     try:
         value = float(given) if isinstance(given, Real) and not isinstance(given, bool) else None
     except OverflowError:
         value = math.inf
-    if value is None or not (low <= value <= high and math.isfinite(value)):
-        raise ConfigError(
-            f"{name} must be a finite number {bounds}, not {short_repr(given)}\n"
-            f"{default_hint(config, name)}"
-        )
-    object.__setattr__(config, name, value)
+    if value is None or not (bounds.low <= value <= bounds.high and math.isfinite(value)):
+        raise wrong_field(config, name, f"a finite number {bounds.words}")
+    return value
 
 
-def normalize_widths(config: Any, name: str) -> None:
-    """Make a field of a frozen dataclass a tuple of sizes; JSON has lists.
-
-    Raises:
-        ConfigError: not a list of at least one integer above 0.
-    """
-    given = getattr(config, name)
-    widths = tuple(as_int(w) or 0 for w in given) if isinstance(given, tuple | list) else ()
-    if not widths or min(widths) < 1:
-        raise ConfigError(
-            f"{name} must be integers above 0, not {short_repr(given)}\n"
-            f"{default_hint(config, name)}"
-        )
-    object.__setattr__(config, name, widths)
-
-
-def normalize_choice(config: Any, name: str, literal: Any) -> None:
-    """Check a field of a dataclass against a `Literal`.
-
-    Raises:
-        ConfigError: none of the literal's values.
-    """
-    choices, given = get_args(literal), getattr(config, name)
-    if not isinstance(given, str) or given not in choices:
-        raise ConfigError(
-            f"{name} must be one of {', '.join(choices)}, not {short_repr(given)}"
-            f"{did_you_mean(given, choices)}\n{default_hint(config, name)}"
-        )
+def wrong_field(config: Any, name: str, expected: str, more: str = "") -> ConfigError:
+    """The error about a field of a dataclass; `more` follows the wrong value."""
+    what = f"{name} must be {expected}, not {short_repr(getattr(config, name))}{more}"
+    return ConfigError(f"{what}\n{default_hint(config, name)}")
 
 
 def did_you_mean(given: object, names: Iterable[str]) -> str:

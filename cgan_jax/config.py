@@ -5,25 +5,25 @@ for it changes no number. Imports no JAX, so that a command line can answer at o
 """
 
 import dataclasses
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cgan_jax.checks import (
-    check_bool,
-    default_hint,
+    BelowOne,
+    Count,
+    NotNegative,
+    Positive,
+    Range,
+    Seed,
+    check_fields,
     did_you_mean,
-    normalize_choice,
-    normalize_int,
-    normalize_number,
     short_repr,
     with_article,
+    wrong_field,
 )
 from cgan_jax.errors import ConfigError
 from cgan_jax.model_config import (
-    ABOVE_ZERO,
-    BELOW_ONE,
     DEFAULT_KIND,
     INT32_MAX,
     MODEL_KINDS,
@@ -82,24 +82,16 @@ class OptimizerConfig:
         ConfigError: a value is of the wrong type or out of range.
     """
 
-    lr: float = 2e-4
-    b1: float = 0.5
-    b2: float = 0.999
-    eps: float = 1e-8
-    lr_end: float | None = None
-    b2_end: float | None = None
+    lr: Positive = 2e-4
+    b1: BelowOne = 0.5
+    b2: BelowOne = 0.999
+    eps: Positive = 1e-8
+    lr_end: NotNegative | None = None
+    b2_end: BelowOne | None = None
     schedule: ScheduleName = "cosine"
 
     def __post_init__(self) -> None:
-        normalize_number(self, "lr", ABOVE_ZERO, math.inf, "above 0")
-        normalize_number(self, "b1", 0, BELOW_ONE, "in [0, 1)")
-        normalize_number(self, "b2", 0, BELOW_ONE, "in [0, 1)")
-        normalize_number(self, "eps", ABOVE_ZERO, math.inf, "above 0")
-        if self.lr_end is not None:
-            normalize_number(self, "lr_end", 0, math.inf, "of at least 0")
-        if self.b2_end is not None:
-            normalize_number(self, "b2_end", 0, BELOW_ONE, "in [0, 1)")
-        normalize_choice(self, "schedule", ScheduleName)
+        check_fields(self)
 
     @property
     def changes(self) -> bool:
@@ -123,16 +115,12 @@ class PenaltyConfig:
     """
 
     kind: PenaltyName = "none"
-    gamma: float = 1.0
-    gamma_end: float | None = None
-    every: int = 1
+    gamma: NotNegative = 1.0
+    gamma_end: NotNegative | None = None
+    every: Count = 1
 
     def __post_init__(self) -> None:
-        normalize_choice(self, "kind", PenaltyName)
-        normalize_number(self, "gamma", 0, math.inf, "of at least 0")
-        if self.gamma_end is not None:
-            normalize_number(self, "gamma_end", 0, math.inf, "of at least 0")
-        normalize_int(self, "every", at_least=1)
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -150,14 +138,11 @@ class AverageConfig:
     """
 
     keep: bool = False
-    half_life: float = 40_000
-    ramp: float | None = 0.05
+    half_life: Positive = 40_000
+    ramp: Positive | None = 0.05
 
     def __post_init__(self) -> None:
-        check_bool(self, "keep")
-        normalize_number(self, "half_life", ABOVE_ZERO, math.inf, "above 0")
-        if self.ramp is not None:
-            normalize_number(self, "ramp", ABOVE_ZERO, math.inf, "above 0")
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -194,14 +179,14 @@ class TrainConfig:
     """
 
     dataset: str = "fashion_mnist"
-    epochs: int = 200
-    batch_size: int = 64
-    seed: int = 0
+    epochs: Count = 200
+    batch_size: Annotated[int, Range(2)] = 64  # BatchNorm needs two images
+    seed: Seed = 0
     loss: LossName = "least_squares"
     balance: bool = False
     augment: str = ""
-    background: float = -1.0
-    schedule_steps: int | None = None
+    background: Annotated[float, Range(-1, 1, "in [-1, 1]")] = -1.0
+    schedule_steps: Annotated[int, Range(1, INT32_MAX)] | None = None
     matmul_precision: MatmulPrecision = "default"
     model: BaseModelConfig = field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -211,20 +196,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if not isinstance(self.dataset, str):
-            raise ConfigError(
-                f"dataset must be a name, not {short_repr(self.dataset)}\n"
-                f"{default_hint(self, 'dataset')}"
-            )
-        normalize_int(self, "epochs", at_least=1)
-        normalize_int(self, "batch_size", at_least=2)  # BatchNorm needs two images
-        normalize_int(self, "seed", at_least=0, at_most=2**32 - 1)
-        normalize_choice(self, "loss", LossName)
-        check_bool(self, "balance")
+            raise wrong_field(self, "dataset", "a name")
+        check_fields(self)
         self._check_augment()
-        normalize_number(self, "background", -1, 1, "in [-1, 1]")
-        if self.schedule_steps is not None:
-            normalize_int(self, "schedule_steps", at_least=1, at_most=INT32_MAX)
-        normalize_choice(self, "matmul_precision", MatmulPrecision)
         _check_part(self, "model", tuple(MODEL_KINDS.values()))
         _check_part(self, "optimizer", (OptimizerConfig,))
         _check_part(self, "disc_optimizer", (OptimizerConfig, type(None)))

@@ -1,9 +1,11 @@
 """Writing files atomically, with errors that name the file."""
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from cgan_jax.errors import RunError
 
@@ -45,3 +47,14 @@ def atomic_write(path: Path) -> Iterator[Path]:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text as a whole file; see `atomic_write`."""
+    with atomic_write(path) as file:
+        file.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, contents: Any) -> None:
+    """Write a file of JSON; see `atomic_write`."""
+    write_text(path, json.dumps(contents, indent=2) + "\n")

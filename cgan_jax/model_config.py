@@ -7,16 +7,17 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal
 
 from cgan_jax.checks import (
+    BelowOne,
+    Count,
     ImageSize,
+    Positive,
+    Range,
+    Widths,
+    check_fields,
     height_and_width,
-    normalize_choice,
-    normalize_img_size,
-    normalize_int,
-    normalize_number,
-    normalize_widths,
     plural,
     short_repr,
     size_text,
@@ -24,12 +25,12 @@ from cgan_jax.checks import (
 from cgan_jax.errors import ConfigError
 
 INT32_MAX = 2**31 - 1  # most steps of a run, counted in an int32, and most weights of a network
-ABOVE_ZERO, BELOW_ONE = math.nextafter(0, 1), math.nextafter(1, 0)
 
 GeneratorConditioning = Literal["concatenation", "batch_norm"]
 DiscriminatorConditioning = Literal["concatenation", "projection", "projection_only"]
 Resampling = Literal["shuffle", "filter"]
 Precision = Literal["float32", "bfloat16"]
+Slope = Annotated[float, Range(0, 1, "in [0, 1]")]
 
 
 @dataclass(frozen=True)
@@ -48,18 +49,14 @@ class BaseModelConfig:
         ConfigError: a value is of the wrong type or out of range.
     """
 
-    n_classes: int = 10
-    latent_dim: int = 100
-    label_dim: int | None = None
+    n_classes: Count = 10
+    latent_dim: Count = 100
+    label_dim: Count | None = None
     img_size: ImageSize = 28
-    channels: int = 1
+    channels: Count = 1
 
     def __post_init__(self) -> None:
-        for name in ("n_classes", "latent_dim", "channels"):
-            normalize_int(self, name, at_least=1)
-        normalize_img_size(self, "img_size")
-        if self.label_dim is not None:
-            normalize_int(self, "label_dim", at_least=1)
+        check_fields(self)
 
     @property
     def embedding_width(self) -> int:
@@ -129,21 +126,15 @@ class ModelConfig(BaseModelConfig):
         bn_momentum: decay of BatchNorm's running statistics, in [0, 1): 1 - PyTorch's momentum.
     """
 
-    generator_widths: tuple[int, ...] = (128, 256, 512, 1024)
-    discriminator_widths: tuple[int, ...] = (512, 512, 512)
-    negative_slope: float = 0.2
-    dropout_rate: float = 0.4
-    bn_epsilon: float = 0.8
-    bn_momentum: float = 0.9
+    generator_widths: Widths = (128, 256, 512, 1024)
+    discriminator_widths: Widths = (512, 512, 512)
+    negative_slope: Slope = 0.2
+    dropout_rate: BelowOne = 0.4
+    bn_epsilon: Positive = 0.8
+    bn_momentum: BelowOne = 0.9
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        normalize_widths(self, "generator_widths")
-        normalize_widths(self, "discriminator_widths")
-        normalize_number(self, "negative_slope", 0, 1, "in [0, 1]")
-        normalize_number(self, "dropout_rate", 0, BELOW_ONE, "in [0, 1)")
-        normalize_number(self, "bn_epsilon", ABOVE_ZERO, math.inf, "above 0")
-        normalize_number(self, "bn_momentum", 0, BELOW_ONE, "in [0, 1)")
         self._check_dense(self.generator_widths, self.discriminator_widths)
 
 
@@ -160,17 +151,13 @@ class MLPConfig(BaseModelConfig):
             the unconditional term.
     """
 
-    generator_widths: tuple[int, ...] = (128, 256, 512, 1024)
-    discriminator_widths: tuple[int, ...] = (512, 512, 512)
-    negative_slope: float = 0.2
+    generator_widths: Widths = (128, 256, 512, 1024)
+    discriminator_widths: Widths = (512, 512, 512)
+    negative_slope: Slope = 0.2
     discriminator_conditioning: DiscriminatorConditioning = "concatenation"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        normalize_widths(self, "generator_widths")
-        normalize_widths(self, "discriminator_widths")
-        normalize_number(self, "negative_slope", 0, 1, "in [0, 1]")
-        normalize_choice(self, "discriminator_conditioning", DiscriminatorConditioning)
         self._check_dense(self.generator_widths, self.discriminator_widths)
         if self.discriminator_conditioning != "concatenation":
             self._check_weights([self.n_classes * self.discriminator_widths[-1]])
@@ -201,29 +188,20 @@ class ResidualConfig(BaseModelConfig):
             float32.
     """
 
-    latent_dim: int = 64
-    label_dim: int | None = 32
-    generator_widths: tuple[int, ...] = (128, 64)
-    discriminator_widths: tuple[int, ...] = (64, 128)
-    blocks: int = 1
-    expansion: float = 0.5
-    features: int = 256
+    latent_dim: Count = 64
+    label_dim: Count | None = 32
+    generator_widths: Widths = (128, 64)
+    discriminator_widths: Widths = (64, 128)
+    blocks: Count = 1
+    expansion: Annotated[float, Range(math.nextafter(0, 1), 16, "above 0 and at most 16")] = 0.5
+    features: Count = 256
     resampling: Resampling = "shuffle"
-    negative_slope: float = 0.2
+    negative_slope: Slope = 0.2
     discriminator_conditioning: DiscriminatorConditioning = "projection"
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        normalize_widths(self, "generator_widths")
-        normalize_widths(self, "discriminator_widths")
-        normalize_int(self, "blocks", at_least=1)
-        normalize_number(self, "expansion", ABOVE_ZERO, 16, "above 0 and at most 16")
-        normalize_int(self, "features", at_least=1)
-        normalize_choice(self, "resampling", Resampling)
-        normalize_number(self, "negative_slope", 0, 1, "in [0, 1]")
-        normalize_choice(self, "discriminator_conditioning", DiscriminatorConditioning)
-        normalize_choice(self, "precision", Precision)
         stages = max(len(self.generator_widths), len(self.discriminator_widths))
         self._check_halvings(stages, "give fewer generator_widths and discriminator_widths")
         self._check_weights(
@@ -270,26 +248,18 @@ class SNGANConfig(BaseModelConfig):
             float32.
     """
 
-    latent_dim: int = 128
-    generator_width: int = 64
-    discriminator_width: int = 64
-    stages: int = 2
-    bn_epsilon: float = 1e-5
-    bn_momentum: float = 0.9
+    latent_dim: Count = 128
+    generator_width: Count = 64
+    discriminator_width: Count = 64
+    stages: Annotated[int, Range(1, 16)] = 2
+    bn_epsilon: Positive = 1e-5
+    bn_momentum: BelowOne = 0.9
     generator_conditioning: GeneratorConditioning = "batch_norm"
     discriminator_conditioning: DiscriminatorConditioning = "projection"
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        normalize_int(self, "generator_width", at_least=1)
-        normalize_int(self, "discriminator_width", at_least=1)
-        normalize_int(self, "stages", at_least=1, at_most=16)
-        normalize_number(self, "bn_epsilon", ABOVE_ZERO, math.inf, "above 0")
-        normalize_number(self, "bn_momentum", 0, BELOW_ONE, "in [0, 1)")
-        normalize_choice(self, "generator_conditioning", GeneratorConditioning)
-        normalize_choice(self, "discriminator_conditioning", DiscriminatorConditioning)
-        normalize_choice(self, "precision", Precision)
         self._check_halvings(self.stages, "give fewer stages")
         label, width = self.embedding_width, self.generator_width
         first = (self.latent_dim + label) * math.prod(self.smallest(self.stages)) * width

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import tyro
 
-from cgan_jax.checks import check_int_field, plural
+from cgan_jax.checks import Count, Range, plural
 from cgan_jax.errors import ConfigError
 from cgan_jax.files import atomic_write
 from cgan_jax.runs.folder import RunFolder
@@ -52,9 +52,9 @@ class Flags:
     end_seed: Annotated[int | None, tyro.conf.arg(name="to-seed")] = None
     """Seed of those at the end; by default --seed, or without --to the next one. After a file, by
     default the file's points, or without --to those of the next seed."""
-    n: int = 4
+    n: Count = 4
     """Number of latent points for each class; of a file, there is one for each picture."""
-    frames: int | None = None
+    frames: Annotated[int, Range(2)] | None = None
     """Number of frames from start to end; by default 60, or 10 in a strip."""
     out: Path = Path("animation.gif")
     """An animation for a name that ends in .gif, of the training, or there and back; a strip of
@@ -67,9 +67,6 @@ class Flags:
 
     def check(self) -> None:
         """Raises an error for what the library does not look at."""
-        check_int_field(self, "n", 1)
-        if self.frames is not None:
-            check_int_field(self, "frames", 2)
         self.checkpoint.check()
         what, kinds = ("a morph", MORPH_FILES) if self.start else ("the training", (".gif",))
         if self.out.suffix.lower() not in kinds:

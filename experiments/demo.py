@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from cgan_jax.checks import check_int_field, errors_as, short_repr
+from cgan_jax.checks import Range, errors_as, short_repr
 from cgan_jax.errors import CGANError, ConfigError
 from cgan_jax.runs.folder import RunFolder
 from cgan_jax.training.stop_signals import StopSignals
@@ -40,7 +40,7 @@ class Flags:
 
     run: Annotated[Path, tyro.conf.Positional]
     """A run folder."""
-    port: int = 7860
+    port: Annotated[int, Range(1, 65535)] = 7860
     """The port to listen on."""
     host: str = "127.0.0.1"
     """The address of this machine to listen on. By default only this machine can connect; with
@@ -48,9 +48,8 @@ class Flags:
     checkpoint: CheckpointFlags = NEWEST
 
     def check(self) -> None:
-        """Raises ConfigError for a port out of range, or flags that do not go together."""
+        """Raises ConfigError for flags that do not go together."""
         self.checkpoint.check()
-        check_int_field(self, "port", 1, 65535)
 
 
 def main() -> None:

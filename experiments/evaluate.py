@@ -11,7 +11,6 @@ and the like. The measures are in cgan_jax.metrics. Of data other than Fashion-M
 classifier is trained first, on the run's own training images, and cached.
 """
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ import tyro
 from tqdm import tqdm
 
 from cgan_jax.errors import ConfigError, RunError
-from cgan_jax.files import atomic_write
+from cgan_jax.files import atomic_write, write_json
 from cgan_jax.metrics.measures import MEASURES
 from cgan_jax.runs.folder import RunFolder, runs_in
 from cgan_jax.runs.tables import format_figure
@@ -294,7 +293,7 @@ def write(
     fakes, nearest = evaluation.neighbours[:, :, shown]
     with atomic_write(folder / "nearest.png") as temporary:
         grid(np.concatenate([fakes, nearest], axis=2), names).save(temporary)
-    write_json({"about": about} | evaluation.to_dict(), folder / "evaluation.json")
+    write_json(folder / "evaluation.json", {"about": about} | evaluation.to_dict())
 
 
 def summarize(
@@ -342,12 +341,7 @@ def compare(evaluations: "Sequence[Evaluation]", names: Sequence[str], folder: P
         plot_comparison(plotted, lines, names, temporary)
     contents = {"runs": list(names), "stamp": evaluations[0].stamp, "real": real}
     contents |= {"measures": values, "mean": mean, "sd": sd}
-    write_json(contents, folder / "comparison.json")
-
-
-def write_json(contents: dict[str, Any], path: Path) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "comparison.json", contents)
 
 
 if __name__ == "__main__":

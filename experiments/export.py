@@ -93,7 +93,7 @@ def main() -> None:
 
     from cgan_jax.interop import largest_difference
 
-    if flags.format == "torch" or flags.discriminator is not None:
+    if flags.format == "torch":
         as_report_model(folder.config.model)  # the one kind that PyTorch-GAN has
     generator = flags.checkpoint.load(folder)
     with atomic_write(flags.out) as file:
@@ -113,7 +113,6 @@ def write_generator(
 ) -> "ExportedGenerator":
     """Write a generator in this format, and read it back."""
     from cgan_jax import interop
-    from cgan_jax.interop.exported import library_module
 
     match what:
         case "stablehlo":
@@ -126,7 +125,6 @@ def write_generator(
             interop.save_safetensors(file, generator)
             return interop.as_exported(interop.load_safetensors(file))
         case "torch":
-            library_module(generator)
             report = as_report_model(model)
             weights = interop.generator_to_torch(generator.variables, report, generator.step)
             interop.save_state_dict(file, weights, interop.metadata(generator))

@@ -13,14 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import tyro
 
-from cgan_jax.checks import (
-    ImageSize,
-    check_int_field,
-    check_seed,
-    errors_as,
-    height_and_width,
-    plural,
-)
+from cgan_jax.checks import Count, ImageSize, Seed, errors_as, height_and_width, plural
 from cgan_jax.data.crops import Background
 from cgan_jax.errors import ConfigError, DataError
 from cgan_jax.files import atomic_write
@@ -58,11 +51,11 @@ class Flags:
     label: Words = ()
     """Their classes, by name or number: one per picture, or one for all. Without it all classes are
     tried for each."""
-    starts: int = 8
+    starts: Count = 8
     """Number of random points to start from, for each picture and class."""
-    steps: int = 300
+    steps: Count = 300
     """Number of steps of gradient descent."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the random points."""
     alpha_background: Background | None = None
     """What transparent pixels become: white, black, or auto, as for `train`. By default as when the
@@ -78,9 +71,6 @@ class Flags:
 
     def check(self) -> None:
         """Raises an error for what the library does not look at before the run is loaded."""
-        for name in ("starts", "steps"):
-            check_int_field(self, name, 1)
-        check_seed(self.seed)
         self.checkpoint.check()
         if not self.pictures:
             raise ConfigError("there is no picture\nexpected at least one\nName some files.")

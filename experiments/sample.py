@@ -13,7 +13,7 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from cgan_jax.checks import check_int_field, normalize_name
+from cgan_jax.checks import Count, normalize_name, plural
 from cgan_jax.errors import ConfigError
 from cgan_jax.files import atomic_write, write_errors
 from cgan_jax.runs.folder import RunFolder
@@ -53,7 +53,7 @@ class Flags:
     """A run folder."""
     label: Words = ()
     """Classes, by name or number; or all, which is the default."""
-    n: int = 10
+    n: Count = 10
     """Number of pictures of each class."""
     seed: int = 0
     """Seed of the latent points."""
@@ -68,7 +68,6 @@ class Flags:
 
     def check(self) -> None:
         """Raises an error for what the library does not look at."""
-        check_int_field(self, "n", 1)
         self.checkpoint.check()
         suffix = self.out.suffix.lower()
         if suffix in FILES:
@@ -96,8 +95,8 @@ def main() -> None:
     generator = flags.checkpoint.load(folder)
     images = generator.generate(classes, n=flags.n, seed=flags.seed, truncation=flags.truncation)
     write(images, classes, generator.class_names, flags.out)
-    pictures = "1 picture" if len(images) == 1 else f"{len(images):,} pictures"
-    print(f"Wrote {pictures} after {generator.step:,} steps to {flags.out}.")
+    what = plural(len(images), "picture")
+    print(f"Wrote {what} after {generator.step:,} steps to {flags.out}.")
 
 
 def write(images: np.ndarray, classes: np.ndarray, class_names: Sequence[str], out: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from cgan_jax.checks import ImageSize, check_int_field, short_repr
+from cgan_jax.checks import Count, ImageSize, short_repr
 from cgan_jax.config import TrainConfig
 from cgan_jax.data import SPECS, Dataset
 from cgan_jax.errors import ConfigError
@@ -56,27 +56,22 @@ class Flags(DataFlags):
       python -m experiments.sweep --workdir runs/losses          resume it, with its settings
     """
 
-    seeds: int = 4
+    seeds: Count = 4
     """How many seeds of each setting, from --seed on."""
     workdir: Path = Path("runs/sweep")
     """The sweep's folder: a run folder for each member, sweep.csv and sweep.png."""
     data: Annotated[str, tyro.conf.arg(metavar="DATA")] = DATASET
     """A folder, an .npz file, or a name in TFDS, as for `train`. What is held out of them is the
     same in all runs: --seed chooses it, unless --holdout-seed does."""
-    sample_every: int = 20
+    sample_every: Count = 20
     """Epochs between two grids of samples."""
-    checkpoint_every: int = 5
+    checkpoint_every: Count = 5
     """Epochs between two checkpoints. Stopped runs are saved anyway."""
 
     @property
     def plain(self) -> bool:
         """Whether the data are all of Fashion-MNIST, as its publishers have them."""
         return part_of(self, DataFlags) == DataFlags(DATASET, data_dir=self.data_dir)
-
-    def check(self) -> None:
-        """Raises ConfigError for a number that is out of range."""
-        for name in ("seeds", "sample_every", "checkpoint_every"):
-            check_int_field(self, name, 1)
 
 
 def parse_sweep(
@@ -98,7 +93,6 @@ def parse_sweep(
     kind = flags_class((Flags, PresetFlag), flag_fields(base, several=True))
     flags: Any = parse(kind, MODULE, words, default=saved_flags(kind, MODULE, saved))
     own = part_of(flags, Flags)
-    own.check()
     values = {each: given(flags, each) for each in settings(base)}
     changed = [
         word

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,8 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from cgan_jax.checks import check_fields
 from cgan_jax.models import networks
 from cgan_jax.pictures.grids import grid
+from cgan_jax.presets import PRESETS
 from cgan_jax.runs.folder import RunFolder
 from cgan_jax.runs.tables import append_losses, write_measures
 from cgan_jax.training.callbacks import Callback
@@ -96,3 +99,19 @@ def change_by_label(config):
 
 def n_parameters(variables):
     return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+
+
+def check_flags(flags):
+    """Check flags that no command line gave: their ranges, and what goes together."""
+    check_fields(flags)
+    flags.check()
+
+
+def with_schedules(name):
+    """A preset; `residual` with schedules, which it does not have, so that some tests have them."""
+    config = PRESETS[name]
+    if name != "residual":
+        return config
+    optimizer = replace(config.optimizer, lr_end=2e-5)
+    penalty = replace(config.penalty, gamma_end=0.01)
+    return replace(config, optimizer=optimizer, penalty=penalty)

@@ -1,10 +1,21 @@
 """Helpers for messages and for paths. test_bad_input.py has the checks of values."""
 
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
+import numpy as np
 import pytest
 
-from cgan_jax.checks import as_path, errors_as, plural, with_article
+from cgan_jax.checks import (
+    Count,
+    Widths,
+    as_path,
+    check_fields,
+    errors_as,
+    plural,
+    with_article,
+)
 from cgan_jax.errors import ConfigError, DataError
 
 
@@ -47,3 +58,27 @@ def test_errors_of_other_libraries_become_ours(tmp_path):
         raise ConfigError("mine")
     with pytest.raises(KeyError), errors_as(DataError, "what", "expected", (OSError, ValueError)):
         raise KeyError("other")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Fields of the kinds that configurations and flags have."""
+
+    _: KW_ONLY
+    count: Annotated[Count | None, "a note"] = None
+    widths: Widths = (1,)
+    channels: Literal[1, 3] | None = None
+    name: str = "any"
+
+
+def test_fields_are_checked_by_their_types():
+    sizes = Sizes(count=np.int64(3), widths=[np.int32(4)], channels=3, name=0)
+    check_fields(sizes)
+    assert (type(sizes.count), sizes.widths, sizes.name) == (int, (4,), 0)
+    check_fields(Sizes())
+    wrong = [({"count": 0}, "count must be an integer of at least 1, not 0\nOmit it")]
+    wrong += [({"channels": bad}, "channels must be one of 1, 3, not ") for bad in (2, True, "3")]
+    wrong += [({"widths": bad}, "widths must be integers above 0") for bad in (4, (), (0,))]
+    for fields, message in wrong:
+        with pytest.raises(ConfigError, match=message):
+            check_fields(Sizes(**fields))

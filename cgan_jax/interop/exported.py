@@ -11,10 +11,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import export
 
-from cgan_jax.checks import short_repr, with_article
+from cgan_jax.checks import short_repr
 from cgan_jax.errors import ConfigError
-from cgan_jax.models.report import Generator
 from cgan_jax.sampling import generator_file
 from cgan_jax.sampling.generator import TrainedGenerator
 from cgan_jax.sampling.generator_file import metadata as metadata
@@ -72,6 +72,13 @@ def images_function(generator: TrainedGenerator) -> Callable[[jax.Array, jax.Arr
     return images
 
 
+def symbolic_inputs(generator: TrainedGenerator) -> tuple[Any, Any]:
+    """Shapes and dtypes of latent points and labels, for batches of any size."""
+    (batch,) = export.symbolic_shape("batch")
+    latent = jax.ShapeDtypeStruct((batch, generator.module.latent_dim), np.float32)
+    return latent, jax.ShapeDtypeStruct((batch,), np.int32)
+
+
 def as_exported(generator: TrainedGenerator) -> ExportedGenerator:
     """A generator that JAX runs, with the signature of an exported one."""
     return ExportedGenerator(jax.jit(images_function(generator)), metadata(generator))
@@ -90,22 +97,6 @@ def load_safetensors(path: str | os.PathLike[str]) -> TrainedGenerator:
         ConfigError: the network is your own; see `load_generator`.
     """
     return TrainedGenerator(*generator_file.read(Path(path)))
-
-
-def library_module(generator: TrainedGenerator) -> Generator:
-    """The generator's module, whose layers a PyTorch state dict knows.
-
-    Raises:
-        ConfigError: it is not exactly a `cgan_jax.Generator`.
-    """
-    module = generator.module
-    if type(module) is not Generator:  # a subclass may have other layers
-        raise ConfigError(
-            f"{with_article(type(module).__name__)} cannot be written as a PyTorch state dict\n"
-            "expected a cgan_jax.Generator, not a subclass, so that its layers are known\n"
-            "Export it as StableHLO or ONNX."
-        )
-    return module
 
 
 def largest_difference(

@@ -10,16 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.export
-import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 from jax.extend.core import JaxprEqn, Literal
 
-from cgan_jax.checks import one_line, with_article
+from cgan_jax.checks import errors_as, with_article
 from cgan_jax.errors import ConfigError, DataError
 from cgan_jax.files import atomic_write
-from cgan_jax.interop.exported import ExportedGenerator, images_function
+from cgan_jax.interop.exported import ExportedGenerator, images_function, symbolic_inputs
 from cgan_jax.interop.onnx_primitives import PRIMITIVES, GraphBuilder, Value
 from cgan_jax.sampling.generator import TrainedGenerator
 from cgan_jax.sampling.generator_file import check_metadata, metadata
@@ -65,15 +63,11 @@ def load_onnx(path: str | os.PathLike[str]) -> ExportedGenerator:
         DataError: the file is missing, damaged or of another kind; or onnxruntime is not installed.
     """
     _, onnxruntime = packages()
-    try:
+    then = "expected a generator as an ONNX graph\nExport it again."
+    with errors_as(DataError, f"{path} cannot be read", then):
         data = Path(path).read_bytes()
         session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
         table = json.loads(session.get_modelmeta().custom_metadata_map.get(KEY, "null"))
-    except Exception as error:  # onnxruntime documents no common error type
-        raise DataError(
-            f"{path} cannot be read: {one_line(error)}\n"
-            "expected a generator as an ONNX graph\nExport it again."
-        ) from error
 
     def images(latent: np.ndarray, labels: np.ndarray) -> Any:
         return session.run(["images"], {"latent": latent, "labels": labels})[0]
@@ -87,14 +81,11 @@ def packages() -> tuple[Any, Any]:
     Raises:
         DataError: one is not installed.
     """
-    try:
+    what = "ONNX files need a package that is not installed"
+    then = "expected onnx and onnxruntime\nInstall them with `pip install onnx onnxruntime`."
+    with errors_as(DataError, what, then, ImportError):
         import onnx
         import onnxruntime
-    except ImportError as error:
-        raise DataError(
-            f"ONNX files need a package that is not installed: {one_line(error)}\n"
-            "expected onnx and onnxruntime\nInstall them with `pip install onnx onnxruntime`."
-        ) from error
     return onnx, onnxruntime
 
 
@@ -127,36 +118,28 @@ def _model(onnx: Any, generator: TrainedGenerator) -> Any:
 
 def _nodes_and_weights(onnx: Any, generator: TrainedGenerator) -> tuple[list[Any], list[Any]]:
     """The nodes from `latent` and `labels` to `images`, and the weights that they use."""
-    (batch,) = jax.export.symbolic_shape("batch")
+    inputs = symbolic_inputs(generator)
+    batch = inputs[0].shape[0]
     graph = GraphBuilder(onnx, batch, flatten_dict(generator.variables, sep="."))
-    arguments = (
-        jax.ShapeDtypeStruct((batch, generator.module.latent_dim), jnp.float32),
-        jax.ShapeDtypeStruct((batch,), jnp.int32),
+    what = f"{with_article(type(generator.module).__name__)} cannot be written as ONNX"
+    then = (
+        "expected a module for batches of any size\n"
+        "Use x.shape[0] or -1 for the batch size, not len(x) or int(x.shape[0])."
     )
     # By default, GPUs and TPUs round the factors of products to fewer bits than float32 has.
     with jax.default_matmul_precision("highest"):
-        try:
-            program = jax.make_jaxpr(images_function(generator))(*arguments)
-        except Exception as error:  # JAX documents no common error type, and a user may raise any
-            raise ConfigError(
-                f"{_kind(generator)} cannot be written as ONNX: {one_line(error)}\n"
-                "expected a module for batches of any size\n"
-                "Use x.shape[0] or -1 for the batch size, not len(x) or int(x.shape[0])."
-            ) from error
+        with errors_as(ConfigError, what, then):
+            program = jax.make_jaxpr(images_function(generator))(*inputs)
         try:
             (images,) = _translate(graph, program.jaxpr, program.consts, ["latent", "labels"])
         except NotImplementedError as error:
             raise ConfigError(
-                f"{_kind(generator)} cannot be written as ONNX: it uses {error} of JAX\n"
+                f"{what}: it uses {error} of JAX\n"
                 "expected primitives that cgan_jax.interop.onnx_primitives lists\n"
                 "Export it as StableHLO, which takes any module."
             ) from error
     graph.nodes.append(onnx.helper.make_node("Identity", [images], ["images"]))
     return graph.used()
-
-
-def _kind(generator: TrainedGenerator) -> str:
-    return with_article(type(generator.module).__name__)
 
 
 def _translate(graph: GraphBuilder, jaxpr: Any, consts: Any, inputs: list[Value]) -> list[Value]:

@@ -8,13 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 from jax import export
 
-from cgan_jax.checks import one_line
+from cgan_jax.checks import errors_as
 from cgan_jax.errors import DataError
 from cgan_jax.files import atomic_write
-from cgan_jax.interop.exported import ExportedGenerator, images_function
+from cgan_jax.interop.exported import ExportedGenerator, images_function, symbolic_inputs
 from cgan_jax.sampling.generator import TrainedGenerator
 from cgan_jax.sampling.generator_file import check_metadata, metadata
 
@@ -38,17 +37,10 @@ def save_stablehlo(path: str | os.PathLike[str], generator: TrainedGenerator) ->
     Raises:
         RunError: the file cannot be written.
     """
-    latent_dim = generator.module.latent_dim
-    (batch,) = export.symbolic_shape("batch")
-    arguments = (
-        jax.ShapeDtypeStruct((batch, latent_dim), jnp.float32),
-        jax.ShapeDtypeStruct((batch,), jnp.int32),
-    )
+    images = jax.jit(images_function(generator))
     # By default, GPUs and TPUs round the factors of products to fewer bits than float32 has.
     with _without_source_paths(), jax.default_matmul_precision("highest"):
-        program = export.export(jax.jit(images_function(generator)), platforms=PLATFORMS)(
-            *arguments
-        )
+        program = export.export(images, platforms=PLATFORMS)(*symbolic_inputs(generator))
     table = json.dumps(metadata(generator), indent=2)
     with atomic_write(Path(path)) as temporary, zipfile.ZipFile(temporary, "w") as file:
         # ZipInfo's date is 1980-01-01: the same generator gives the same bytes.
@@ -62,15 +54,10 @@ def load_stablehlo(path: str | os.PathLike[str]) -> ExportedGenerator:
     Raises:
         DataError: the file is missing, damaged or of another kind.
     """
-    try:
-        with zipfile.ZipFile(path) as file:
-            table = json.loads(file.read(METADATA))
-            program = export.deserialize(bytearray(file.read(PROGRAM)))
-    except Exception as error:  # JAX documents no common error type
-        raise DataError(
-            f"{path} cannot be read: {one_line(error)}\n"
-            "expected a zip archive with a program that JAX exported\nExport it again."
-        ) from error
+    then = "expected a zip archive with a program that JAX exported\nExport it again."
+    with errors_as(DataError, f"{path} cannot be read", then), zipfile.ZipFile(path) as file:
+        table = json.loads(file.read(METADATA))
+        program = export.deserialize(bytearray(file.read(PROGRAM)))
     return ExportedGenerator(program.call, check_metadata(table, path))
 
 

@@ -202,7 +202,7 @@ def _entries(network: str, config: ModelConfig) -> list[_Entry]:
     generator) or Dropout (in the discriminator), LeakyReLU for each further width; then Linear.
     """
     is_generator = network == "generator"
-    label_dim = config.n_classes if config.label_dim is None else config.label_dim
+    label_dim = config.embedding_width
     height, width, c = config.image_shape
     pixels = np.arange(c * height * width).reshape(c, height, width).transpose(1, 2, 0).ravel()
     if is_generator:

@@ -1,8 +1,9 @@
-"""What the generators that are built from one configuration have in common."""
+"""What the networks that are built from one configuration have in common."""
 
 from typing import Any
 
 import flax.linen as nn
+import jax
 
 from cgan_jax.checks import ImageSize
 
@@ -15,6 +16,20 @@ class ConfiguredGenerator(nn.Module):
     """
 
     config: Any
+
+    def __call__(self, latent_BxZ: jax.Array, labels_B: jax.Array, *, train: bool) -> jax.Array:
+        """Generate one image for each latent point.
+
+        Args:
+            latent_BxZ: floats, from N(0, 1) in training.
+            labels_B: integers in [0, n_classes).
+            train: whether batch normalisation, where there is some, takes the batch's statistics
+                and updates the running ones, or uses those.
+
+        Returns:
+            floats in [-1, 1], `[B, H, W, channels]`, H and W of `img_size`.
+        """
+        raise NotImplementedError
 
     @property
     def n_classes(self) -> int:
@@ -31,3 +46,27 @@ class ConfiguredGenerator(nn.Module):
     @property
     def channels(self) -> int:
         return self.config.channels
+
+
+class ConfiguredDiscriminator(nn.Module):
+    """A discriminator with its configuration as the only field.
+
+    Args:
+        config: that of its generator.
+    """
+
+    config: Any
+
+    def __call__(self, images_BxHxWxC: jax.Array, labels_B: jax.Array, *, train: bool) -> jax.Array:
+        """Score images.
+
+        Args:
+            images_BxHxWxC: floats in [-1, 1].
+            labels_B: integers in [0, n_classes).
+            train: whether spectral normalisation, where there is some, takes a step of power
+                iteration.
+
+        Returns:
+            raw scores, floats `[B]`.
+        """
+        raise NotImplementedError

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from cgan_jax.config import MLPConfig
-from cgan_jax.models.base import ConfiguredGenerator
+from cgan_jax.models.base import ConfiguredDiscriminator, ConfiguredGenerator
 from cgan_jax.models.layers import (
     ConditionalScore,
     Linear,
@@ -26,26 +26,12 @@ def networks(config: MLPConfig) -> tuple["MLPGenerator", "MLPDiscriminator"]:
 
 
 class MLPGenerator(ConfiguredGenerator):
-    """`[label embedding, z]` -> (Linear, LeakyReLU) for each width -> Linear, tanh -> image.
-
-    Args:
-        config: the sizes.
-    """
+    """`[label embedding, z]` -> (Linear, LeakyReLU) for each width -> Linear, tanh -> image."""
 
     config: MLPConfig
 
     @nn.compact
     def __call__(self, latent_BxZ: jax.Array, labels_B: jax.Array, *, train: bool) -> jax.Array:
-        """Generate one image for each latent point.
-
-        Args:
-            latent_BxZ: floats, from N(0, 1) in training.
-            labels_B: integers in [0, n_classes).
-            train: without effect.
-
-        Returns:
-            floats in [-1, 1], `[B, H, W, channels]`, H and W of `img_size`.
-        """
         config = self.config
         label_BxE = label_embedding(config.n_classes, config.embedding_width)(labels_B)
         inputs = (label_BxE.astype(latent_BxZ.dtype), latent_BxZ)
@@ -55,30 +41,17 @@ class MLPGenerator(ConfiguredGenerator):
         return jnp.tanh(x_BxF).reshape(-1, *image)
 
 
-class MLPDiscriminator(nn.Module):
+class MLPDiscriminator(ConfiguredDiscriminator):
     """`flatten(x)` -> (Linear, LeakyReLU) for each width -> one score.
 
     The label's embedding stands beside the pixels, or enters the score; see
     `cgan_jax.models.layers.ConditionalScore`.
-
-    Args:
-        config: the sizes.
     """
 
     config: MLPConfig
 
     @nn.compact
     def __call__(self, images_BxHxWxC: jax.Array, labels_B: jax.Array, *, train: bool) -> jax.Array:
-        """Score images.
-
-        Args:
-            images_BxHxWxC: floats in [-1, 1].
-            labels_B: integers in [0, n_classes).
-            train: without effect.
-
-        Returns:
-            raw scores, floats `[B]`.
-        """
         config, conditioning = self.config, self.config.discriminator_conditioning
         inputs: tuple[jax.Array, ...] = (images_BxHxWxC.reshape(len(images_BxHxWxC), -1),)
         if conditioning == "concatenation":

@@ -17,11 +17,10 @@ from cgan_jax.models.layers import BatchNorm, Linear, label_embedding
 
 def networks(config: ModelConfig) -> tuple["Generator", "Discriminator"]:
     """The report's two networks, with the sizes and constants of a configuration."""
-    label_dim = config.n_classes if config.label_dim is None else config.label_dim
     generator = Generator(
         n_classes=config.n_classes,
         latent_dim=config.latent_dim,
-        label_dim=label_dim,
+        label_dim=config.embedding_width,
         img_size=config.img_size,
         channels=config.channels,
         widths=config.generator_widths,
@@ -31,7 +30,7 @@ def networks(config: ModelConfig) -> tuple["Generator", "Discriminator"]:
     )
     discriminator = Discriminator(
         n_classes=config.n_classes,
-        label_dim=label_dim,
+        label_dim=config.embedding_width,
         widths=config.discriminator_widths,
         negative_slope=config.negative_slope,
         dropout_rate=config.dropout_rate,

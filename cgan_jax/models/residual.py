@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from cgan_jax.config import ResidualConfig
-from cgan_jax.models.base import ConfiguredGenerator
+from cgan_jax.models.base import ConfiguredDiscriminator, ConfiguredGenerator
 from cgan_jax.models.convolution import (
     Conv,
     depth_to_space,
@@ -45,25 +45,12 @@ class ResidualGenerator(ConfiguredGenerator):
     Every stage is `blocks` residual blocks, and leads to images of twice the size: to the next
     stage by depth-to-space after a 1x1 convolution, or by R3GAN's filter after a 1x1 convolution if
     the widths differ; to the pixels by depth-to-space. 710,532 parameters with the defaults.
-
-    Args:
-        config: the sizes.
     """
 
     config: ResidualConfig
 
     @nn.compact
     def __call__(self, latent_BxZ: jax.Array, labels_B: jax.Array, *, train: bool) -> jax.Array:
-        """Generate one image for each latent point.
-
-        Args:
-            latent_BxZ: floats, from N(0, 1) in training.
-            labels_B: integers in [0, n_classes).
-            train: without effect.
-
-        Returns:
-            floats in [-1, 1], `[B, H, W, channels]`, H and W of `img_size`.
-        """
         config = self.config
         widths, dtype = config.generator_widths, latent_BxZ.dtype
         smallest = *config.smallest(len(widths)), widths[0]
@@ -79,30 +66,17 @@ class ResidualGenerator(ConfiguredGenerator):
         return jnp.tanh(depth_to_space(output(x.astype(dtype))))
 
 
-class ResidualDiscriminator(nn.Module):
+class ResidualDiscriminator(ConfiguredDiscriminator):
     """Space-to-depth, 3x3 -> stages -> Linear to `features`, LeakyReLU -> one score.
 
     The mirror image of the generator, with the score of `cgan_jax.models.layers.ConditionalScore`.
     1,710,529 parameters with the defaults.
-
-    Args:
-        config: the sizes.
     """
 
     config: ResidualConfig
 
     @nn.compact
     def __call__(self, images_BxHxWxC: jax.Array, labels_B: jax.Array, *, train: bool) -> jax.Array:
-        """Score images.
-
-        Args:
-            images_BxHxWxC: floats in [-1, 1].
-            labels_B: integers in [0, n_classes).
-            train: without effect.
-
-        Returns:
-            raw scores, floats `[B]`.
-        """
         config, dtype = self.config, images_BxHxWxC.dtype
         widths, conditioning = config.discriminator_widths, config.discriminator_conditioning
         x = space_to_depth(images_BxHxWxC)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from cgan_jax.config import SNGANConfig
-from cgan_jax.models.base import ConfiguredGenerator
+from cgan_jax.models.base import ConfiguredDiscriminator, ConfiguredGenerator
 from cgan_jax.models.convolution import Conv, Resize, mean_downsample, nearest_upsample
 from cgan_jax.models.layers import (
     BatchNorm,
@@ -36,25 +36,12 @@ class SNGANGenerator(ConfiguredGenerator):
     """Linear -> a residual block for each doubling -> BatchNorm, ReLU, 3x3, tanh -> image.
 
     The label enters every block's batch normalisation, or the first layer with the latent point.
-
-    Args:
-        config: the sizes.
     """
 
     config: SNGANConfig
 
     @nn.compact
     def __call__(self, latent_BxZ: jax.Array, labels_B: jax.Array, *, train: bool) -> jax.Array:
-        """Generate one image for each latent point.
-
-        Args:
-            latent_BxZ: floats, from N(0, 1) in training.
-            labels_B: integers in [0, n_classes).
-            train: normalise by the batch's statistics and update the running ones, or use those.
-
-        Returns:
-            floats in [-1, 1], `[B, H, W, channels]`, H and W of `img_size`.
-        """
         config, dtype = self.config, latent_BxZ.dtype
         inputs: tuple[jax.Array, ...] = (latent_BxZ,)
         if config.generator_conditioning == "concatenation":
@@ -95,30 +82,17 @@ class GeneratorBlock(nn.Module):
         return nearest_upsample(shortcut(x)) + y
 
 
-class SNGANDiscriminator(nn.Module):
+class SNGANDiscriminator(ConfiguredDiscriminator):
     """Residual blocks, one for each halving and two more -> ReLU, sum over the image -> one score.
 
     Every layer is spectrally normalised; see `cgan_jax.models.layers.SpectralNorm` and, for the
     score, `ConditionalScore`.
-
-    Args:
-        config: the sizes.
     """
 
     config: SNGANConfig
 
     @nn.compact
     def __call__(self, images_BxHxWxC: jax.Array, labels_B: jax.Array, *, train: bool) -> jax.Array:
-        """Score images.
-
-        Args:
-            images_BxHxWxC: floats in [-1, 1].
-            labels_B: integers in [0, n_classes).
-            train: whether a step of power iteration is taken.
-
-        Returns:
-            raw scores, floats `[B]`.
-        """
         config, x = self.config, images_BxHxWxC
         if config.discriminator_conditioning == "concatenation":
             embedding = label_embedding(config.n_classes, config.embedding_width)

@@ -30,13 +30,13 @@ from cgan_jax.checks import (
     one_line,
     short_repr,
 )
+from cgan_jax.data.stack import ProgressFn
 from cgan_jax.errors import ConfigError
 from cgan_jax.model_config import INT32_MAX
 from cgan_jax.models import networks
 from cgan_jax.runs.folder import RunFolder
 from cgan_jax.runs.restore import restore_generator
 from cgan_jax.sampling import generator_file, latent_space
-from cgan_jax.sampling.latent_space import ProgressFn
 from cgan_jax.training.gan import image_shape
 
 Labels = int | str | Sequence[int | str] | np.ndarray

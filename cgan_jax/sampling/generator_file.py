@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from cgan_jax.checks import check_class_names, one_line, short_repr
+from cgan_jax.checks import check_class_names, errors_as, one_line, short_repr
 from cgan_jax.config import model_from_dict, model_to_dict
 from cgan_jax.errors import ConfigError, DataError
 from cgan_jax.files import atomic_write
@@ -109,13 +109,9 @@ def read(
         ConfigError: the file does not describe its network and `module` is missing or not a
             generator.
     """
-    try:
+    then = "expected a safetensors file from TrainedGenerator.save\nExport it again."
+    with errors_as(DataError, f"{path} cannot be read", then):
         arrays, header = parse(path.read_bytes())
-    except Exception as error:  # safetensors documents no common error type
-        raise DataError(
-            f"{path} cannot be read: {one_line(error)}\n"
-            "expected a safetensors file from TrainedGenerator.save\nExport it again."
-        ) from error
     table = check_metadata(header, path)
     if module is not None:
         check_generator(module)

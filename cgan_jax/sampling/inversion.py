@@ -5,7 +5,6 @@ Reading pictures is up to the caller; a path from the result to other images is
 """
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
@@ -17,11 +16,12 @@ import numpy as np
 import optax
 
 from cgan_jax.checks import as_path, check_class_names, check_int, check_seed, errors_as, short_repr
+from cgan_jax.data.stack import ProgressFn
 from cgan_jax.errors import ConfigError, DataError
 from cgan_jax.files import atomic_write
 from cgan_jax.models.value_range import to_uint8, to_unit_range
 from cgan_jax.sampling.generator import Labels, TrainedGenerator, label_ids
-from cgan_jax.sampling.latent_space import ProgressFn, apply_mixed, latent_points
+from cgan_jax.sampling.latent_space import apply_mixed, in_chunks, latent_points
 
 ROWS = 64  # points that are fitted at a time
 LEARNING_RATE = 0.5  # Adam's, which falls to 0 along a cosine
@@ -137,7 +137,7 @@ def invert(
     weights = np.eye(n_classes, dtype=np.float32)[ids.ravel()]
     program = partial(_fit, generator.module, steps, embedding, generator.variables)
     rows = latent, weights, targets.repeat(ids.shape[1], 0)
-    fitted = _in_parts(program, rows, on_progress)
+    fitted = in_chunks(program, min(ROWS, ids.size), *rows, on_progress=on_progress)
     results = [ids, *(array.reshape(*ids.shape, *array.shape[1:]) for array in fitted)]
     order = results[-1].argsort(1, kind="stable")
     row = np.arange(len(targets))[:, None]
@@ -200,20 +200,6 @@ def _check_images(generator: TrainedGenerator, images: Any) -> np.ndarray:
             "generator makes\nResize and convert them."
         )
     return np.asarray(images)
-
-
-def _in_parts(
-    program: Any, rows: Sequence[np.ndarray], on_progress: ProgressFn | None
-) -> list[np.ndarray]:
-    """The results of a program for at most ROWS rows at a time; the last part is filled up."""
-    total = len(rows[0])
-    size, parts = min(ROWS, total), []
-    for start in range(0, total, size):
-        at = np.minimum(np.arange(start, start + size), total - 1)
-        parts.append([np.asarray(each) for each in program(*(array[at] for array in rows))])
-        if on_progress is not None:
-            on_progress(min(start + size, total), total)
-    return [np.concatenate(arrays)[:total] for arrays in zip(*parts, strict=True)]
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import random
 
+from cgan_jax.data.stack import ProgressFn
 from cgan_jax.errors import ConfigError
 from cgan_jax.models.value_range import to_uint8
 
 CHUNK = 256  # images at a time: one compiled shape, and rounding that no batching changes
 
 EmbedFn = Callable[[jax.Array], jax.Array]  # of labels, or of weights of all classes
-ProgressFn = Callable[[int, int], object]  # of the number of images that are done, and of all
 
 
 def latent_points(
@@ -93,7 +93,8 @@ def generate(
     """
     points = np.arange(len(labels), dtype=np.int32) if latent is None else latent
     program = partial(_generate_chunk, module, truncation, variables, key)
-    return _in_chunks(program, points, labels, on_progress=on_progress)
+    (images,) = in_chunks(program, CHUNK, points, labels, on_progress=on_progress)
+    return images
 
 
 def morph(
@@ -130,27 +131,39 @@ def morph(
     t = np.linspace(0, 1, frames, dtype=np.float32).repeat(n)
     mixed = labels[0].ndim > 1 or not np.array_equal(*labels)
     program = partial(_morph_chunk, module, truncation, mixed, variables, keys)
-    images = _in_chunks(program, *(np.concatenate([end] * frames) for end in ends), t)
+    (images,) = in_chunks(program, CHUNK, *(np.concatenate([end] * frames) for end in ends), t)
     return images.reshape(frames, n, *images.shape[1:])
 
 
-def _in_chunks(
-    program: Callable[..., jax.Array], *inputs: np.ndarray, on_progress: ProgressFn | None = None
-) -> np.ndarray:
-    """The images of a program, CHUNK rows of its inputs at a time; zeros fill the last chunk."""
-    n = len(inputs[0])
-    images = np.empty(0)
-    for start in range(0, max(1, n), CHUNK):
-        rows = [array[start : start + CHUNK] for array in inputs]
-        missing = CHUNK - len(rows[0])
+def in_chunks(
+    program: Callable[..., Any],
+    size: int,
+    *inputs: np.ndarray,
+    on_progress: ProgressFn | None = None,
+) -> list[np.ndarray]:
+    """What a program makes of many rows, `size` of them at a time; zeros fill the last chunk.
+
+    Args:
+        program: makes one array or several, of a row for each row of its inputs.
+        size: rows at a time.
+        inputs: arrays of equal length.
+        on_progress: called after each chunk.
+
+    Returns:
+        each array that the program makes, for all rows.
+    """
+    n, outputs = len(inputs[0]), list[np.ndarray]()
+    for start in range(0, max(1, n), size):
+        rows = [array[start : start + size] for array in inputs]
+        missing = size - len(rows[0])
         padded = [np.pad(r, [(0, missing)] + [(0, 0)] * (r.ndim - 1)) for r in rows]
-        chunk = np.asarray(program(*padded))
-        if start == 0:
-            images = np.empty((n, *chunk.shape[1:]), chunk.dtype)
-        images[start : start + CHUNK] = chunk[: CHUNK - missing]
+        results = [np.asarray(each) for each in jax.tree.leaves(program(*padded))]
+        outputs = outputs or [np.empty((n, *each.shape[1:]), each.dtype) for each in results]
+        for output, result in zip(outputs, results, strict=True):
+            output[start : start + size] = result[: size - missing]
         if on_progress is not None and n:
-            on_progress(start + CHUNK - missing, n)
-    return images
+            on_progress(start + size - missing, n)
+    return outputs
 
 
 @partial(jax.jit, static_argnums=(0, 1))

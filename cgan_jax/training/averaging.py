@@ -10,9 +10,8 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from cgan_jax.checks import check_int, normalize_number
+from cgan_jax.checks import Positive, check_fields, check_int
 from cgan_jax.config import AverageConfig
-from cgan_jax.model_config import ABOVE_ZERO
 
 
 class Average(Protocol):
@@ -50,14 +49,12 @@ class RampedAverage:
     """
 
     batch_size: int
-    half_life: float = 40_000
-    ramp: float | None = 0.05
+    half_life: Positive = 40_000
+    ramp: Positive | None = 0.05
 
     def __post_init__(self) -> None:
         check_int("batch_size", self.batch_size, 1, hint="Pass the configuration's.")
-        normalize_number(self, "half_life", ABOVE_ZERO, math.inf, "above 0")
-        if self.ramp is not None:
-            normalize_number(self, "ramp", ABOVE_ZERO, math.inf, "above 0")
+        check_fields(self)
 
     def __call__(self, average: Any, variables: Any, step: jax.Array) -> Any:
         """See `Average`."""

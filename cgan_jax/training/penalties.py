@@ -4,7 +4,6 @@ A penalty is a function; `GAN(penalty=...)` takes any with the signature of `Pen
 `WeightedPenalty` gives any of them a weight, constant or not, in all steps or a few.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Protocol
@@ -13,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import random
 
-from cgan_jax.checks import normalize_int, normalize_number
+from cgan_jax.checks import Count, NotNegative, check_fields
 from cgan_jax.config import PenaltyConfig, PenaltyName
 from cgan_jax.training.schedules import schedule
 
@@ -106,17 +105,14 @@ class WeightedPenalty:
     """
 
     penalty: Penalty
-    gamma: float = 1.0
+    gamma: NotNegative = 1.0
     _: KW_ONLY
-    gamma_end: float | None = None
+    gamma_end: NotNegative | None = None
     schedule_steps: int | None = None
-    every: int = 1
+    every: Count = 1
 
     def __post_init__(self) -> None:
-        normalize_number(self, "gamma", 0, math.inf, "of at least 0")
-        if self.gamma_end is not None:
-            normalize_number(self, "gamma_end", 0, math.inf, "of at least 0")
-        normalize_int(self, "every", at_least=1)
+        check_fields(self)
         schedule("gamma", self.gamma, self.gamma_end, self.schedule_steps)
 
     def __call__(

@@ -9,17 +9,16 @@ benchmark_parts.py.
 """
 
 import contextlib
-import json
 import platform
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from cgan_jax.checks import check_int_field
-from cgan_jax.files import atomic_write
+from cgan_jax.checks import Range
+from cgan_jax.files import write_json
 from experiments.shared.command_line import parse, run
 
 MODULE = "experiments.proofs.benchmark"
@@ -45,32 +44,25 @@ class Flags:
     traffic alone, in the same turns; startup: seconds to the first step, and memory; sampling:
     images per second; data: seconds to load them; sizes: steps per second of larger batches and
     networks, which takes minutes more."""
-    rounds: int = 5
+    rounds: Annotated[int, Range(1, 1000)] = 5
     """How many turns each contestant gets."""
-    steps: int = 150
+    steps: Annotated[int, Range(1, 468)] = 150
     """Steps per turn; half an epoch at most."""
     compiled: bool = False
     """Let torch.compile take part as well, which takes minutes more and a C++ compiler."""
     json: Path | None = None
     """Write the figures to this file too, with versions and machine."""
 
-    def check(self) -> None:
-        """Raises ConfigError for a number that is out of range."""
-        check_int_field(self, "rounds", 1, 1000)
-        check_int_field(self, "steps", 1, 468)
-
 
 def main() -> None:
     flags = parse(Flags, MODULE)
-    flags.check()
     figures = measure(flags)
     if flags.json:
         from cgan_jax.environment import environment
 
         processor = from_proc("cpuinfo", "model name") or platform.processor()
         machine = {"system": platform.platform(), "processor": processor}
-        with atomic_write(flags.json) as file:
-            file.write_text(json.dumps(machine | environment() | figures, indent=2) + "\n")
+        write_json(flags.json, machine | environment() | figures)
         print(f"Written to {flags.json}.")
 
 

@@ -1,4 +1,4 @@
-"""What benchmark.py times. Each part returns figures by name, or a Stopwatch."""
+"""What benchmark.py times. Each part returns figures by name, or a Timer."""
 
 import itertools
 import os
@@ -27,36 +27,37 @@ from cgan_jax.training.spans import Spans
 from cgan_jax.training.steps import Batch, run_keys, train_step
 from cgan_jax.training.sweep import member_spans
 from experiments.proofs.benchmark import PEER, from_proc
+from experiments.proofs.processes import Timer
 
 REPORT = PRESETS["report"]
 BATCH = REPORT.batch_size
 BATCHES, WIDTHS = (64, 256, 1024, 4096), (1, 2, 4)
 
-Stopwatch = Callable[[int], float]  # from a number of steps to steps per second
 
-
-def spans(config: TrainConfig = REPORT, data_dir: Path | None = None) -> Stopwatch:
+def spans(config: TrainConfig = REPORT, data_dir: Path | None = None) -> Timer:
     """Times our loop over a span of steps: nothing is read back until its end."""
     dataset = load(data_dir=data_dir)
+    config = config.for_data(dataset)
     return _times_spans(Spans(GAN.from_config(config), dataset, config.batch_size, run_keys(0)), 1)
 
 
-def seeds_at_once(n_seeds: int, data_dir: Path | None = None) -> Stopwatch:
+def seeds_at_once(n_seeds: int, data_dir: Path | None = None) -> Timer:
     """Times several runs in one program: the steps of all of them."""
     configs = [replace(REPORT, seed=seed) for seed in range(n_seeds)]
     return _times_spans(member_spans(configs, load(data_dir=data_dir)), n_seeds)
 
 
-def _times_spans(runs: Spans, n_runs: int) -> Stopwatch:
+def _times_spans(runs: Spans, n_runs: int) -> Timer:
     def measure(steps: int) -> float:
-        each = max(1, steps // n_runs)
+        # Both spans are in one epoch, whose last batch is smaller.
+        each = max(1, min(steps // n_runs, (runs.per_epoch - 1) // 2))
         state, *_ = runs.run(runs.fresh_state(), 0, each)  # compiles once, warms up each time
         return n_runs * each / _seconds(lambda: runs.run(state, each, each))
 
     return measure
 
 
-def single() -> Stopwatch:
+def single() -> Timer:
     """Times one jitted step after another, each batch from NumPy, each loss read back."""
     gan, keys, dataset = GAN.from_config(), run_keys(0), load()
     step = jax.jit(train_step, static_argnames="gan", donate_argnames="state")
@@ -76,7 +77,7 @@ def single() -> Stopwatch:
     return measure
 
 
-def torch_contestants(*, compiled: bool) -> dict[str, Stopwatch]:
+def torch_contestants(*, compiled: bool) -> dict[str, Timer]:
     """The report's loop in PyTorch: as it is, its data item by item, and at PyTorch's best."""
     import torch
 
@@ -99,7 +100,7 @@ def torch_variants(device: str, *, compiled: bool) -> dict[str, str]:
     return variants
 
 
-def torch_stopwatch(variant: str, device: str, data_dir: Path | None = None) -> Stopwatch:
+def torch_stopwatch(variant: str, device: str, data_dir: Path | None = None) -> Timer:
     """Times the report's loop in PyTorch."""
     import torch
 
@@ -111,7 +112,7 @@ def torch_stopwatch(variant: str, device: str, data_dir: Path | None = None) -> 
     return stopwatch(variant, dataset.images, dataset.labels, device)
 
 
-def products(config: TrainConfig = REPORT) -> Stopwatch:
+def products(config: TrainConfig = REPORT) -> Timer:
     """Times the matrix products of a step, at their shapes, in a loop of their own."""
     layers = _layers(config)
     shapes = [((m, i), (i, o), (m, o), (m, o), (i, o), (m, i)) for m, i, o, *_ in layers]
@@ -126,7 +127,7 @@ def products(config: TrainConfig = REPORT) -> Stopwatch:
     return _times_loop(body, [tuple(map(jnp.ones, layer)) for layer in shapes])
 
 
-def adam(config: TrainConfig = REPORT) -> Stopwatch:
+def adam(config: TrainConfig = REPORT) -> Timer:
     """Times a step's two Adams as one, of one vector: it reads four arrays and writes three."""
 
     def body(_: jax.Array, carry: Any) -> Any:
@@ -176,7 +177,7 @@ def sizes() -> Iterator[dict[str, float]]:
         yield {"width": times, "batch": batch, "steps/s": rate, "of arithmetic": ratio}
 
 
-def _times_loop(body: Callable[[jax.Array, Any], Any], carry: Any) -> Stopwatch:
+def _times_loop(body: Callable[[jax.Array, Any], Any], carry: Any) -> Timer:
     """Turns per second of a loop whose buffers stay where they are, as in training."""
     loop = jax.jit(lambda turns, carry: jax.lax.fori_loop(0, turns, body, carry))
 

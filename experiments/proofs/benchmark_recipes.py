@@ -9,18 +9,18 @@ torch_recipe.py.
 """
 
 import contextlib
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
-from cgan_jax.checks import check_int_field
+from cgan_jax.checks import Range
 from cgan_jax.config import TrainConfig
 from cgan_jax.errors import ConfigError
-from cgan_jax.files import atomic_write
+from cgan_jax.files import write_json
 from cgan_jax.presets import PRESETS, preset
 from experiments.proofs.benchmark import in_turns, table
 from experiments.proofs.processes import Timer, in_own_process
@@ -40,16 +40,15 @@ class Flags:
 
     presets: tuple[str, ...] = ("relativistic_mlp", "residual", "projection")
     """Which presets."""
-    rounds: int = 5
+    rounds: Annotated[int, Range(1, 1000)] = 5
     """How many turns each side gets."""
     seconds: float = 8.0
-    """About how long a turn lasts."""
+    """About how long a turn is timed."""
     json: Path | None = None
     """Write the figures to this file too, with versions."""
 
     def check(self) -> None:
-        """Raises ConfigError for a number that is out of range, or a preset without a twin."""
-        check_int_field(self, "rounds", 1, 1000)
+        """Raises ConfigError for a preset without a twin."""
         for name in self.presets:
             if preset(name) is PRESETS["report"]:
                 raise ConfigError(
@@ -61,11 +60,14 @@ class Flags:
 def main() -> None:
     flags = parse(Flags, MODULE)
     flags.check()
+
+    from experiments.proofs.benchmark_parts import spans
+
     figures = {}
     for name in flags.presets:
         with contextlib.ExitStack() as stack:
             sides = {
-                f"cgan_jax, {name}": stack.enter_context(in_own_process(ours, PRESETS[name])),
+                f"cgan_jax, {name}": stack.enter_context(in_own_process(spans, PRESETS[name])),
                 PEER: stack.enter_context(in_own_process(twin, PRESETS[name])),
             }
             every = PRESETS[name].penalty.every
@@ -76,8 +78,7 @@ def main() -> None:
     if flags.json:
         from cgan_jax.environment import environment
 
-        with atomic_write(flags.json) as file:
-            file.write_text(json.dumps(environment() | figures, indent=2) + "\n")
+        write_json(flags.json, environment() | figures)
         print(f"Written to {flags.json}.")
 
 
@@ -85,26 +86,6 @@ def steps_per_turn(timers: Sequence[Timer], every: int, seconds: float) -> int:
     """How many steps the slowest takes in some seconds: whole periods of its lazy penalty."""
     slowest = min(timer(4 * every) for timer in timers)
     return min(400, every * max(2, round(seconds * slowest / every)))
-
-
-def ours(config: TrainConfig) -> Timer:
-    """Times our loop over a span of steps."""
-    from cgan_jax.data import load
-    from cgan_jax.training.gan import GAN
-    from cgan_jax.training.spans import Spans
-    from cgan_jax.training.steps import run_keys
-
-    dataset = load()
-    config = config.for_data(dataset)
-    spans = Spans(GAN.from_config(config), dataset, config.batch_size, run_keys(0))
-
-    def measure(steps: int) -> float:
-        state, *_ = spans.run(spans.fresh_state(), 0, config.penalty.every)
-        began = time.perf_counter()
-        spans.run(state, config.penalty.every, steps)
-        return steps / (time.perf_counter() - began)
-
-    return measure
 
 
 def twin(config: TrainConfig) -> Timer:

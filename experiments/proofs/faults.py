@@ -18,12 +18,12 @@ from functools import cache, partial
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 from tqdm import tqdm
 
-from cgan_jax.checks import check_int_field
+from cgan_jax.checks import Count, Range, errors_as
 from cgan_jax.errors import RunError
 from experiments.proofs.fault_tries import Try
 from experiments.shared.command_line import fail, parse, run
@@ -60,23 +60,18 @@ class Flags:
 
     parts: tuple[Part, ...] = get_args(Part)
     """Which faults."""
-    kills: int = 100
+    kills: Count = 100
     """How often a run is killed."""
-    flips: int = 200
+    flips: Count = 200
     """How many bits are flipped, each in a copy of its own."""
-    epochs: int = 4
+    epochs: Annotated[int, Range(3)] = 4
     """Of each run. A run keeps three checkpoints; with more epochs it also drops some."""
-    seed: int = 0
+    seed: Annotated[int, Range(0)] = 0
     """Of the instants and the places."""
     workdir: Path | None = None
     """Where to work; what was not survived stays there. By default a temporary folder."""
     data_dir: Path | None = None
     """A directory with the data. By default they are looked for, and fetched if need be."""
-
-    def check(self) -> None:
-        """Raises ConfigError for a number that is out of range."""
-        for name, least in (("kills", 1), ("flips", 1), ("epochs", 3), ("seed", 0)):
-            check_int_field(self, name, least)
 
 
 def tries(flags: Flags, work: Path) -> Iterator[tuple[Part, Iterator[Try], int | None]]:
@@ -147,19 +142,14 @@ def circumstances(flags: Flags) -> str:
 
 def new_folder(path: Path) -> Path:
     """Create a folder. Raises RunError if it cannot be."""
-    try:
+    then = "expected a path that does not exist yet\nName a new folder."
+    with errors_as(RunError, f"{path} cannot be created", then, OSError):
         path.mkdir(parents=True)
-    except OSError as error:
-        raise RunError(
-            f"{path} cannot be created: {error.strerror}\n"
-            "expected a path that does not exist yet\nName a new folder."
-        ) from error
     return path.absolute()
 
 
 def main() -> None:
     flags = parse(Flags, MODULE)
-    flags.check()
     print(HEADER, flush=True)
     done: list[Try] = []
     with tempfile.TemporaryDirectory(prefix="cgan_jax-faults-") as temporary:

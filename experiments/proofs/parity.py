@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
-from cgan_jax.checks import check_int_field
+from cgan_jax.checks import Count, Range, check_int_field
 from cgan_jax.data import load
 from cgan_jax.presets import PRESETS
 from experiments.shared.command_line import fail, parse, run
@@ -21,6 +21,7 @@ from experiments.shared.command_line import fail, parse, run
 MODULE = "experiments.proofs.parity"
 REPORT = PRESETS["report"]
 
+StepsOfAnEpoch = Annotated[int, Range(1, 938)]
 Part = Literal["float64", "float32", "biases", "theirs", "ours"]
 Gaps = Mapping[str, float]
 IDLE = "biases before BatchNorm"
@@ -91,13 +92,13 @@ class Flags:
     """float64: both train freely; float32: each step from PyTorch's state, the median step beside
     PyTorch's own rounding; biases: those before a BatchNorm have no influence; theirs, ours: images
     by weights that PyTorch, or this library, trained."""
-    float64_steps: int = 200
+    float64_steps: StepsOfAnEpoch = 200
     """Steps in float64. An epoch's last, smaller batch is the middle one."""
-    float32_steps: int = 20
+    float32_steps: StepsOfAnEpoch = 20
     """Steps in float32."""
-    float32_seeds: int = 5
+    float32_seeds: Count = 5
     """Runs in float32, of the seeds from `seed` on. The median step of all is shown."""
-    epoch_batches: int = 938
+    epoch_batches: StepsOfAnEpoch = 938
     """Steps before images are compared; 938 are an epoch."""
     seed: int = 0
     """Of the weights and of the noise."""
@@ -105,10 +106,7 @@ class Flags:
     """A directory with the data. By default they are looked for, and fetched if need be."""
 
     def check(self) -> None:
-        """Raises ConfigError for a number that is out of range."""
-        for name in ("float64_steps", "float32_steps", "epoch_batches"):
-            check_int_field(self, name, 1, 938)
-        check_int_field(self, "float32_seeds", 1)
+        """Raises ConfigError for a seed out of range."""
         check_int_field(self, "seed", 0, 2**32 - 1 - self.float32_seeds)
 
 

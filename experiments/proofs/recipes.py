@@ -19,15 +19,16 @@ from typing import Annotated, Literal, NamedTuple, get_args
 
 import tyro
 
-from cgan_jax.checks import check_int_field
+from cgan_jax.checks import Range
 from cgan_jax.config import TrainConfig
 from cgan_jax.data import Dataset, load
 from cgan_jax.errors import RunError
+from cgan_jax.files import write_json
 from cgan_jax.presets import PRESETS
 from cgan_jax.runs.folder import RunFolder
 from experiments import evaluate, fashion_cgan
 from experiments.proofs import recipes_table as results
-from experiments.proofs.benchmark_recipes import ours, steps_per_turn
+from experiments.proofs.benchmark_recipes import steps_per_turn
 from experiments.proofs.processes import in_own_process
 from experiments.shared.choice import NEWEST
 from experiments.shared.command_line import check_each_once, parse, run
@@ -92,14 +93,13 @@ class Flags:
     """Of training: one run of each recipe for each of them."""
     workdir: Path = Path("runs/recipes")
     """Where the run folders, the figures, the table and the pictures are."""
-    rounds: int = 5
+    rounds: Annotated[int, Range(1, 1000)] = 5
     """How many turns each recipe gets when its pace is measured."""
     fast: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """A rehearsal, in workdir/fast: one epoch of each, and a first look at few images."""
 
     def check(self) -> None:
-        """Raises ConfigError for a number out of range, and for no recipe, or the same twice."""
-        check_int_field(self, "rounds", 1, 1000)
+        """Raises ConfigError for no recipe or seed, or the same one twice."""
         for name in ("recipes", "seeds"):
             check_each_once(name, getattr(self, name), "Omit it for the default.")
 
@@ -182,11 +182,13 @@ def main() -> None:
 
 def measure_pace(configs: Mapping[str, TrainConfig], rounds: int) -> dict[str, float]:
     """Median steps per second of each, in turns, each in a process of its own."""
+    from experiments.proofs.benchmark_parts import spans
+
     print(f"Measuring the pace of {', '.join(configs)}.", flush=True)
     rates: dict[str, list[float]] = {name: [] for name in configs}
     with contextlib.ExitStack() as stack:
         sides = {
-            name: stack.enter_context(in_own_process(ours, config))
+            name: stack.enter_context(in_own_process(spans, config))
             for name, config in configs.items()
         }
         steps = {
@@ -243,7 +245,7 @@ def train_and_evaluate(
             evaluation = evaluator.evaluate(last.generator)
             evaluate.publish(evaluation, last, stage.path / "evaluation", raw=False)
         about = {"recipe": stage.name, "seed": stage.seed, "run": stage.path.name}
-        evaluate.write_json(about | {"command": job.command} | evaluation.to_dict(), stage.figures)
+        write_json(stage.figures, about | {"command": job.command} | evaluation.to_dict())
 
 
 if __name__ == "__main__":

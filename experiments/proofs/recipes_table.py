@@ -12,7 +12,7 @@ from cgan_jax.checks import errors_as
 from cgan_jax.data import Dataset
 from cgan_jax.environment import environment
 from cgan_jax.errors import RunError
-from cgan_jax.files import atomic_write
+from cgan_jax.files import atomic_write, write_json, write_text
 from cgan_jax.pictures.fonts import drawable
 from cgan_jax.pictures.grids import MARGIN, grid, labelled_examples
 from cgan_jax.pictures.plots import plot_curves
@@ -85,9 +85,7 @@ def read_pace(folder: Path) -> dict[str, float]:
 
 def write_pace(pace: Mapping[str, float], folder: Path) -> None:
     """Keep what was measured, with the machine's versions."""
-    with atomic_write(folder / PACE) as file:
-        contents = {"environment": environment(), "steps_per_second": pace}
-        file.write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / PACE, {"environment": environment(), "steps_per_second": pace})
 
 
 def publish(rows: Sequence[Figures], dataset: Dataset, pace: Mapping[str, float]) -> None:
@@ -95,8 +93,7 @@ def publish(rows: Sequence[Figures], dataset: Dataset, pace: Mapping[str, float]
     folder = rows[0].run.parent
     text = table(rows, pace)
     print(f"\n{text}\n")
-    with atomic_write(folder / TABLE) as file:
-        file.write_text(text + "\n", encoding="utf-8")
+    write_text(folder / TABLE, text + "\n")
     with atomic_write(folder / PLOT) as file:
         real = {name: rows[0].real[name] for name in CURVES}
         plot_curves(curves(rows, pace), "minutes of training", real, file)

@@ -10,12 +10,12 @@ log, are in tests/golden/report_losses.csv.
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from cgan_jax.checks import check_int_field
+from cgan_jax.checks import Range
 from cgan_jax.data import Dataset, load
 from cgan_jax.errors import RunError
 from cgan_jax.presets import PRESETS
@@ -50,17 +50,13 @@ class Flags:
       python -m experiments.proofs.report_log --run runs/fashion_cgan
     """
 
-    seeds: int = 20
+    seeds: Annotated[int, Range(2)] = 20
     """How many runs are begun."""
     run: Path | None = None
     """The folder of a finished run of 200 epochs, for the last batches. By default their known
     figures stay."""
     data_dir: Path | None = None
     """A directory with the data. By default they are looked for, and fetched if need be."""
-
-    def check(self) -> None:
-        """Raises ConfigError for too few seeds."""
-        check_int_field(self, "seeds", 2)
 
 
 def report_losses() -> tuple[Array, Array]:
@@ -192,7 +188,6 @@ def _draw_band(axis: Any, x: Any, losses: Any, color: str, label: str | None = N
 
 def main() -> None:
     flags = parse(Flags, MODULE)
-    flags.check()
     last: dict[str, Any] = {}
     if flags.run is not None:
         kinds = last_losses(flags.run).items()

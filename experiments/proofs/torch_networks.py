@@ -10,9 +10,12 @@ and the projection discriminator (Miyato and Koyama 2018).
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,91 +45,101 @@ class Network(nn.Module):
     """A generator, `(z, labels)` to images, or a discriminator, `(images, labels)` to scores `[B]`.
 
     z is float `[B, latent_dim]`, labels int64 `[B]`, images are float `[B, C, H, W]` in [-1, 1].
+    Layers are named as in Flax: `block.0.conv_0` is `block_0/conv_0` there.
     """
 
     @torch.no_grad()
     def load(self, variables: Variables) -> None:
         """Take over `params` and `batch_stats` of the Flax network of the same configuration."""
-        stats = variables.get("batch_stats", {})
-        for layer, path, shuffled in self.layers():
-            _load(layer, _at(variables["params"], path), path, stats, shuffled)
-
-    def layers(self) -> "Layers":
-        """Every layer with its path among Flax's variables."""
-        raise NotImplementedError
-
-
-class Shuffled(NamedTuple):
-    """The first `4 * channels` inputs or outputs of a convolution, next to a pixel shuffle.
-
-    Flax's networks number them with the place in the 2x2 square first, PyTorch's with it last.
-
-    Attributes:
-        axis: of PyTorch's kernel: 0 for outputs, 1 for inputs.
-        channels: on the side with more pixels.
-    """
-
-    axis: int
-    channels: int
+        for name, layer in self.named_modules():
+            path = re.sub(r"\.(?=\d)", "_", name.removeprefix("stages.")).replace(".", "/")
+            if isinstance(layer, nn.BatchNorm2d):
+                _load_batch_norm(layer, variables, path.removesuffix("/norm"))
+            elif isinstance(layer, nn.Embedding | nn.Linear | nn.Conv2d):
+                _load_weights(layer, variables, path)
 
 
-Layers = Iterator[tuple[nn.Module, str, Shuffled | None]]
+def _load_batch_norm(layer: nn.BatchNorm2d, variables: Variables, path: str) -> None:
+    stats = _at(variables["batch_stats"], path)
+    _copy(layer.running_mean, stats["mean"])
+    _copy(layer.running_var, stats["var"])
+    if layer.affine:
+        params = _at(variables["params"], path)
+        _copy(layer.weight, params["scale"])
+        _copy(layer.bias, params["bias"])
 
 
-def _load(
-    layer: Any, params: Variables, path: str, stats: Variables, shuffled: Shuffled | None
-) -> None:
-    if isinstance(layer, ClassBatchNorm | nn.BatchNorm2d):
-        by_class = isinstance(layer, ClassBatchNorm)
-        scale, bias = params["scale"], params["bias"]
-        _copy(layer.scale if by_class else layer.weight, scale["embedding"] if by_class else scale)
-        _copy(layer.bias, bias["embedding"] if by_class else bias)
-        norm: Any = layer.norm if by_class else layer
-        _copy(norm.running_mean, _at(stats, path)["mean"])
-        _copy(norm.running_var, _at(stats, path)["var"])
-        return
-    weight = params["embedding"] if isinstance(layer, nn.Embedding) else params["kernel"]
+def _load_weights(layer: Any, variables: Variables, path: str) -> None:
+    params = _at(variables["params"], path)
+    weight = np.asarray(params["embedding" if isinstance(layer, nn.Embedding) else "kernel"])
+    if isinstance(layer, nn.Linear):
+        weight = weight.T
+    elif isinstance(layer, nn.Conv2d):
+        weight = weight.transpose(3, 2, 0, 1)
+    if isinstance(layer, ShuffledConv):
+        weight = layer.places_last(weight)
     if getattr(layer, "bias", None) is not None:
-        outputs = shuffled is not None and shuffled.axis == 0
-        bias = torch.tensor(np.asarray(params["bias"]))
-        _copy(layer.bias, _places_last(bias, shuffled) if shuffled and outputs else bias)
+        shuffles_outputs = isinstance(layer, ShuffledConv) and layer.axis == 0
+        bias = params["bias"]
+        _copy(layer.bias, layer.places_last(bias) if shuffles_outputs else bias)
     if not is_parametrized(layer):
-        _copy(layer.weight, _as_torch(layer, weight, shuffled))
+        _copy(layer.weight, weight)
         return
-    _copy(layer.parametrizations.weight.original, _as_torch(layer, weight, shuffled))
-    vectors, v = layer.parametrizations.weight[0], np.asarray(_at(stats, f"{path}_norm")["v"])
+    norm = _at(variables["batch_stats"], f"{path}_norm")
+    vectors, v = layer.parametrizations.weight[0], np.asarray(norm["v"])
     if isinstance(layer, nn.Conv2d):
         v = v.reshape(*layer.kernel_size, -1).transpose(2, 0, 1).ravel()
+    _copy(layer.parametrizations.weight.original, weight)
     _copy(vectors._v, v)
-    _copy(vectors._u, _at(stats, f"{path}_norm")["u"])
-
-
-def _as_torch(layer: nn.Module, weight: Any, shuffled: Shuffled | None) -> Tensor:
-    weight = torch.tensor(np.asarray(weight))
-    if isinstance(layer, nn.Linear):
-        return weight.T
-    if isinstance(layer, nn.Conv2d):
-        weight = weight.permute(3, 2, 0, 1)
-    return _places_last(weight, shuffled) if shuffled else weight
-
-
-def _places_last(weight: Tensor, shuffled: Shuffled) -> Tensor:
-    axis, channels = shuffled
-    square, rest = weight.tensor_split([4 * channels], axis)
-    square = square.unflatten(axis, (4, channels)).transpose(axis, axis + 1)
-    return torch.cat([square.flatten(axis, axis + 1), rest], axis)
+    _copy(vectors._u, norm["u"])
 
 
 def _copy(target: Any, values: Any) -> None:
     if target.shape != values.shape:
         raise ValueError(f"an array of shape {tuple(values.shape)} for {tuple(target.shape)}")
-    target.copy_(torch.as_tensor(np.array(values)) if not isinstance(values, Tensor) else values)
+    target.copy_(torch.tensor(np.asarray(values)))
 
 
 def _at(tree: Any, path: str) -> Any:
     for name in path.split("/"):
         tree = tree[name]
     return tree
+
+
+class ShuffledConv(nn.Conv2d):
+    """A convolution beside a pixel shuffle of its first `4 * channels` inputs or outputs.
+
+    Flax's networks number these with the place in the 2x2 square first, PyTorch's with it last.
+
+    Args:
+        inputs: number of channels.
+        outputs: number of channels.
+        size: of the kernel.
+        axis: of PyTorch's kernel: 0 for outputs, 1 for inputs.
+        channels: on the side with more pixels.
+        bias: whether there is one.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, size: int, *, axis: int, channels: int, bias: bool = False
+    ) -> None:
+        super().__init__(inputs, outputs, size, padding=size // 2, bias=bias)
+        self.axis, self.channels = axis, channels
+
+    def places_last(self, weight: Any) -> np.ndarray:
+        """A kernel of Flax's, its axes already PyTorch's, or a bias, in PyTorch's order."""
+        square, rest = np.split(np.moveaxis(weight, self.axis, 0), [4 * self.channels])
+        square = square.reshape(4, self.channels, *square.shape[1:]).swapaxes(0, 1)
+        whole = np.concatenate([square.reshape(-1, *square.shape[2:]), rest])
+        return np.moveaxis(whole, 0, self.axis)
+
+
+def with_planes(x: Tensor, embedding: nn.Module | None, labels: Tensor) -> Tensor:
+    """Images with the label's embedding as constant planes, if it has one here."""
+    if embedding is None:
+        return x
+    planes = embedding(labels)[:, :, None, None].expand(-1, -1, *x.shape[2:])
+    return torch.cat([x, planes], 1)
 
 
 class Score(nn.Module):
@@ -149,12 +162,6 @@ class Score(nn.Module):
             score = score + torch.einsum("bf,bf->b", self.embedding(labels), h)
         return score
 
-    def layers(self) -> Layers:
-        if self.linear is not None:
-            yield self.linear, "score/linear", None
-        if self.embedding is not None:
-            yield self.embedding, "score/embedding", None
-
 
 class MLPGenerator(Network):
     """Noise and label embedding through linear layers with LeakyReLU, then tanh."""
@@ -162,22 +169,17 @@ class MLPGenerator(Network):
     def __init__(self, config: MLPConfig) -> None:
         super().__init__()
         self.image = config.image_shape
-        self.embedding = nn.Embedding(config.n_classes, config.embedding_width)
+        self.label_embedding = nn.Embedding(config.n_classes, config.embedding_width)
         sizes = [config.embedding_width + config.latent_dim, *config.generator_widths]
         self.hidden = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(sizes))
         self.output = nn.Linear(sizes[-1], math.prod(self.image))
         self.negative_slope = config.negative_slope
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
-        x = torch.cat([self.embedding(labels), z], 1)
+        x = torch.cat([self.label_embedding(labels), z], 1)
         for layer in self.hidden:
             x = F.leaky_relu(layer(x), self.negative_slope)
         return torch.tanh(self.output(x)).unflatten(1, self.image).permute(0, 3, 1, 2)
-
-    def layers(self) -> Layers:
-        yield self.embedding, "label_embedding", None
-        yield from ((layer, f"hidden_{i}", None) for i, layer in enumerate(self.hidden))
-        yield self.output, "output", None
 
 
 class MLPDiscriminator(Network):
@@ -186,10 +188,11 @@ class MLPDiscriminator(Network):
     def __init__(self, config: MLPConfig) -> None:
         super().__init__()
         conditioning, width = config.discriminator_conditioning, config.embedding_width
-        self.embedding = None
+        self.label_embedding = None
         inputs = math.prod(config.image_shape)
         if conditioning == "concatenation":
-            self.embedding, inputs = nn.Embedding(config.n_classes, width), inputs + width
+            self.label_embedding = nn.Embedding(config.n_classes, width)
+            inputs += width
         sizes = [inputs, *config.discriminator_widths]
         self.hidden = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(sizes))
         self.score = Score(config.n_classes, sizes[-1], conditioning)
@@ -197,17 +200,11 @@ class MLPDiscriminator(Network):
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         x = images.permute(0, 2, 3, 1).flatten(1)
-        if self.embedding is not None:
-            x = torch.cat([x, self.embedding(labels)], 1)
+        if self.label_embedding is not None:
+            x = torch.cat([x, self.label_embedding(labels)], 1)
         for layer in self.hidden:
             x = F.leaky_relu(layer(x), self.negative_slope)
         return self.score(x, labels)
-
-    def layers(self) -> Layers:
-        if self.embedding is not None:
-            yield self.embedding, "label_embedding", None
-        yield from ((layer, f"hidden_{i}", None) for i, layer in enumerate(self.hidden))
-        yield from self.score.layers()
 
 
 class Bottleneck(nn.Module):
@@ -245,50 +242,33 @@ class Filter(nn.Module):
         return resample(x, kernel, stride=2, padding=1, groups=channels)
 
 
-class _Stages(nn.Module):
-    """Blocks and changes of resolution, up or down."""
+def stages(config: ResidualConfig, widths: Sequence[int], up: bool) -> nn.Sequential:
+    """Blocks, and between two stages a change of resolution, up or down."""
+    layers = OrderedDict[str, nn.Module]()
+    for i, width in enumerate(widths):
+        if i > 0:
+            layers |= _change(config, f"to_stage_{i}", widths[i - 1], width, up)
+        for j in range(config.blocks):
+            block = Bottleneck(width, config.hidden_width(width), config.negative_slope)
+            layers[f"stage_{i}_block_{j}"] = block
+    return nn.Sequential(layers)
 
-    def __init__(self, config: ResidualConfig, widths: Sequence[int], up: bool) -> None:
-        super().__init__()
-        self.shuffle, self.up = config.resampling == "shuffle", up
-        self.filter = Filter(up)
-        self.stages = nn.ModuleList()
-        self.changes = nn.ModuleList()
-        for width in widths:
-            hidden = max(1, round(config.expansion * width))
-            slope = config.negative_slope
-            blocks = (Bottleneck(width, hidden, slope) for _ in range(config.blocks))
-            self.stages.append(nn.Sequential(*blocks))
-        for before, after in pairwise(widths):
-            inputs = before if up or not self.shuffle else 4 * before
-            outputs = 4 * after if up and self.shuffle else after
-            same = not self.shuffle and before == after
-            layer = nn.Identity() if same else nn.Conv2d(inputs, outputs, 1, bias=False)
-            self.changes.append(layer)
 
-    def forward(self, x: Tensor) -> Tensor:
-        for i, stage in enumerate(self.stages):
-            if i > 0:
-                change = self.changes[i - 1]
-                if self.up:
-                    x = change(x)
-                    x = F.pixel_shuffle(x, 2) if self.shuffle else self.filter(x)
-                else:
-                    x = F.pixel_unshuffle(x, 2) if self.shuffle else self.filter(x)
-                    x = change(x)
-            x = stage(x)
-        return x
-
-    def layers(self) -> Layers:
-        for i, stage in enumerate(self.stages):
-            for j, block in enumerate(stage.children()):
-                for name in ("reduce", "mix", "expand"):
-                    yield getattr(block, name), f"stage_{i}_block_{j}/{name}", None
-        for i, change in enumerate(self.changes):
-            if isinstance(change, nn.Conv2d):
-                axis = 0 if self.up else 1
-                shuffled = Shuffled(axis, change.weight.shape[axis] // 4)
-                yield change, f"to_stage_{i + 1}", shuffled if self.shuffle else None
+def _change(
+    config: ResidualConfig, name: str, before: int, after: int, up: bool
+) -> dict[str, nn.Module]:
+    """A 1x1 convolution, where one is needed, and what changes the resolution."""
+    layers: dict[str, nn.Module] = {}
+    if config.resampling == "shuffle":
+        sizes = (before, 4 * after) if up else (4 * before, after)
+        axis, channels = (0, after) if up else (1, before)
+        layers[name] = ShuffledConv(*sizes, 1, axis=axis, channels=channels)
+        layers[f"{name}_resampling"] = nn.PixelShuffle(2) if up else nn.PixelUnshuffle(2)
+    else:
+        if before != after:
+            layers[name] = nn.Conv2d(before, after, 1, bias=False)
+        layers[f"{name}_resampling"] = Filter(up)
+    return layers if up else dict(reversed(layers.items()))
 
 
 class ResidualGenerator(Network):
@@ -298,22 +278,19 @@ class ResidualGenerator(Network):
         super().__init__()
         widths = config.generator_widths
         self.start = (*config.smallest(len(widths)), widths[0])
-        self.embedding = nn.Embedding(config.n_classes, config.embedding_width)
+        self.label_embedding = nn.Embedding(config.n_classes, config.embedding_width)
         inputs = config.embedding_width + config.latent_dim
         self.first = nn.Linear(inputs, math.prod(self.start))
-        self.stages = _Stages(config, widths, up=True)
-        self.output = nn.Conv2d(widths[-1], 4 * config.channels, 3, padding=1)
+        self.stages = stages(config, widths, up=True)
+        channels = config.channels
+        self.output = ShuffledConv(
+            widths[-1], 4 * channels, 3, axis=0, channels=channels, bias=True
+        )
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
-        x = self.first(torch.cat([self.embedding(labels), z], 1))
+        x = self.first(torch.cat([self.label_embedding(labels), z], 1))
         x = self.stages(x.unflatten(1, self.start).permute(0, 3, 1, 2))
         return torch.tanh(F.pixel_shuffle(self.output(x), 2))
-
-    def layers(self) -> Layers:
-        yield self.embedding, "label_embedding", None
-        yield self.first, "first", None
-        yield from self.stages.layers()
-        yield self.output, "output", Shuffled(0, self.output.out_channels // 4)
 
 
 class ResidualDiscriminator(Network):
@@ -322,34 +299,23 @@ class ResidualDiscriminator(Network):
     def __init__(self, config: ResidualConfig) -> None:
         super().__init__()
         widths, conditioning = config.discriminator_widths, config.discriminator_conditioning
-        self.channels, self.embedding = config.channels, None
+        self.label_embedding = None
         inputs = 4 * config.channels
         if conditioning == "concatenation":
-            self.embedding = nn.Embedding(config.n_classes, config.embedding_width)
+            self.label_embedding = nn.Embedding(config.n_classes, config.embedding_width)
             inputs += config.embedding_width
-        self.first = nn.Conv2d(inputs, widths[0], 3, padding=1, bias=False)
-        self.stages = _Stages(config, widths, up=False)
+        self.first = ShuffledConv(inputs, widths[0], 3, axis=1, channels=config.channels)
+        self.stages = stages(config, widths, up=False)
         inputs = math.prod(config.smallest(len(widths))) * widths[-1]
         self.features = nn.Linear(inputs, config.features)
         self.score = Score(config.n_classes, config.features, conditioning)
         self.negative_slope = config.negative_slope
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        x = F.pixel_unshuffle(images, 2)
-        if self.embedding is not None:
-            planes = self.embedding(labels)[:, :, None, None].expand(-1, -1, *x.shape[2:])
-            x = torch.cat([x, planes], 1)
+        x = with_planes(F.pixel_unshuffle(images, 2), self.label_embedding, labels)
         x = self.stages(self.first(x))
         h = F.leaky_relu(self.features(x.permute(0, 2, 3, 1).flatten(1)), self.negative_slope)
         return self.score(h, labels)
-
-    def layers(self) -> Layers:
-        if self.embedding is not None:
-            yield self.embedding, "label_embedding", None
-        yield self.first, "first", Shuffled(1, self.channels)
-        yield from self.stages.layers()
-        yield self.features, "features", None
-        yield from self.score.layers()
 
 
 class ClassBatchNorm(nn.Module):
@@ -358,11 +324,11 @@ class ClassBatchNorm(nn.Module):
     def __init__(self, n_classes: int, width: int, eps: float, momentum: float) -> None:
         super().__init__()
         self.norm = nn.BatchNorm2d(width, eps, momentum, affine=False)
-        self.scale = nn.Parameter(torch.ones(n_classes, width))
-        self.bias = nn.Parameter(torch.zeros(n_classes, width))
+        self.scale = nn.Embedding.from_pretrained(torch.ones(n_classes, width), freeze=False)
+        self.bias = nn.Embedding.from_pretrained(torch.zeros(n_classes, width), freeze=False)
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        scale, bias = self.scale[labels], self.bias[labels]
+        scale, bias = self.scale(labels), self.bias(labels)
         return self.norm(x) * scale[:, :, None, None] + bias[:, :, None, None]
 
 
@@ -372,24 +338,19 @@ class SNGANUpBlock(nn.Module):
     def __init__(self, config: SNGANConfig) -> None:
         super().__init__()
         width = config.generator_width
-        by_class = config.generator_conditioning == "batch_norm"
-        for i in range(2):
-            eps, momentum = config.bn_epsilon, 1 - config.bn_momentum
-            norm: nn.Module = (
-                ClassBatchNorm(config.n_classes, width, eps, momentum)
-                if by_class
-                else nn.BatchNorm2d(width, eps, momentum)
-            )
-            self.add_module(f"batch_norm_{i}", norm)
-            self.add_module(f"conv_{i}", nn.Conv2d(width, width, 3, padding=1, bias=False))
+        self.by_class = config.generator_conditioning == "batch_norm"
+        norm = partial(ClassBatchNorm, config.n_classes) if self.by_class else nn.BatchNorm2d
+        eps, momentum = config.bn_epsilon, 1 - config.bn_momentum
+        self.batch_norm_0, self.batch_norm_1 = (norm(width, eps, momentum) for _ in range(2))
+        self.conv_0 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.conv_1 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.shortcut = nn.Conv2d(width, width, 1, bias=False)
-        self.by_class = by_class
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         extra = (labels,) if self.by_class else ()
-        y = F.relu(self.batch_norm_0(x, *extra))  # type: ignore[operator]
-        y = self.conv_0(F.interpolate(y, scale_factor=2))  # type: ignore[operator]
-        y = self.conv_1(F.relu(self.batch_norm_1(y, *extra)))  # type: ignore[operator]
+        y = F.relu(self.batch_norm_0(x, *extra))
+        y = self.conv_0(F.interpolate(y, scale_factor=2))
+        y = self.conv_1(F.relu(self.batch_norm_1(y, *extra)))
         return y + self.shortcut(F.interpolate(x, scale_factor=2))
 
 
@@ -400,32 +361,22 @@ class SNGANGenerator(Network):
         super().__init__()
         width, inputs = config.generator_width, config.latent_dim
         self.start = (*config.smallest(config.stages), width)
-        self.embedding = None
+        self.label_embedding = None
         if config.generator_conditioning == "concatenation":
-            self.embedding = nn.Embedding(config.n_classes, config.embedding_width)
+            self.label_embedding = nn.Embedding(config.n_classes, config.embedding_width)
             inputs += config.embedding_width
         self.first = nn.Linear(inputs, math.prod(self.start))
-        self.blocks = nn.ModuleList(SNGANUpBlock(config) for _ in range(config.stages))
+        self.block = nn.ModuleList(SNGANUpBlock(config) for _ in range(config.stages))
         self.batch_norm = nn.BatchNorm2d(width, config.bn_epsilon, 1 - config.bn_momentum)
         self.output = nn.Conv2d(width, config.channels, 3, padding=1)
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
-        if self.embedding is not None:
-            z = torch.cat([self.embedding(labels), z], 1)
+        if self.label_embedding is not None:
+            z = torch.cat([self.label_embedding(labels), z], 1)
         x = self.first(z).unflatten(1, self.start).permute(0, 3, 1, 2)
-        for block in self.blocks:
+        for block in self.block:
             x = block(x, labels)
         return torch.tanh(self.output(F.relu(self.batch_norm(x))))
-
-    def layers(self) -> Layers:
-        if self.embedding is not None:
-            yield self.embedding, "label_embedding", None
-        yield self.first, "first", None
-        for i, block in enumerate(self.blocks):
-            for name in ("batch_norm_0", "conv_0", "batch_norm_1", "conv_1", "shortcut"):
-                yield getattr(block, name), f"block_{i}/{name}", None
-        yield self.batch_norm, "batch_norm", None
-        yield self.output, "output", None
 
 
 class SNGANDownBlock(nn.Module):
@@ -454,32 +405,20 @@ class SNGANDiscriminator(Network):
     def __init__(self, config: SNGANConfig) -> None:
         super().__init__()
         conditioning, inputs = config.discriminator_conditioning, config.channels
-        self.embedding = None
+        self.label_embedding = None
         if conditioning == "concatenation":
             embedding = nn.Embedding(config.n_classes, config.embedding_width)
-            self.embedding = spectral_norm(embedding)
+            self.label_embedding = spectral_norm(embedding)
             inputs += config.embedding_width
         width = config.discriminator_width
         blocks = [SNGANDownBlock(inputs, width, first=True, down=True)]
         for i in range(1, config.stages + 2):
             blocks.append(SNGANDownBlock(width, width, first=False, down=i < config.stages))
-        self.blocks = nn.ModuleList(blocks)
+        self.block = nn.ModuleList(blocks)
         self.score = Score(config.n_classes, width, conditioning, spectral=True)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        x = images
-        if self.embedding is not None:
-            planes = self.embedding(labels)[:, :, None, None].expand(-1, -1, *x.shape[2:])
-            x = torch.cat([x, planes], 1)
-        for block in self.blocks:
+        x = with_planes(images, self.label_embedding, labels)
+        for block in self.block:
             x = block(x)
         return self.score(F.relu(x).sum((2, 3)), labels)
-
-    def layers(self) -> Layers:
-        if self.embedding is not None:
-            yield self.embedding, "label_embedding", None
-        for i, block in enumerate(self.blocks):
-            for name in ("conv_0", "conv_1", "shortcut"):
-                if getattr(block, name) is not None:
-                    yield getattr(block, name), f"block_{i}/{name}", None
-        yield from self.score.layers()

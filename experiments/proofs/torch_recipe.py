@@ -117,12 +117,8 @@ class Recipe:
 
     def _scores_without_statistics(self, images: Tensor, labels: Tensor) -> Tensor:
         """D's scores in training mode, without their trace in its spectral norms."""
-        before = {name: buffer.clone() for name, buffer in self.D.named_buffers()}
-        scores = self.D(images, labels)
-        with torch.no_grad():
-            for name, buffer in self.D.named_buffers():
-                buffer.data = before[name]
-        return scores
+        copies = {name: buffer.clone() for name, buffer in self.D.named_buffers()}
+        return torch.func.functional_call(self.D, copies, (images, labels))
 
     def _descend(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
         optimizer.zero_grad(set_to_none=True)

@@ -17,7 +17,7 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from cgan_jax.checks import ImageSize, as_img_size, as_path, one_line, short_repr
+from cgan_jax.checks import ImageSize, as_img_size, as_path, check_fields, one_line, short_repr
 from cgan_jax.device_errors import ExplainingFilter, explain
 from cgan_jax.errors import CGANError, ConfigError, DivergenceError
 
@@ -39,7 +39,7 @@ def parse(
         default: what is not given on the command line; by default the dataclass's defaults.
 
     Raises:
-        ConfigError: a flag of several values is given twice.
+        ConfigError: a number is out of range, or a flag of several values is given twice.
         DataError: as `expand_home`.
     """
     import tyro
@@ -59,7 +59,7 @@ def parse(
         if end.code:
             fail(f"{_headline(boxed.getvalue())}\nSee python -m {module} --help")
         raise
-    _refuse_repeats(parsed, sys.argv[1:] if args is None else args)
+    _check(parsed, sys.argv[1:] if args is None else args)
     return expand_home(parsed)
 
 
@@ -82,12 +82,14 @@ def expand_home(flags: Flags) -> Flags:
     return replace(old, **new)
 
 
-def _refuse_repeats(flags: Any, words: Sequence[str]) -> None:
-    """Raises ConfigError for a flag of several values that is given twice; the last would win."""
+def _check(flags: Any, words: Sequence[str]) -> None:
+    """Raises ConfigError for a number out of range, and for a flag of several values that is given
+    twice, of which the last would win."""
+    check_fields(flags)
     for field in fields(flags):
         value, flag = getattr(flags, field.name), f"--{field.name.replace('_', '-')}"
         if is_dataclass(value):
-            _refuse_repeats(value, words)
+            _check(value, words)
         is_flat = isinstance(value, tuple) and not any(isinstance(v, tuple) for v in value)
         if is_flat and sum(word.partition("=")[0] == flag for word in words) > 1:
             raise ConfigError(

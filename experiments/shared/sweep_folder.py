@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cgan_jax.checks import one_line, short_repr
+from cgan_jax.checks import errors_as, one_line, short_repr
 from cgan_jax.config import TrainConfig
 from cgan_jax.errors import RunError
-from cgan_jax.files import atomic_write
+from cgan_jax.files import write_json
 from cgan_jax.runs.folder import RunFolder
 from cgan_jax.runs.lock import LOCK_FILES
 
@@ -38,17 +38,13 @@ class SweepFolder:
             RunError: the folder has no sweep that this version can read.
         """
         file = path / FILE
-        try:
+        then = "expected the file that a sweep wrote\nPut back the file, or name another folder."
+        with errors_as(RunError, f"{file} cannot be read", then):
             saved = json.loads(file.read_text(encoding="utf-8"))
             if saved["format"] != FORMAT:
                 raise ValueError(f"its format is {short_repr(saved['format'])}, expected {FORMAT}")
             diverged = {str(name): int(step) for name, step in saved["diverged"].items()}
             return cls(path, tuple(map(str, saved["members"])), diverged)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise RunError(
-                f"{file} cannot be read: {one_line(error)}\nexpected the file that a sweep wrote\n"
-                "Put back the file, or name another folder."
-            ) from error
 
     @classmethod
     def check(cls, path: Path, members: Mapping[str, TrainConfig]) -> "SweepFolder":
@@ -97,5 +93,4 @@ class SweepFolder:
 
     def _write(self) -> None:
         saved = {"format": FORMAT, "members": self.members, "diverged": self.diverged}
-        with atomic_write(self.path / FILE) as file:
-            file.write_text(json.dumps(saved, indent=2) + "\n", encoding="utf-8")
+        write_json(self.path / FILE, saved)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from cgan_jax.config import TrainConfig
-from cgan_jax.files import atomic_write
+from cgan_jax.files import atomic_write, write_text
 from cgan_jax.runs.folder import RunFolder
 from cgan_jax.runs.tables import read_losses
 from experiments.shared.sweep_folder import SweepFolder
@@ -36,8 +36,7 @@ def summarize(sweep: SweepFolder, members: Mapping[str, TrainConfig], per_epoch:
             curves[setting].append(epochs)
             cells = f"{epochs[-1, 0]:.6g},{epochs[-1, 1]:.6g},"
         rows.append(f"{setting},{config.seed},{cells}\n")
-    with atomic_write(sweep.path / "sweep.csv") as file:
-        file.write_text("".join(rows), encoding="utf-8")
+    write_text(sweep.path / "sweep.csv", "".join(rows))
     with atomic_write(sweep.path / "sweep.png") as file:
         plot_bands({name: np.stack(runs) for name, runs in curves.items() if runs}, file)
     n_seeds = len({config.seed for config in members.values()})

@@ -18,7 +18,7 @@ from cgan_jax.checks import plural
 from cgan_jax.config import TrainConfig, leaves
 from cgan_jax.data import Dataset
 from cgan_jax.errors import ConfigError, RunError
-from cgan_jax.files import atomic_write
+from cgan_jax.files import atomic_write, write_text
 from cgan_jax.pictures.grids import grid, labelled_examples, rows_for, shown_classes
 from cgan_jax.reporting.callbacks import LossesTable, SampleGrids, TensorBoard
 from cgan_jax.reporting.measures import BestCheckpoint, Measure, MeasuresTable
@@ -285,8 +285,7 @@ def _last_line(
 
 def keep_command(command: str, file: Path) -> None:
     """Write the command that repeats a run or a sweep into its folder."""
-    with atomic_write(file) as temporary:
-        temporary.write_text(command + "\n", encoding="utf-8")
+    write_text(file, command + "\n")
 
 
 def resume_command(command: str, workdir: Path) -> str:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Generic, Protocol, TypeVar
 
 import tyro
 
-from cgan_jax.checks import ImageSize, check_int_field
+from cgan_jax.checks import Count, ImageSize, Range
 from cgan_jax.config import TrainConfig
 from cgan_jax.data import Dataset
 from cgan_jax.errors import CGANError, ConfigError
@@ -86,30 +86,23 @@ class WeightFlags:
 class OutputFlags:
     """What a run writes and prints, and how often."""
 
-    sample_every: int = 5
+    sample_every: Count = 5
     """Epochs between two grids of samples."""
-    checkpoint_every: int = 5
+    checkpoint_every: Count = 5
     """Epochs between two checkpoints. A stopped run is saved anyway."""
-    eval_every: int = 0
+    eval_every: Annotated[int, Range(0)] = 0
     """Epochs between two evaluations (measures.csv), by which the best checkpoint is kept; 0 for
     none."""
-    log_every: int = 0
+    log_every: Annotated[int, Range(0)] = 0
     """Print the losses of every so many batches, in the report's format, which counts epochs from
     0; 0 for one line per epoch."""
-
-    def check(self) -> None:
-        """Raises ConfigError for a number that is out of range."""
-        for name, least in (("sample_every", 1), ("checkpoint_every", 1)):
-            check_int_field(self, name, least)
-        for name in ("eval_every", "log_every"):
-            check_int_field(self, name, 0)
 
 
 @dataclass(frozen=True)
 class DeviceFlags:
     """Several devices, several processes."""
 
-    devices: Annotated[int | None, INT] = None
+    devices: Annotated[Count | None, INT] = None
     """How many devices share each batch. By default one; of several processes, all."""
     distributed: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """One of several processes that train the run together. Under Slurm, Open MPI or Kubernetes
@@ -122,9 +115,7 @@ class DeviceFlags:
     """The number of this one, from 0. Process 0 has the run folder."""
 
     def check(self) -> None:
-        """Raises ConfigError for flags that are out of range or do not go together."""
-        if self.devices is not None:
-            check_int_field(self, "devices", 1)
+        """Raises ConfigError for flags that do not go together."""
         explicit = self.coordinator, self.processes, self.process_id
         if any(flag is not None for flag in explicit) and None in explicit:
             raise ConfigError(
@@ -251,7 +242,6 @@ def parse_job(own: type[Own], module: str, words: Sequence[str] | None = None) -
             **defaults(setting_fields),
         )
     flags: Any = parse(kind, module, words, default=saved)
-    flags.output.check()
     flags.device.check()
     own_flags, weights = part_of(flags, own), part_of(flags, WeightFlags)
     if run is None:  # to resume one, its source need not be there any more

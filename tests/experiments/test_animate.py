@@ -21,7 +21,7 @@ from cgan_jax.sampling.generator import load_generator
 from experiments.animate import Flags, write
 from experiments.shared.choice import Checkpoint
 from tests.golden.make_run_folder import FOLDER
-from tests.helpers import command
+from tests.helpers import check_flags, command
 
 
 def decoded(file):
@@ -180,4 +180,4 @@ def test_invalid_flags_are_refused():
         ({"end_seed": 3}, "--to-seed does not apply"),
     ):
         with pytest.raises(ConfigError, match=words):
-            Flags(FOLDER, **{**flags, "out": Path(flags.get("out", "x.gif"))}).check()
+            check_flags(Flags(FOLDER, **{**flags, "out": Path(flags.get("out", "x.gif"))}))

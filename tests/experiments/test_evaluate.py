@@ -21,7 +21,7 @@ from cgan_jax.runs.tables import format_figure, read_measures
 from experiments.evaluate import Candidate, compare, main, publish, run_folders, summarize
 from experiments.proofs import train_reference
 from tests.golden.make_run_folder import FOLDER as RUN_ON_OTHER_DATA
-from tests.helpers import command
+from tests.helpers import check_flags, command
 
 CLASS_NAMES = SPECS["fashion_mnist"].class_names
 
@@ -228,7 +228,7 @@ def test_wrong_flags_end_with_code_2_and_a_reason(flags, message):
 def test_a_reference_that_cannot_be_written_is_not_trained(options, message):
     options = {name: Path(value) if name == "out" else value for name, value in options.items()}
     with pytest.raises(ConfigError, match=message):
-        train_reference.Flags(**options).check()
+        check_flags(train_reference.Flags(**options))
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from cgan_jax.sampling.inversion import load_inverted
 from experiments import animate, invert
 from experiments.shared.choice import Checkpoint
 from tests.golden.make_run_folder import FOLDER
+from tests.helpers import check_flags
 
 
 @pytest.fixture
@@ -111,4 +112,4 @@ def test_invalid_flags_are_refused():
         ({"out": Path("x.npz")}, r"out is x\.npz, which a grid cannot be written to"),
     ):
         with pytest.raises(ConfigError, match=words):
-            invert.Flags(FOLDER, **{"pictures": (Path("a.png"),), **flags}).check()
+            check_flags(invert.Flags(FOLDER, **{"pictures": (Path("a.png"),), **flags}))

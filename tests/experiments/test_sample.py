@@ -20,7 +20,7 @@ from experiments.sample import MODULE, Flags, main, write
 from experiments.shared.choice import Checkpoint, class_ids, square
 from experiments.shared.command_line import parse
 from tests.golden.make_run_folder import FOLDER
-from tests.helpers import command
+from tests.helpers import check_flags, command
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +166,7 @@ def test_invalid_flags_are_refused(tmp_path):
         ({"out": tmp_path / "boots.JPG"}, "but .jpg files cannot"),
     ):
         with pytest.raises(ConfigError, match=words):
-            Flags(FOLDER, **flags).check()
+            check_flags(Flags(FOLDER, **flags))
     with pytest.raises(RunError, match="File name too long"):
         Flags(FOLDER, out=tmp_path / (300 * "a")).check()
 

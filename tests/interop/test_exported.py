@@ -20,7 +20,6 @@ from safetensors.numpy import load_file
 
 from cgan_jax import interop
 from cgan_jax.errors import ConfigError, DataError
-from cgan_jax.interop.exported import library_module
 from cgan_jax.models.report import Generator
 from cgan_jax.sampling.generator import TrainedGenerator, load_generator
 from tests.golden.make_run_folder import FOLDER
@@ -97,14 +96,11 @@ class Inverted(Generator):
         return -super().__call__(latent, labels, train=train)
 
 
-def test_a_subclass_of_the_generator_has_no_state_dict(generator, tmp_path):
+def test_a_subclass_of_the_generator_is_not_described_as_one(generator, tmp_path):
     """Its layers may have other names. Its own arrays can be saved and loaded."""
     settings = {name: getattr(generator.module, name) for name in ("n_classes", "latent_dim")}
     sizes = {"label_dim": 3, "img_size": 4, "widths": (8, 16)}
     inverted = replace(generator, module=Inverted(**settings, **sizes))
-    words = "an Inverted cannot be written as a PyTorch state dict\nexpected .*not a subclass"
-    with pytest.raises(ConfigError, match=words):
-        library_module(inverted)
     assert "generator" not in interop.metadata(inverted)
     inverted.save(tmp_path / "inverted.safetensors")
     back = load_generator(tmp_path / "inverted.safetensors", generator=inverted.module)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from cgan_jax.errors import ConfigError, DataError, RunError
-from cgan_jax.sampling import inversion
 from cgan_jax.sampling.generator import load_generator
 from cgan_jax.sampling.inversion import Inverted, distance, invert, load_inverted
 from tests.golden.make_run_folder import FOLDER
@@ -62,19 +61,6 @@ def test_distance_of_pixels_and_of_bands(height, width):
     if height % 2 == width % 2 == 0 and height > 2:  # a checkerboard is in the finest band alone
         board = (-1.0) ** np.add.outer(np.arange(height), np.arange(width))[None, ..., None]
         np.testing.assert_allclose(distance(flat + board, flat), 2, rtol=1e-5)
-
-
-def test_candidates_are_fitted_some_at_a_time(monkeypatch):
-    monkeypatch.setattr(inversion, "ROWS", 4)
-    calls, sizes = [], set()
-
-    def double(numbers):
-        sizes.add(len(numbers))
-        return numbers * 2, numbers + 1
-
-    results = inversion._in_parts(double, [np.arange(10)], lambda *done: calls.append(done))
-    assert [array.tolist() for array in results] == [[*range(0, 20, 2)], [*range(1, 11)]]
-    assert (sizes, calls) == ({4}, [(4, 10), (8, 10), (10, 10)])
 
 
 IMAGE = np.zeros((2, 4, 4, 1), np.uint8)

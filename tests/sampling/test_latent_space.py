@@ -11,7 +11,7 @@ from jax import random
 
 from cgan_jax.errors import ConfigError
 from cgan_jax.sampling.generator import load_generator
-from cgan_jax.sampling.latent_space import CHUNK, morph, slerp
+from cgan_jax.sampling.latent_space import CHUNK, in_chunks, morph, slerp
 from tests.golden.make_run_folder import FOLDER
 
 
@@ -134,3 +134,15 @@ def test_invalid_morphs_are_refused(generator):
         with pytest.raises(ConfigError, match=words):
             generator.morph([0, 1, 2], **arguments)
     assert generator.morph(["left", "right"], "round trip", frames=2).shape[:2] == (2, 2)
+
+
+def test_many_rows_are_processed_some_at_a_time():
+    calls, sizes = [], set()
+
+    def double(numbers):
+        sizes.add(len(numbers))
+        return numbers * 2, numbers + 1
+
+    results = in_chunks(double, 4, np.arange(10), on_progress=lambda *done: calls.append(done))
+    assert [array.tolist() for array in results] == [[*range(0, 20, 2)], [*range(1, 11)]]
+    assert (sizes, calls) == ({4}, [(4, 10), (8, 10), (10, 10)])

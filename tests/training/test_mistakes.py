@@ -138,8 +138,8 @@ MISTAKES = [
     Mistake(
         "beta1 0.9",
         "config.py",
-        "b1: float = 0.5",
-        "b1: float = 0.9",
+        "b1: BelowOne = 0.5",
+        "b1: BelowOne = 0.9",
         "training/test_steps.py::test_second_moments_and_bias_correction_are_adams",
     ),
     Mistake(

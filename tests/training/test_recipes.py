@@ -21,7 +21,7 @@ from cgan_jax.training.gan import GAN
 from cgan_jax.training.loop import train
 from cgan_jax.training.sweep import Member, train_members
 from experiments.proofs import tiny
-from tests.helpers import ROOT, StopAfter
+from tests.helpers import ROOT, StopAfter, with_schedules
 
 # The report has tests of its own; of the others, the fast tests take two.
 each_recipe = pytest.mark.parametrize(
@@ -36,12 +36,7 @@ def recipe(name):
 
     `residual` with schedules, so that the fast tests have some.
     """
-    config = PRESETS[name]
-    if name == "residual":
-        optimizer = replace(config.optimizer, lr_end=2e-5)
-        penalty = replace(config.penalty, gamma_end=0.01)
-        config = replace(config, optimizer=optimizer, penalty=penalty)
-    return tiny.shrink(replace(config, epochs=2))
+    return tiny.shrink(replace(with_schedules(name), epochs=2))
 
 
 def trained(config, folder=None, stop_after=10**9, **options):

@@ -9,10 +9,10 @@ import pytest
 import torch
 from jax import random
 
-from cgan_jax.presets import PRESETS
 from cgan_jax.training.gan import GAN
 from cgan_jax.training.steps import Batch, generator_inputs, run_keys, train_step
 from experiments.proofs.torch_recipe import Recipe
+from tests.helpers import with_schedules
 
 pytestmark = pytest.mark.torch
 SIZES = {"n_classes": 3, "latent_dim": 5, "label_dim": 4, "img_size": 8, "channels": 2}
@@ -25,11 +25,7 @@ SMALL = {
 
 def small(name, n_steps):
     """A preset at a small size; `residual` with schedules, which it does not have."""
-    config = PRESETS[name]
-    if name == "residual":
-        optimizer = replace(config.optimizer, lr_end=2e-5)
-        penalty = replace(config.penalty, gamma_end=0.01)
-        config = replace(config, optimizer=optimizer, penalty=penalty)
+    config = with_schedules(name)
     config = replace(config, model=replace(config.model, **SIZES, **SMALL[name]), batch_size=4)
     return replace(config, schedule_steps=n_steps + 10)
 

@@ -13,8 +13,8 @@ import pytest
 from jax import random
 
 from cgan_jax.models.value_range import to_unit_range
-from cgan_jax.training.gan import GAN
 from cgan_jax.training import spans as spans_module
+from cgan_jax.training.gan import GAN
 from cgan_jax.training.spans import Spans, compiled_train_steps
 from cgan_jax.training.steps import Batch, run_keys, shuffle, train_step, train_steps
 

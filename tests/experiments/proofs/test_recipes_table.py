@@ -17,7 +17,7 @@ from experiments import evaluate
 from experiments.proofs import recipes, recipes_table
 from experiments.proofs.recipes import RECIPES, Flags, plan, train_and_evaluate
 from experiments.shared.choice import Checkpoint
-from tests.helpers import command
+from tests.helpers import check_flags, command
 
 CLASS_NAMES = tuple("ABCDEFGHIJ")
 PACE = {"report": 100.0, "residual": 5.0}
@@ -83,7 +83,7 @@ def test_a_rehearsal_has_its_own_folder():
 )
 def test_bad_flags_are_refused(flags, message):
     with pytest.raises(ConfigError, match=message):
-        Flags(**flags).check()
+        check_flags(Flags(**flags))
 
 
 def test_a_run_that_went_on_is_not_measured_as_the_shorter_one(tmp_path):
