@@ -41,11 +41,14 @@ def finish(*processes, code=0):
     return outputs
 
 
-def start_two(folder, *more_flags, **more):
+def free_address():
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    flags = [*more_flags, "--coordinator", address, "--processes", "2", "--process-id"]
+        return f"localhost:{free.getsockname()[1]}"
+
+
+def start_two(folder, *more_flags, **more):
+    flags = [*more_flags, "--coordinator", free_address(), "--processes", "2", "--process-id"]
     return [start(folder, *flags, str(i), **more) for i in range(2)]
 
 

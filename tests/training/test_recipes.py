@@ -22,6 +22,7 @@ from cgan_jax.training.loop import train
 from cgan_jax.training.sweep import Member, train_members
 from experiments.proofs import tiny
 from tests.helpers import ROOT, StopAfter, with_schedules
+from tests.training.test_devices import finish, free_address
 
 # The report has tests of its own; of the others, the fast tests take two.
 each_recipe = pytest.mark.parametrize(
@@ -153,39 +154,60 @@ def test_a_sweeps_member_trains_as_it_does_alone(name, vmap):
         )
 
 
+# Plain gradient descent, as Adam would amplify rounding. Batches of 8; the MLPs' last one is of 6.
 SHARDED = """
+import sys
 from dataclasses import replace
 import jax, numpy as np, optax
+from cgan_jax.data import Dataset
 from cgan_jax.training.gan import GAN
 from cgan_jax.training.loop import train
 from cgan_jax.training.sharding import data_mesh
 from tests.training.test_recipes import recipe, tiny
 
-# Batches of 8, 8 and 6. Plain gradient descent, as Adam would amplify rounding.
-config = replace(recipe("{name}"), batch_size=8, epochs=1, augment="color,translation,cutout")
-gan = replace(GAN.from_config(config), gen_optimizer=optax.sgd(0.1), disc_optimizer=optax.sgd(0.1))
-one, two = (train(gan, config, tiny.dataset(), mesh=mesh) for mesh in (None, data_mesh(2)))
-assert len(two.gen.params["{leaf}"]["kernel"].sharding.device_set) == 2
-jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), one, two)
+folder, names, *process = sys.argv[1:]
+if process:
+    jax.distributed.initialize(process[0], 2, int(process[1]))
+data, n_devices = tiny.dataset(), jax.device_count()
+short = Dataset.from_arrays(data.images[:16], data.labels[:16], data.class_names, name=data.name)
+for name in names.split(","):
+    config = recipe(name)
+    config = replace(config, batch_size=8, epochs=1, augment="color,translation,cutout")
+    config = replace(config, penalty=replace(config.penalty, every=1))
+    sgd = optax.sgd(0.1)
+    gan = replace(GAN.from_config(config), gen_optimizer=sgd, disc_optimizer=sgd)
+    mesh = data_mesh() if n_devices > 1 else None
+    state = train(gan, config, data if name == "relativistic_mlp" else short, mesh=mesh)
+    leaves = jax.tree.leaves(state)
+    assert {len(leaf.sharding.device_set) for leaf in leaves} == {n_devices}
+    if jax.process_index() == 0:
+        np.savez(f"{folder}/{name}.npz", *leaves)
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "leaf"),
-    [("relativistic_mlp", "hidden_0"), ("residual", "first"), ("projection", "first")],
-)
-def test_two_devices_compute_what_one_does(name, leaf):
-    """Losses, penalties, augmentation, BatchNorm, spectral norm and the average."""
-    done = subprocess.run(
-        [sys.executable, "-c", SHARDED.format(name=name, leaf=leaf)],
-        cwd=ROOT,
-        env=os.environ | {"JAX_NUM_CPU_DEVICES": "2"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+def test_devices_and_processes_compute_what_one_device_does(tmp_path):
+    """Gradients, penalties, augmentation, BatchNorm, spectral norm and the average."""
+    names, address = "relativistic_mlp,residual,projection", free_address()
+    ways = {
+        "one": (1, names),
+        "eight": (8, names),
+        "two": (1, "residual", address, "0"),  # of the processes; the others take long to compile
+        "second": (1, "residual", address, "1"),
+    }
+    processes = []
+    for way, (n_devices, *arguments) in ways.items():
+        (tmp_path / way).mkdir()
+        command = [sys.executable, "-c", SHARDED, str(tmp_path / way), *arguments]
+        env = os.environ | {"JAX_NUM_CPU_DEVICES": str(n_devices)}
+        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+        processes.append(subprocess.Popen(command, cwd=ROOT, env=env, **pipes))
+    finish(*processes)
+    for way, name in [("two", "residual"), *(("eight", name) for name in names.split(","))]:
+        one, other = (dict(np.load(tmp_path / each / f"{name}.npz")) for each in ("one", way))
+        assert any((one[leaf] != other[leaf]).any() for leaf in one)  # summed in another order
+        for leaf in one:
+            np.testing.assert_allclose(one[leaf], other[leaf], rtol=1e-4, atol=1e-5)
 
 
 def test_schedules_need_their_length():
