@@ -4,6 +4,8 @@ The loop that calls them is training/loop.py's. The progress bar of the commands
 experiments/shared/progress.py.
 """
 
+import math
+import time
 from pathlib import Path
 
 import numpy as np
@@ -28,19 +30,23 @@ from cgan_jax.training.callbacks import Callback, EpochEnd, SpanEnd
 from cgan_jax.training.gan import GAN, GANState
 from cgan_jax.training.loop import is_finite
 
+PLOTTING = 0.05  # the share of its time that a run may spend on plots of its losses
+
 
 class LossesTable(Callback):
     """Every step's losses in `losses.csv`, and a plot of them in `losses.png`.
 
     Args:
         run: the run folder.
-        plot_every: epochs between two plots; the last one is drawn at the end.
+        plot_every: epochs between two plots; more where epochs are so short that plotting would
+            take longer than PLOTTING allows. The last one is drawn at the end.
     """
 
     def __init__(self, run: RunFolder, plot_every: int = 5) -> None:
         self._run = run
         hint = "Omit it for the default, 5."
         self._plot_every = check_int("plot_every", plot_every, 1, hint=hint)
+        self._next_plot = -math.inf  # seconds on the clock
 
     def on_train_start(self, step: int, last_step: int, steps_per_epoch: int) -> None:
         self._steps_per_epoch = steps_per_epoch
@@ -50,7 +56,7 @@ class LossesTable(Callback):
         append_losses(self._run.losses, span.epoch, span.batch, span.losses)
 
     def on_epoch_end(self, epoch: EpochEnd) -> None:
-        if epoch.epoch % self._plot_every == 0:
+        if epoch.epoch % self._plot_every == 0 and time.monotonic() >= self._next_plot:
             self._plot()
 
     def on_train_end(self, step: int, state: GANState) -> None:
@@ -58,9 +64,11 @@ class LossesTable(Callback):
             self._plot()
 
     def _plot(self) -> None:
+        began = time.monotonic()
         losses = read_losses(self._run.losses)
         with atomic_write(self._run.path / "losses.png") as temporary:
             plot_losses(losses, self._steps_per_epoch, temporary)
+        self._next_plot = began + (time.monotonic() - began) / PLOTTING
 
 
 class SampleGrids(Callback):

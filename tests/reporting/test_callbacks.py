@@ -10,12 +10,14 @@ from PIL import Image
 
 from cgan_jax.metrics.diversity import nearest_neighbours
 from cgan_jax.pictures.grids import grid, tiles
+from cgan_jax.reporting import callbacks
 from cgan_jax.reporting.animation import progress_pictures
 from cgan_jax.reporting.callbacks import LossesTable, SampleGrids
 from cgan_jax.reporting.page import write_page
 from cgan_jax.runs.checkpoint import Checkpoints
 from cgan_jax.runs.folder import RunFolder
 from cgan_jax.sampling.generator import load_generator
+from cgan_jax.training.callbacks import EpochEnd, SpanEnd
 from cgan_jax.training.gan import GAN
 from cgan_jax.training.loop import train
 from tests.helpers import StopAfter
@@ -31,10 +33,10 @@ def steps_of(gan, config, dataset, path, steps=10**9):
     run = RunFolder.start(path, config, dataset.class_names)
     stop = StopAfter(steps)
     with Checkpoints(run.checkpoints) as checkpoints:
-        callbacks = [LossesTable(run), SampleGrids(gan, run, every=2, rows=2), stop]
+        written = [LossesTable(run), SampleGrids(gan, run, every=2, rows=2), stop]
         train(
             *(gan, config, dataset),
-            callbacks=callbacks,
+            callbacks=written,
             checkpoints=checkpoints,
             should_stop=stop,
         )
@@ -97,3 +99,30 @@ def test_a_stop_after_an_epoch_without_a_grid_has_one(gan, tiny_config, tiny_dat
         done = saved // 6
         assert saved % 6 == 0
         assert names == [f"epoch_000{n}.png" for n in (1, 2, 4)[: 1 + done // 2]] + extra
+
+
+@pytest.mark.parametrize(
+    ("epoch_seconds", "drawn"), [(60.0, [2, 4, 6, 8, 10, 10]), (1.0, [2, 8, 10]), (0.1, [2, 10])]
+)
+def test_plots_of_losses_take_a_small_share_of_the_time(
+    tmp_path, tiny_config, monkeypatch, epoch_seconds, drawn
+):
+    """Each takes 0.3 seconds, so there are at least 6 from one to the next; and a last one."""
+    now, epochs = [0.0], []
+
+    def plot(losses, steps_per_epoch, path):
+        now[0] += 0.3
+        epochs.append(len(losses))
+        path.touch()
+
+    monkeypatch.setattr(callbacks, "plot_losses", plot)
+    monkeypatch.setattr(callbacks.time, "monotonic", lambda: now[0])
+    table = LossesTable(RunFolder.start(tmp_path / "run", tiny_config, ("a", "b", "c")), 2)
+    table.on_train_start(0, 10, 1)
+    for epoch in range(1, 11):
+        now[0] += epoch_seconds
+        losses = np.full((1, 2), 0.5)
+        table.on_span_end(SpanEnd(epoch - 1, 0, losses, epoch_seconds, compiled=False))
+        table.on_epoch_end(EpochEnd(epoch, epoch, None, losses))
+    table.on_train_end(10, None)
+    assert epochs == drawn
