@@ -54,11 +54,14 @@ def test_images_of_another_size_are_refused():
 
 @pytest.mark.slow
 def test_cas_of_real_images_matches_the_known_figure(fashion_mnist, fashion_mnist_test):
-    """Within what another machine's arithmetic may change."""
+    """Of 12,000 training images: what moves it also moves cas.REAL_ACCURACY, that of all 60,000.
+
+    Within what another machine's arithmetic may change.
+    """
     score = cas.classification_accuracy_score(
-        fashion_mnist.images,
-        fashion_mnist.labels,
+        fashion_mnist.images[:12_000],
+        fashion_mnist.labels[:12_000],
         fashion_mnist_test.images,
         fashion_mnist_test.labels,
     )
-    assert score.accuracy == pytest.approx(cas.REAL_ACCURACY, abs=0.01)
+    assert score.accuracy == pytest.approx(0.8812, abs=0.01)
