@@ -174,8 +174,9 @@ def pixels(path):
 @pytest.fixture
 def rehearse(tmp_path, fashion_mnist, monkeypatch, capsys):
     """Rehearses some recipes, with narrow networks and few steps; returns what is printed."""
-    widths = "--generator-widths 16 32 --discriminator-widths 32 32 --batch-size 3900".split()
-    narrow = {name: each._replace(words=(*each.words, *widths)) for name, each in RECIPES.items()}
+    small = ["--generator-widths", "16", "32", "--discriminator-widths", "32", "32"]
+    small += ["--batch-size", "3900"]
+    narrow = {name: each._replace(words=(*each.words, *small)) for name, each in RECIPES.items()}
     monkeypatch.setattr(recipes, "RECIPES", narrow)
     monkeypatch.setattr(recipes, "SECONDS", 0.5)
     flags = ["--fast", "--rounds", "1", "--workdir", str(tmp_path), "--recipes"]
