@@ -57,8 +57,9 @@ def losses(folder):
 
 @pytest.fixture(scope="module")
 def on_one(fashion_mnist, tmp_path_factory):
+    """On one of eight devices, so that the number in use is all that differs."""
     folder = tmp_path_factory.mktemp("one") / "run"
-    finish(start(folder))
+    finish(start(folder, "--devices", "1", devices=8))
     return losses(folder)
 
 
