@@ -74,16 +74,22 @@ class CapturedOutput(NamedTuple):
     screen: list[str]
 
 
-def save_steps(folder: Path) -> Saved:
-    """Train tiny networks for three epochs, each of which is saved."""
+def train_states() -> dict[int, Any]:
+    """Tiny networks after each of three epochs, by step."""
     data, gan = tiny.dataset(), GAN.from_config(tiny.CONFIG)
     state, states = None, dict[int, Any]()
+    for epoch in range(tiny.CONFIG.epochs):
+        state = train(gan, replace(tiny.CONFIG, epochs=epoch + 1), data, state=state)
+        states[int(state.step)] = jax.tree.map(np.array, state)
+    return states
+
+
+def save_steps(folder: Path, states: dict[int, Any]) -> Saved:
+    """Save states, by step, in a new folder."""
     folder.parent.mkdir(parents=True)
     with Checkpoints(folder) as checkpoints:
-        for epoch in range(tiny.CONFIG.epochs):
-            state = train(gan, replace(tiny.CONFIG, epochs=epoch + 1), data, state=state)
-            states[int(state.step)] = jax.tree.map(np.array, state)
-            checkpoints.save(int(state.step), state)
+        for step, state in states.items():
+            checkpoints.save(step, state)
     return Saved(folder, states, *list(states)[-2:])
 
 

@@ -80,7 +80,8 @@ def tries(flags: Flags, work: Path) -> Iterator[tuple[Part, Iterator[Try], int |
     from experiments.proofs.fault_runs import N_LIMITS, Runs
 
     runs = cache(lambda: Runs(work, flags.epochs, flags.data_dir))
-    saved = cache(lambda: damages.save_steps(work / "saved" / "checkpoints"))
+    steps = work / "saved" / "checkpoints"
+    saved = cache(lambda: damages.save_steps(steps, damages.train_states()))
     totals = {"kill": flags.kills, "flip": flags.flips, "disk": N_LIMITS}
     cases: dict[str, Callable[..., Iterator[damages.Damage]]] = {
         "flip": partial(damages.flips, n=flags.flips),

@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -16,10 +17,23 @@ from experiments.proofs.fault_runs import Runs
 from experiments.proofs.fault_tries import Try
 
 
+def few_arrays(step):
+    """What a state has of each kind: all arrays are saved and checked alike."""
+    rng = np.random.default_rng(step)
+    params = {"kernel": rng.normal(size=(50, 80)), "bias": rng.normal(size=80)}
+    net = {"params": params, "mu": params, "batch_stats": {"mean": rng.normal(size=80)}}
+    arrays = jax.tree.map(np.float32, {"gen": net, "disc": {"params": params}})
+    return arrays | {"step": np.array(step, np.int32)}
+
+
+def save_steps(folder):
+    """Three steps."""
+    return damages.save_steps(folder, {step: few_arrays(step) for step in (6, 12, 18)})
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """Three saved steps of tiny networks."""
-    return damages.save_steps(tmp_path_factory.mktemp("saved") / "run" / "checkpoints")
+    return save_steps(tmp_path_factory.mktemp("saved") / "run" / "checkpoints")
 
 
 @pytest.fixture
@@ -48,7 +62,7 @@ def test_flipped_bit_is_silently_wrong_without_checksums(tmp_path, rng, monkeypa
         return {"dtype": array.dtype.name, "shape": list(array.shape), "crc32": 0}
 
     monkeypatch.setattr("cgan_jax.runs.checkpoint._describe", describe)
-    saved = damages.save_steps(tmp_path / "saved" / "checkpoints")
+    saved = save_steps(tmp_path / "saved" / "checkpoints")
     arrays = [d for d in damages.flips(saved, rng, 300) if "/state/ocdbt.process_0/d/" in d.what]
     tries = []  # until one is wrong, as about every fourth is; the others are in parts not read
     for one in damages.try_damages(saved, arrays, tmp_path):
@@ -143,9 +157,15 @@ def test_damaged_checkpoints(saved, tmp_path, rng):
         damages.truncations(saved, rng),
         damages.deletions(saved, rng),
         damages.foreign_files(saved, rng),
-        damages.total_losses(saved, rng),
     ):
         assert not_survived(damages.try_damages(saved, kind, tmp_path)) == []
+
+
+@pytest.mark.slow
+def test_all_checkpoints_of_a_training_damaged(tmp_path, rng):
+    trained = damages.save_steps(tmp_path / "saved" / "checkpoints", damages.train_states())
+    losses = damages.total_losses(trained, rng)
+    assert not_survived(damages.try_damages(trained, losses, tmp_path)) == []
 
 
 def test_existing_workdir_is_refused(tmp_path):

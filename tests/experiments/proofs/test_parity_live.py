@@ -32,17 +32,23 @@ def broken(rows: Iterable[Row]) -> list[str]:
     return [row.what for row in rows if not row.ok]
 
 
-def test_200_steps_in_float64(fashion_mnist: Dataset) -> None:
-    steps = list(parity_runs.compare_steps(REPORT, fashion_mnist, 200, dtype="float64"))
-    assert len(steps) == 200
-    assert broken(parity.worst(steps, FLOAT64, 200, "float64")) == []
+def test_steps_in_float64(fashion_mnist: Dataset) -> None:
+    """An eighth of the table's 200 steps, within a hundredth of its bounds.
+
+    So what grows as the square of the steps, or slower, and breaks a bound of the table is found.
+    """
+    steps = list(parity_runs.compare_steps(REPORT, fashion_mnist, 25, dtype="float64"))
+    assert len(steps) == 25
+    tighter = {what: bound / 100 for what, bound in FLOAT64.items()}
+    assert broken(parity.worst(steps, tighter, 25, "float64")) == []
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_20_steps_in_float32(fashion_mnist: Dataset, seed: int) -> None:
-    steps = list(parity_runs.compare_steps(REPORT, fashion_mnist, 20, dtype="float32", seed=seed))
-    assert len(steps) == 20
-    rows = list(parity.median(steps, 20))
+def test_steps_in_float32(fashion_mnist: Dataset, seed: int) -> None:
+    """Each starts from PyTorch's state, so that they need not be many."""
+    steps = list(parity_runs.compare_steps(REPORT, fashion_mnist, 8, dtype="float32", seed=seed))
+    assert len(steps) == 8
+    rows = list(parity.median(steps, 8))
     assert {row.what for row in rows} >= set(FLOAT32)
     assert broken(rows) == []
 
@@ -92,6 +98,7 @@ def test_biases_before_a_batch_norm_have_no_influence(fashion_mnist: Dataset) ->
 def test_trained_weights_give_the_same_images_on_both_sides(
     fashion_mnist: Dataset, whose: str
 ) -> None:
-    """After an epoch, on the largest pixel difference of the tanh output."""
+    """After 150 batches, on the largest pixel difference of the tanh output."""
     compare = getattr(parity_runs, f"compare_images_of_{whose}")
-    assert broken(parity.worst([compare(REPORT, fashion_mnist)], OUTPUTS, 938, "float32")) == []
+    gaps = compare(REPORT, fashion_mnist, 150)
+    assert broken(parity.worst([gaps], OUTPUTS, 150, "float32")) == []
