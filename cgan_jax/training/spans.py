@@ -210,6 +210,7 @@ class Spans:
             self._compiling = None
         with self._context():
             state, losses = self._jitted.steps(**self._arguments(state, self._shuffled, span))
+        losses = jax.device_get(losses)  # both in one transfer
         return state, span, np.stack(losses, axis=-1)[..., : span.n_steps, :]
 
     def _in_order(self, key: jax.Array, span: Span) -> Batch:
