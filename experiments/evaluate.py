@@ -123,7 +123,7 @@ def main() -> None:
     ]
     out = flags.out if len(runs) > 1 and len(groups) == 1 else None
     for source, candidates in groups:
-        data = source.load(candidates[0].run)
+        data = source.load(*sources[source])
         evaluations = evaluate(data, candidates, protocol, inception, flags)
         summarize(candidates, evaluations, out)
     folders = [flags.folder(each.run, each.best) for _, group in groups for each in group]

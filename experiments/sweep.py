@@ -202,7 +202,7 @@ def main() -> None:
         dataset,
         flags.workdir,
         command=command,
-        data=flags.identity(parts, before),
+        data=flags.identity(parts),  # members that are there keep theirs
         sample_every=flags.sample_every,
         checkpoint_every=flags.checkpoint_every,
         member_commands={} if flags.plain else train_commands(flags, configs, parts),

@@ -103,8 +103,8 @@ def native_size(sizes: Collection[tuple[int, int]], name: str) -> tuple[int, int
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """Height and width of an image in its EXIF orientation."""
-    # A PNG file without EXIF data would be decoded to look for them at its end.
-    has_exif = image.format != "PNG" or "exif" in image.info
+    # A PNG file without EXIF data before its pixels would be decoded to look for them at its end.
+    has_exif = image.format != "PNG" or {"exif", "Raw profile type exif"} & image.info.keys()
     is_turned = has_exif and image.getexif().get(ExifTags.Base.Orientation, 1) > 4
     return (image.width, image.height) if is_turned else (image.height, image.width)
 

@@ -34,8 +34,8 @@ class Dataset:
         class_names: one name per class, at least one, of one line each; a label is its index.
         name: the name of the data set, such as "fashion_mnist".
         source: one line that says where the arrays were read from.
-        background: what transparent pixels of the pictures became; None if there were none, or for
-            arrays.
+        background: what transparent pixels of the pictures become; None if none are transparent
+            and none was asked for, or for arrays.
 
     Raises:
         DataError: an array has another shape, dtype or range, or a name is not valid Unicode.

@@ -74,9 +74,11 @@ def load(folder: Path, split: str, mark: str, options: Options) -> Pictures | No
         entry = _entry(folder, split)
         with open(entry, "rb") as file, np.load(file, allow_pickle=False) as saved:
             about = json.loads(str(saved["about"]))
+            if about["mark"] != mark:  # or of an earlier format
+                return None
             wanted = json.loads(json.dumps(options))  # with lists, as what was read
             pairs = zip(wanted, about["asked"], about["decided"], strict=True)
-            if about["mark"] != mark or any(want not in pair for want, *pair in pairs):
+            if any(want not in pair for want, *pair in pairs):
                 return None
             images = _read_images(saved.zip)
             labels = saved["labels"].tolist()

@@ -32,7 +32,8 @@ def quick_measures(
     Args:
         training: the training split, of at least two images.
         reference: a classifier for data other than Fashion-MNIST, which has its own; see
-            `train_reference`. Its validation images are what features are compared with.
+            `train_reference`. Its validation images are what features are compared with;
+            without them only `pixel_fd` is computed.
 
     Returns:
         a function of fakes, uint8 `[N, H, W, C]`, and their requested classes, integers `[N]`,
@@ -68,7 +69,8 @@ def quick_measures(
             "fcd": frechet_distance(real_features, features),
         }
         if len(neighbours) > NEIGHBOUR:
-            as_many = features[: len(neighbours)]
+            drawn = np.random.default_rng(0).permutation(len(features))[: len(neighbours)]
+            as_many = features[np.sort(drawn)]  # of whatever classes, in whatever order
             figures["coverage"] = manifold_measures(neighbours, as_many, k=NEIGHBOUR).coverage
         return figures | pixel_measures(images, labels)
 

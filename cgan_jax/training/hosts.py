@@ -13,6 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from cgan_jax.checks import one_line
+from cgan_jax.device_errors import explain
 from cgan_jax.errors import CGANError, RunError
 from cgan_jax.training.gan import GANState
 
@@ -94,6 +95,7 @@ def report_failure() -> Iterator[None]:
         raise
     except jax.errors.JaxRuntimeError as error:
         raise RunError(
-            f"another process does not answer: {one_line(error)}\n"
+            explain(error)  # of this process's own device
+            or f"another process does not answer: {one_line(error)}\n"
             "Earlier checkpoints stay. See its own message, and start all processes again."
         ) from error

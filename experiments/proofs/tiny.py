@@ -19,8 +19,8 @@ CONFIG = TrainConfig(
         n_classes=3,
         latent_dim=5,
         img_size=4,
-        generator_widths=(8, 16),  # the second has a BatchNorm
-        discriminator_widths=(16, 16),  # the second drops out
+        generator_widths=(8, 16, 16),
+        discriminator_widths=(16, 16, 16),
     ),
 )
 # Sizes of each kind of model: networks of a few channels.

@@ -119,12 +119,12 @@ class DataFlags:
             return whole
         try:
             config.for_data(whole)
+            return whole
         except ConfigError as error:
             reason = str(error).splitlines()[0]
-            logging.getLogger("cgan_jax").info("%s: %s: reading squares", whole.name, reason)
-            del whole
-            return self._of_size(min(height, width)).load()
-        return whole
+        logging.getLogger("cgan_jax").info("%s: %s: reading squares", whole.name, reason)
+        del whole  # not while the error holds it too
+        return self._of_size(min(height, width)).load()
 
     def parts(
         self, seed: int, run: RunFolder | None = None, config: TrainConfig | None = None

@@ -47,30 +47,29 @@ class Source:
         flags: which data.
         seed: of the run, for what is held out; 0 where nothing is.
         sha256: of the run's training images; None if it need not be compared.
-        test_sha256: of its test images, likewise.
     """
 
     flags: DataFlags
     seed: int = 0
     sha256: str | None = None
-    test_sha256: str | None = None
 
-    def load(self, run: RunFolder) -> EvalData:
-        """The images of a run of this source.
+    def load(self, *runs: RunFolder) -> EvalData:
+        """The images of runs of this source.
 
         Raises:
             ConfigError, DataError: they cannot be loaded.
             RunError: they are not those that the run was trained on, or recorded to be tested on.
         """
-        training, held_out, share = self.flags.parts(self.seed, run)
-        record = run.data or {}
+        training, held_out, share = self.flags.parts(self.seed, runs[0])
         if self.sha256:
-            _check_same(run, "was trained on other images", record, training, "to train on")
+            was_trained = "was trained on other images"
+            _check_same(runs[0], was_trained, runs[0].data or {}, training, "to train on")
         test, about = held_out, f"held out of training (--holdout {share:g})"
         if test is None:
             test, about = self.flags.load_test(training), ""
-        if self.test_sha256:
-            _check_same(run, "recorded other test images", record["test"], test, "to test on")
+        for run in runs:
+            if self.sha256 and (record := (run.data or {}).get("test")):  # not of older runs
+                _check_same(run, "recorded other test images", record, test, "to test on")
         if test is not None:
             if self.flags.data != KNOWN and (n_copies := count_copies(test, training)):
                 about += f"{', ' * bool(about)}{n_copies:,} of them copies of training images"
@@ -126,10 +125,9 @@ def source_of(run: RunFolder, data: str | None = None, data_dir: Path | None = N
             "Name the data with --data: a folder, an .npz file, or a name in TFDS."
         )
     is_seeded = own.holdout_seed is None and (own.holdout or not saved)
-    record = run.data or {}
-    hashes = record.get("sha256"), record.get("test", {}).get("sha256")
+    sha256 = (run.data or {}).get("sha256")
     own = replace(own, data_dir=None if is_path(own.data) else data_dir or own.data_dir)
-    return Source(own, run.config.seed if is_seeded else 0, *hashes)
+    return Source(own, run.config.seed if is_seeded else 0, sha256)
 
 
 def _shaped_as(run: RunFolder, data: str) -> DataFlags:

@@ -84,20 +84,21 @@ def run(
     first = _first_state(gan, config, dataset, data, workdir, resume, init_from)
     with contextlib.ExitStack() as stack:
         folder = _open(stack, config, dataset, data, workdir, output, resume, mesh)
-        is_finished = folder.steps_done() >= last_step
-        # Before it listens, since Ctrl-C is to end this at once.
-        measure = _quick_measures(dataset) if output.eval_every and not is_finished else None
-        stack.enter_context(stop.listening())
         checkpoints = stack.enter_context(Checkpoints(folder.checkpoints))
         if first:
             _keep_first_state(folder, checkpoints, *first)
         del first  # read back below; its arrays would stay on the device
         state = newest_state(gan, checkpoints)
         step = int(state.step) if state else 0
+        if step < last_step:
+            keep_command(command, folder.command)
+        # Before it listens, since Ctrl-C is to end this at once; and after the first word from the
+        # other processes, which wait longer then.
+        measure = _quick_measures(dataset) if output.eval_every and step < last_step else None
+        stack.enter_context(stop.listening())
         print(_first_line(workdir, config, step, last_step, mesh))
         if step >= last_step:
             return
-        keep_command(command, folder.command)
         draw_real_images(dataset, folder.path / "real.png")
         began = time.perf_counter()
         callbacks = _callbacks(gan, folder, dataset, output, measure)
@@ -301,6 +302,7 @@ def describe(
     *,
     data: Mapping[str, Any] | None = None,
     resume: bool = True,
+    n_devices: int | None = None,
     init_from: Path | None = None,
 ) -> None:
     """Print what `run` would do, how long and in how much memory; train and write nothing."""
@@ -317,7 +319,8 @@ def describe(
         left -= min(total, RunFolder.open(workdir).steps_done())
         steps = f"{left:,} of the {steps}"
     timer = PaceTimer()
-    train(gan, config, dataset, callbacks=[timer], should_stop=timer.is_done)
+    mesh = _mesh(config, n_devices)
+    train(gan, config, dataset, callbacks=[timer], should_stop=timer.is_done, mesh=mesh)
     print(f"{'generator':<28} {_size(shapes.gen.params):,} parameters")
     print(f"{'discriminator':<28} {_size(shapes.disc.params):,} parameters")
     print(f"{'data':<28} {len(dataset):,} images from {dataset.source}")
@@ -327,10 +330,11 @@ def describe(
     if first:
         print(first[1])
     print(f"{'run folder':<28} {workdir}")
-    print(f"{'device':<28} {device()}")
     precision, keys = config.matmul_precision, run_keys(config.seed)
-    spans = Spans(gan, dataset, config.batch_size, keys, matmul_precision=precision)
-    print(f"{'memory':<28} {spans.memory() / 2**20:,.0f} MiB on the device, as XLA counts it")
+    print(f"{'device':<28} {device(mesh.size if mesh else 1)}")
+    spans = Spans(gan, dataset, config.batch_size, keys, mesh=mesh, matmul_precision=precision)
+    each = "each" if mesh else "the"
+    print(f"{'memory':<28} {spans.memory() / 2**20:,.0f} MiB on {each} device, as XLA counts it")
     print(
         f"{'expected time':<28} {duration(left / timer.steps_per_second())} for {steps} "
         f"({timer.steps_per_second():.0f} a second, measured just now)"

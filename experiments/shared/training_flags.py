@@ -194,6 +194,7 @@ class Job(Generic[Own]):
                 workdir,
                 data=data,
                 resume=self.start.resume,
+                n_devices=self.device.devices,
                 init_from=self.weights.init_from,
             )
             return

@@ -181,8 +181,8 @@ MISTAKES = [
     Mistake(
         "data order the same every epoch",
         "training/steps.py",
-        "random.permutation(random.fold_in(key, epoch), len(data.labels))",
-        "random.permutation(key, len(data.labels))",
+        "random.permutation(random.fold_in(key, epoch), n_images)",
+        "random.permutation(key, n_images)",
         "training/test_steps.py::test_an_epoch_shows_every_image_once_in_an_order_of_its_own",
     ),
     Mistake(
