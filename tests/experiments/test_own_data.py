@@ -85,6 +85,10 @@ def test_a_folder_of_images_is_trained_and_other_images_are_refused(
     assert "The reference classifier recognises" in out
     (measured,) = read_measures(run.measures)
     assert list(measured) == ["epoch", "step", "gan_test", "fcd", "pixel_fd"]
+    shutil.rmtree(run.checkpoints)
+    run.measures.unlink()  # as after a kill before the last save, when all losses were written
+    invoke(train, "--workdir", "runs/photos")
+    assert read_measures(run.measures) == [measured]
     assert read_class_counts(run.class_counts, run.class_names) == [6, 6]
     assert run.nearest.exists()
     assert run.best.is_dir()
