@@ -16,8 +16,8 @@ from cgan_jax.runs.checkpoint import Checkpoints
 from cgan_jax.runs.folder import RunFolder
 from cgan_jax.runs.restore import restore_run
 from cgan_jax.runs.tables import read_losses
-from cgan_jax.training.callbacks import Callback
 from cgan_jax.training import spans
+from cgan_jax.training.callbacks import Callback
 from cgan_jax.training.gan import GAN
 from cgan_jax.training.loop import train
 from cgan_jax.training.sweep import Member, train_members
