@@ -4,6 +4,7 @@ import contextlib
 import zipfile
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -73,13 +74,15 @@ def load_npz(
     def crop(image: np.ndarray) -> Crop:
         return crops.center_crop(to_pillow(image), into)
 
-    with crops.strict_decoding():
-        stacked = stack.stack(crop, images, len(images), into, file.stem, on_progress)
-    stack.tell(stack.change_notices(file.stem, stacked.n_changed))
+    if images.shape[1:] != (*into.size, into.channels):
+        with crops.strict_decoding():
+            stacked = stack.stack(crop, images, len(images), into, file.stem, on_progress)
+        stack.tell(stack.change_notices(file.stem, stacked.n_changed))
+        images = stacked.images
     keep = None if split == "train" else train_labels
     source = f"the file {file}"
     about = names, file.stem, source, into.background
-    return stack.to_dataset(stacked.images, labels, *about, keep=keep)
+    return stack.to_dataset(images, labels, *about, keep=keep)
 
 
 def has_test_split(file: Path) -> bool:
@@ -118,7 +121,8 @@ def _read(file: Path, wanted: tuple[str, ...]) -> dict[str, np.ndarray]:
         with zipfile.ZipFile(file) as archive:  # a small file can unpack to any size
             stack.check_memory(str(file), (sum(i.file_size for i in archive.infolist()),))
         with np.load(file, allow_pickle=False) as saved:
-            arrays = {name: saved[name] for name in (*wanted, "class_names") if name in saved}
+            names = [name for name in (*wanted, "class_names") if name in saved]
+            arrays = {name: _array(saved, name) for name in names}
             found = one_line(", ".join(saved), 80)
     for name in wanted:
         if name not in arrays:
@@ -128,6 +132,15 @@ def _read(file: Path, wanted: tuple[str, ...]) -> dict[str, np.ndarray]:
                 "Save them with np.savez(file, images=..., labels=...)."
             )
     return arrays
+
+
+def _array(saved: Any, name: str) -> np.ndarray:
+    """An array of a file; one of uint8 as it can be trained on without a copy."""
+    try:
+        return stack.read_uint8(saved.zip, f"{name}.npy")
+    except (TypeError, ValueError):  # of other numbers, or with a header of another version
+        array: np.ndarray = saved[name]
+        return array
 
 
 def _read_errors(file: Path) -> contextlib.AbstractContextManager[None]:

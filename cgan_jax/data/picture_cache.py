@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import time
-import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,13 +21,12 @@ from cgan_jax.checks import one_line
 from cgan_jax.data.cache import default_directory
 from cgan_jax.data.crops import Options
 from cgan_jax.data.dataset import Fill
-from cgan_jax.data.stack import empty_images
+from cgan_jax.data.stack import read_uint8
 from cgan_jax.errors import CGANError
 from cgan_jax.files import atomic_write
 
 _FORMAT = 3
 _WORTH_SECONDS = 1.0  # that reading took
-_PIECE = 2**20  # bytes that are read at a time
 _log = logging.getLogger("cgan_jax")
 
 
@@ -80,7 +78,7 @@ def load(folder: Path, split: str, mark: str, options: Options) -> Pictures | No
             pairs = zip(wanted, about["asked"], about["decided"], strict=True)
             if any(want not in pair for want, *pair in pairs):
                 return None
-            images = _read_images(saved.zip)
+            images = read_uint8(saved.zip, "images.npy")
             labels = saved["labels"].tolist()
             pictures = Pictures(images, labels, about["notices"], about["background"])
         _log.info("%s: %s images from the cache %s", folder, f"{len(pictures.labels):,}", entry)
@@ -115,26 +113,6 @@ def store(folder: Path, split: str, mark: str, options: Options, pictures: Pictu
             )
     except (CGANError, OSError) as error:
         _log.info("cannot keep the images of %s: %s", folder, one_line(error, 120))
-
-
-def _read_images(archive: zipfile.ZipFile) -> np.ndarray:
-    """The images of an entry, in one piece of memory; the archive has a checksum of them.
-
-    Raises:
-        Exception: of many kinds, if the entry is broken.
-    """
-    with archive.open("images.npy") as file:
-        np.lib.format.read_magic(file)
-        shape, _, _ = np.lib.format.read_array_header_1_0(file)
-        images = empty_images(shape)
-        rest = images.reshape(-1).data
-        while len(rest):
-            piece = file.read(min(len(rest), _PIECE))
-            if not piece:
-                raise EOFError("the images are cut")
-            rest[: len(piece)] = piece
-            rest = rest[len(piece) :]
-    return images
 
 
 def _entry(folder: Path, split: str) -> Path:

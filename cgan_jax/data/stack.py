@@ -6,6 +6,7 @@ crops.py has what becomes of each picture.
 import logging
 import math
 import os
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ from cgan_jax.errors import DataError
 ProgressFn: TypeAlias = Callable[[int, int], object]  # of the pictures that are done, and of all
 _ALIGNMENT = 64  # bytes
 _AT_ONCE = 1024  # pictures that are passed to the threads
+_PIECE = 2**20  # bytes that are read at a time
 _PER_TASK = 8  # a task for each would cost as much as decoding a small picture
 _log = logging.getLogger("cgan_jax")
 T = TypeVar("T")
@@ -47,8 +49,8 @@ def check_memory(name: str, shape: tuple[int, ...]) -> None:
     size, memory = math.prod(shape), _memory()
     if 2 * size > memory:
         raise DataError(
-            f"{name}: {' x '.join(map(str, shape))} bytes are {size / 1e9:.1f} GB, and training "
-            f"needs twice that\nexpected less than this machine's {memory / 1e9:.1f} GB\n"
+            f"{name}: {' x '.join(map(str, shape))} bytes are {size / 1e9:.1f} GB\n"
+            f"expected at most half of this machine's {memory / 1e9:.1f} GB\n"
             "Choose a smaller --img-size (img_size=), or use fewer images."
         )
 
@@ -58,6 +60,29 @@ def empty_images(shape: tuple[int, ...]) -> np.ndarray:
     memory = np.empty(math.prod(shape) + _ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % _ALIGNMENT
     return memory[start : start + math.prod(shape)].reshape(shape)
+
+
+def read_uint8(archive: zipfile.ZipFile, member: str) -> np.ndarray:
+    """A uint8 array of an .npz file in memory as of `empty_images`; the archive has its checksum.
+
+    Raises:
+        TypeError: its numbers are of another type, or in Fortran's order.
+        Exception: of many kinds, if the archive is broken.
+    """
+    with archive.open(member) as file:
+        np.lib.format.read_magic(file)
+        shape, in_fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+        if in_fortran_order or dtype != np.uint8:
+            raise TypeError(f"{member} is {dtype}")
+        array = empty_images(shape)
+        rest = array.reshape(-1).data
+        while len(rest):
+            piece = file.read(min(len(rest), _PIECE))
+            if not piece:
+                raise EOFError(f"{member} is cut")
+            rest[: len(piece)] = piece
+            rest = rest[len(piece) :]
+    return array
 
 
 def parallel(
