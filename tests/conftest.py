@@ -6,6 +6,7 @@ The real data are read through `load`, from whichever source this machine has.
 import os
 from importlib.util import find_spec
 
+import numpy as np
 import pytest
 
 from cgan_jax.config import TrainConfig
@@ -35,6 +36,13 @@ def pytest_configure(config):
     programs = config.cache.mkdir("programs")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(programs))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+
+@pytest.fixture(autouse=True)
+def same_draws(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module's RNG starts anew for each test, so that its draws depend on no other test."""
+    if hasattr(request.module, "RNG"):
+        monkeypatch.setattr(request.module, "RNG", np.random.default_rng(0))
 
 
 @pytest.fixture(scope="session")
