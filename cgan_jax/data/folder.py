@@ -147,7 +147,7 @@ def _probe(file: str) -> Probe | str:
 def _decide(
     train: Listing, probes: list[Probe | str], options: Options, name: str
 ) -> tuple[PictureFormat, list[str]]:
-    """How pictures become arrays, and what users are told of it."""
+    """How pictures become arrays, and the notices about it."""
     rows = [(f, p) for f, p in zip(train.files, probes, strict=True) if isinstance(p, Probe)]
     if not rows:
         _check_unreadable(train, {i: str(p) for i, p in enumerate(probes)}, name, skip=False)

@@ -119,7 +119,7 @@ def read_file(path: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _check_header(path: Path, start: bytes, shape: tuple[int, ...]) -> None:
-    """Compare the bytes that a file starts with, as many as an idx header has."""
+    """Compare a file's first bytes with an idx header."""
     magic, expected = header(shape)[:4], f"unsigned bytes of shape {list(shape)}"
     if start[:4] != magic:
         raise DataError(

@@ -71,14 +71,8 @@ def load_npz(
         names = tuple(str(int(value)) for value in values)
         train_labels, labels = (np.searchsorted(values, each) for each in (train_labels, labels))
 
-    def crop(image: np.ndarray) -> Crop:
-        return crops.center_crop(to_pillow(image), into)
-
     if images.shape[1:] != (*into.size, into.channels):
-        with crops.strict_decoding():
-            stacked = stack.stack(crop, images, len(images), into, file.stem, on_progress)
-        stack.tell(stack.change_notices(file.stem, stacked.n_changed))
-        images = stacked.images
+        images = _crop(images, into, file.stem, on_progress)
     keep = None if split == "train" else train_labels
     source = f"the file {file}"
     about = names, file.stem, source, into.background
@@ -113,6 +107,20 @@ def _decide(images: np.ndarray, options: Options, file: Path) -> PictureFormat:
     background, notices = backgrounds.choose(options.background, sample, file.stem)
     stack.tell(notices)
     return PictureFormat(size, channels, background)
+
+
+def _crop(
+    images: np.ndarray, into: PictureFormat, name: str, on_progress: ProgressFn | None
+) -> np.ndarray:
+    """The images in another format."""
+
+    def crop(image: np.ndarray) -> Crop:
+        return crops.center_crop(to_pillow(image), into)
+
+    with crops.strict_decoding():
+        stacked = stack.stack(crop, images, len(images), into, name, on_progress)
+    stack.tell(stack.change_notices(name, stacked.n_changed))
+    return stacked.images
 
 
 def _read(file: Path, wanted: tuple[str, ...]) -> dict[str, np.ndarray]:

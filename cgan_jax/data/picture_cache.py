@@ -31,7 +31,7 @@ _log = logging.getLogger("cgan_jax")
 
 
 class Pictures(NamedTuple):
-    """Images uint8 `[N, H, W, C]`, their labels, what users are told of them, their background."""
+    """Images uint8 `[N, H, W, C]`, their labels, the notices about them, their background."""
 
     images: np.ndarray
     labels: list[int]

@@ -199,7 +199,7 @@ def to_dataset(
 
 
 def change_notices(name: str, n_changed: int) -> list[str]:
-    """What users are told of cropped images, if there are some."""
+    """The notices about cropped images, if there are any."""
     if not n_changed:
         return []
     return [f"{name}: cropped {plural(n_changed, 'image')} to the centre, or resized"]

@@ -84,13 +84,7 @@ def fit(
     variables = jax.jit(partial(module.init, train=False))(init_key, example)
     per_epoch = len(rows) // recipe.batch_size
     total = per_epoch * recipe.epochs
-    schedule = optax.cosine_onecycle_schedule(total, recipe.peak_lr)
-    state = _State.create(
-        apply_fn=module.apply,
-        params=variables["params"],
-        tx=optax.adamw(schedule, weight_decay=recipe.weight_decay),
-        batch_stats=variables.get("batch_stats", {}),
-    )
+    state = _fresh_state(module, variables, recipe, total)
     step = jax.jit(partial(_step, recipe, step_key), donate_argnums=0)
     for epoch in range(recipe.epochs):
         order = np.random.default_rng([seed, epoch]).permutation(rows)
@@ -105,6 +99,16 @@ def fit(
 
 class _State(TrainState):
     batch_stats: Any
+
+
+def _fresh_state(module: nn.Module, variables: Any, recipe: Recipe, n_steps: int) -> _State:
+    schedule = optax.cosine_onecycle_schedule(n_steps, recipe.peak_lr)
+    return _State.create(
+        apply_fn=module.apply,
+        params=variables["params"],
+        tx=optax.adamw(schedule, weight_decay=recipe.weight_decay),
+        batch_stats=variables.get("batch_stats", {}),
+    )
 
 
 def _step(

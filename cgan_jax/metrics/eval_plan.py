@@ -219,7 +219,7 @@ def _scaled(counts: np.ndarray, n: int) -> np.ndarray:
 
 
 def _in_turns(counts: np.ndarray) -> np.ndarray:
-    """Labels, int32: the classes in turn, until each has as many as its count."""
+    """Labels, int32: the classes in turn, until each has come `counts` times."""
     labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
     turns = np.concatenate([np.arange(n) for n in counts])
     return labels[np.lexsort((labels, turns))]

@@ -188,8 +188,8 @@ class Evaluator:
     def evaluate(self, generator: TrainedGenerator) -> Evaluation:
         """Measure a generator.
 
-        The fakes are uint8, like the real images, with equally many of each class, or as many as
-        there are test images of it; fake i of a seed is image i of `generator.generate`.
+        The fakes are uint8, like the real images, with equally many of each class, or with
+        the classes of the test images; fake i of a seed is image i of `generator.generate`.
 
         Args:
             generator: of the real images' classes and shape.

@@ -18,7 +18,7 @@ from cgan_jax.checks import one_line
 from cgan_jax.config import TrainConfig, leaves
 from cgan_jax.data.dataset import count_words
 from cgan_jax.errors import RunError
-from cgan_jax.files import atomic_write
+from cgan_jax.files import write_text
 from cgan_jax.metrics.measures import describe, find_declines
 from cgan_jax.model_config import kind_of
 from cgan_jax.pictures.grids import MOST_CLASSES, rows_for
@@ -66,8 +66,7 @@ def write_page(run_dir: str | os.PathLike[str]) -> Path:
     templates.filters["describe"] = describe
     page = templates.get_template("page.html").render(_contents(run))
     path = run.path / "report.html"
-    with atomic_write(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_text(path, page)
     return path
 
 

@@ -17,7 +17,7 @@ from cgan_jax.checks import as_path, errors_as, short_repr
 from cgan_jax.config import TrainConfig, differences, from_dict, to_dict
 from cgan_jax.environment import changes, environment
 from cgan_jax.errors import ConfigError, RunError
-from cgan_jax.files import atomic_write, write_errors
+from cgan_jax.files import write_errors, write_json
 from cgan_jax.runs.lock import LOCK_FILES
 
 FORMAT = 1
@@ -271,8 +271,7 @@ class RunFolder:
             "environment": self.environment,
             "data": self.data,
         }
-        with atomic_write(self.path / "config.json") as file:
-            file.write_text(json.dumps(saved, indent=2) + "\n", encoding="utf-8")
+        write_json(self.path / "config.json", saved)
 
 
 def run_and_checkpoints(path: str | os.PathLike[str]) -> tuple[RunFolder, Path]:

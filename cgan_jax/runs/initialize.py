@@ -18,7 +18,7 @@ import optax
 from cgan_jax.checks import as_path, errors_as, normalize_name, plural, size_text
 from cgan_jax.config import BaseModelConfig, TrainConfig
 from cgan_jax.errors import ConfigError, RunError
-from cgan_jax.files import atomic_write
+from cgan_jax.files import write_json
 from cgan_jax.model_config import kind_of
 from cgan_jax.runs.checkpoint import Checkpoints
 from cgan_jax.runs.folder import RunFolder, run_and_checkpoints
@@ -71,8 +71,7 @@ class Loaded:
         Raises:
             RunError: it cannot be written.
         """
-        with atomic_write(run.init) as file:
-            file.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        write_json(run.init, asdict(self))
 
 
 def source_of(run: RunFolder) -> str | None:

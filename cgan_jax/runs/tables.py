@@ -10,7 +10,7 @@ import numpy as np
 
 from cgan_jax.checks import errors_as
 from cgan_jax.errors import RunError
-from cgan_jax.files import atomic_write, write_errors
+from cgan_jax.files import atomic_write, write_errors, write_text
 from cgan_jax.runs.folder import RunFolder
 
 LOSSES_HEADER = "epoch,batch,d_loss,g_loss"
@@ -58,8 +58,7 @@ def rewind_losses(path: Path, step: int, steps_per_epoch: int) -> None:
             raise ValueError("it has other columns")
     if len(rows) < step:
         _log.warning("%s lacks rows: it has %d of %d", path, len(rows), step)
-    with atomic_write(path) as file:
-        file.write_text("".join([LOSSES_HEADER + "\n", *rows]), encoding="utf-8")
+    write_text(path, "".join([LOSSES_HEADER + "\n", *rows]))
 
 
 def _step(row: str, steps_per_epoch: int) -> int:
@@ -97,8 +96,8 @@ def write_measures(path: Path, rows: Sequence[Row]) -> None:
     """Replace the rows of a `measures.csv`; a measure that a row lacks is NaN there."""
     names = list(dict.fromkeys(name for row in reversed(rows) for name in row))
     lines = [[f"{row.get(name, np.nan):.9g}" for name in names] for row in rows]
-    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.writelines(",".join(line) + "\n" for line in ([names, *lines] if rows else []))
+    table = [names, *lines] if rows else []
+    write_text(path, "".join(",".join(line) + "\n" for line in table))
 
 
 def write_class_counts(path: Path, class_names: Sequence[str], counts: Sequence[int]) -> None:

@@ -76,12 +76,10 @@ class JittedFns(NamedTuple):
 
     Attributes:
         init: maps a key to a fresh state.
-        shuffle: see `cgan_jax.training.steps.shuffle`.
         steps: see `cgan_jax.training.steps.train_steps`.
     """
 
     init: Callable[..., Any]
-    shuffle: Callable[..., Batch]
     steps: StepsFn
 
 
@@ -220,7 +218,7 @@ class Spans:
         elif self._is_cut:
             order_N = np.asarray(_epoch_order(key, span.epoch, len(self._data.labels)))
         else:
-            return self._jitted.shuffle(self._data, key, span.epoch)
+            return _shuffle(self._data, key, span.epoch)
         rows = order_N[self._rows(span)] if self._is_cut else order_N
         return _take(self._data, self.device_put(rows))
 
@@ -269,7 +267,7 @@ class Spans:
 
 def single_run(gan: GAN, mesh: Mesh | None = None) -> JittedFns:
     """The functions of a single run."""
-    return JittedFns(_init(gan), _shuffle, compiled_train_steps(fixed_trip_count(), mesh))
+    return JittedFns(_init(gan), compiled_train_steps(fixed_trip_count(), mesh))
 
 
 def fixed_trip_count() -> bool:

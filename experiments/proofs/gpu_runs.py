@@ -137,7 +137,7 @@ def exactness(job: Job) -> Outcome:
     folders = [job.folder / name / "run" for name in ("first", "second")]
     for folder in folders:
         words = [*job.size.settings, "--epochs", job.size.short_epochs]
-        alone = job._replace(folder=folder.parent)  # each compiles anew
+        alone = job._replace(folder=folder.parent)  # each compiles for itself
         command(alone, folder, *words, xla_flags=DETERMINISTIC)
     different = differences(*folders)
     rows = [Row("two runs: arrays and files that differ", len(different), at_most=0)]

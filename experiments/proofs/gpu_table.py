@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from cgan_jax.checks import errors_as
 from cgan_jax.errors import RunError
-from cgan_jax.files import atomic_write
+from cgan_jax.files import write_json
 
 HEADER = f"{'':<56} {'measured':>10} {'':<9} {'goal':<17} met"
 ANOTHER = "Name another file with --json."
@@ -92,6 +92,4 @@ def read(file: Path, *, tiny: bool) -> dict[str, Any]:
 
 def write(file: Path, parts: Mapping[str, Any], *, tiny: bool) -> None:
     """Write all parts."""
-    with atomic_write(file) as temporary:
-        text = json.dumps({"tiny": tiny, "parts": parts}, indent=2) + "\n"
-        temporary.write_text(text, encoding="utf-8")
+    write_json(file, {"tiny": tiny, "parts": parts})

@@ -92,20 +92,14 @@ def run(
         step = int(state.step) if state else 0
         if step < last_step:
             keep_command(command, folder.command)
-        # Before it listens, since Ctrl-C is to end this at once; and after the first word from the
-        # other processes, which wait longer then.
         measure = _quick_measures(dataset) if output.eval_every and step < last_step else None
         stack.enter_context(stop.listening())
         print(_first_line(workdir, config, step, last_step, mesh))
         if step >= last_step:
             return
-        draw_real_images(dataset, folder.path / "real.png")
-        began = time.perf_counter()
-        callbacks = _callbacks(gan, folder, dataset, output, measure)
-        state = _train(gan, folder, dataset, output, state, checkpoints, callbacks, stop, mesh)
-        seconds = time.perf_counter() - began
+        state, took = _train(gan, folder, dataset, output, measure, state, checkpoints, stop, mesh)
         page = write_or_warn(folder.path)
-    print(_last_line(command, workdir, page, step, int(state.step), last_step, seconds))
+    print(_last_line(command, workdir, page, step, int(state.step), last_step, took))
     if int(state.step) < last_step and stop.caught:
         raise SystemExit(128 + stop.caught)
 
@@ -115,24 +109,27 @@ def _train(
     folder: RunFolder,
     dataset: Dataset,
     output: OutputFlags,
+    measure: Measure | None,
     state: GANState | None,
     checkpoints: Checkpoints,
-    callbacks: list[Callback],
     stop: StopSignals,
     mesh: Mesh | None,
-) -> GANState:
-    """Train in a folder that is open; see `cgan_jax.train`."""
-    return train(
+) -> tuple[GANState, float]:
+    """Train in a folder that is open, see `cgan_jax.train`; the last state, and the seconds."""
+    draw_real_images(dataset, folder.path / "real.png")
+    began = time.perf_counter()
+    state = train(
         gan,
         folder.config,
         dataset,
         state=state,
-        callbacks=callbacks,
+        callbacks=_callbacks(gan, folder, dataset, output, measure),
         checkpoints=checkpoints,
         checkpoint_every=output.checkpoint_every,
         should_stop=stop,
         mesh=mesh,
     )
+    return state, time.perf_counter() - began
 
 
 def _follow(
@@ -224,7 +221,11 @@ def _keep_first_state(
 
 
 def _quick_measures(dataset: Dataset) -> Measure:
-    """What --eval-every measures; of a user's own data, with a reference classifier of them."""
+    """What --eval-every measures; of a user's own data, with a reference classifier of them.
+
+    To be called before signals are caught, since Ctrl-C is to end it at once; and after the first
+    word from other processes, which wait longer then.
+    """
     from cgan_jax.metrics.quick import quick_measures
     from cgan_jax.metrics.reference import is_fashion_mnist
 

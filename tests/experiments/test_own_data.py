@@ -345,7 +345,7 @@ def test_pictures_of_one_size_keep_it_if_the_networks_can(tmp_path, caplog, size
 
 
 def test_other_test_images_than_a_run_recorded_are_refused(tmp_path):
-    """A test part's or those held out; an older run, without a record, goes on."""
+    """A test part's or those held out; an older run, without a record, is measured."""
     images = np.random.default_rng(0).integers(0, 256, (20, 4, 4, 1), np.uint8)
     arrays = {"images": images, "labels": np.arange(20) % 2}
     test = {"test_images": images[:6], "test_labels": np.arange(6) % 2}

@@ -5,7 +5,6 @@ That a balanced run resumes to the same bits is in test_train.py.
 
 from dataclasses import replace
 
-import jax
 import numpy as np
 import pytest
 from jax import random
@@ -15,7 +14,7 @@ from cgan_jax.training.balancing import balanced_order
 from cgan_jax.training.gan import GAN
 from cgan_jax.training.sharding import data_mesh
 from cgan_jax.training.spans import JittedFns, Spans
-from cgan_jax.training.steps import run_keys, shuffle
+from cgan_jax.training.steps import run_keys
 
 COUNTS = {0: 50, 1: 7, 2: 1, 4: 30}  # images of each class; the data have none of class 3
 LABELS = np.random.default_rng(0).permutation(np.repeat(list(COUNTS), list(COUNTS.values())))
@@ -82,7 +81,7 @@ def test_single_runs_devices_and_sweeps_take_that_order(
 ):
     config = replace(tiny_config, balance=balance, seed=5)
     record, gan = Recorder(), GAN.from_config(config)
-    fns, key = JittedFns(None, jax.jit(shuffle), record), run_keys(5).order
+    fns, key = JittedFns(None, record), run_keys(5).order
     monkeypatch.setattr("cgan_jax.training.spans.single_run", lambda *_: fns)
     monkeypatch.setattr(sweep, "_jitted", lambda *_: fns)
     expected = random.permutation(random.fold_in(key, 2), 22)
