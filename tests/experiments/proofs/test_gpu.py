@@ -1,7 +1,6 @@
-"""The GPU campaign without a GPU: its flags, its table and file, failures, and once all of it."""
+"""The GPU campaign without a GPU: its flags, its table and file, and failures."""
 
 import contextlib
-import json
 import math
 import os
 import signal
@@ -17,7 +16,7 @@ from cgan_jax.errors import ConfigError, RunError
 from experiments.proofs import gpu, gpu_job, gpu_table
 from experiments.proofs.gpu_table import Outcome, Row
 from experiments.proofs.processes import in_own_process, isolated, lead_group
-from tests.helpers import ROOT, command
+from tests.helpers import ROOT
 
 MACHINE = {"platform": "cpu", "device": "cpu"}
 GOOD = Row("speed", 2.0, "steps/s", at_least=1)
@@ -320,33 +319,3 @@ def test_the_wide_preset_is_measured_in_two_precisions():
     assert len(set(configs.values())) == len(configs) == 6
     for name in gpu_job.PRECISIONS:
         assert gpu_job.TINY.presets[name].model.precision == configs[name].model.precision
-
-
-@pytest.mark.slow
-@pytest.mark.torch
-def test_a_rehearsal_runs_every_part(tmp_path, fashion_mnist):
-    pytest.importorskip("torch")
-    file = tmp_path / "gpu.json"
-    words = ("--tiny", "--json", file, "--workdir", tmp_path / "runs")
-    done = command("proofs.gpu", *words, timeout=900)
-    assert done.returncode == 0, done.stdout + done.stderr
-    saved = json.loads(file.read_text())["parts"]
-    assert list(saved) == ["main", "speed", "sweep", "presets", "exactness", "samples"]
-    rows = {}
-    for part in saved.values():
-        assert part["failed"] is None
-        assert part["machine"]["platform"] in ("cpu", "gpu")
-        rows |= {row["what"]: row for row in part["rows"]}
-    assert all(what in done.stdout for what in rows)
-    exact = [row for row in rows.values() if "differ" in row["what"] or "float" in row["what"]]
-    assert len([row for row in exact if row["met"]]) == 2 + 13 + 1
-    assert (
-        rows["2 epochs after that"]["value"]
-        > rows["  in steps, without pictures and checkpoints"]["value"]
-        > 0
-    )
-    assert len(saved["main"]["details"]["first losses"]["ours"]) == 25
-    curves = np.loadtxt(tmp_path / "gpu_curves.csv", delimiter=",", skiprows=1)
-    assert curves.shape[1] == 5
-    assert np.isfinite(curves).all()
-    assert 0 < np.abs(curves[:, 1:3] - curves[:, 3:]).max() < 0.1  # two precisions
