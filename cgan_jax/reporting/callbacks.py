@@ -28,7 +28,7 @@ from cgan_jax.runs.tables import (
 from cgan_jax.sampling.latent_space import generate
 from cgan_jax.training.callbacks import Callback, EpochEnd, SpanEnd
 from cgan_jax.training.gan import GAN, GANState
-from cgan_jax.training.loop import is_finite
+from cgan_jax.training.spans import is_finite
 
 PLOTTING = 0.05  # the share of its time that a run may spend on plots of its losses
 

@@ -13,7 +13,7 @@ from cgan_jax.training.gan import GANState
 
 @dataclass(frozen=True)
 class SpanEnd:
-    """The end of a span: of consecutive steps within one epoch that the device took in one call.
+    """The end of a span: of consecutive steps within one epoch, for which the host waited once.
 
     Attributes:
         epoch: counted from 0.

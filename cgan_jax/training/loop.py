@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -24,7 +23,7 @@ from cgan_jax.errors import CGANError, ConfigError, DivergenceError
 from cgan_jax.training.callbacks import Callback, EpochEnd, RestorableStore, SpanEnd, Store
 from cgan_jax.training.gan import GAN, GANState, image_shape
 from cgan_jax.training.hosts import broadcast_int, broadcast_state, is_leader
-from cgan_jax.training.spans import Span, Spans, fixed_trip_count
+from cgan_jax.training.spans import Spans, Taken, fixed_trip_count
 from cgan_jax.training.steps import run_keys
 from cgan_jax.training.stop_signals import StopSignals
 
@@ -108,15 +107,15 @@ class Loop:
         callbacks: see `train`.
         checkpoints: see `train`.
         checkpoint_every: in epochs.
-        check: called with the losses of each span, the state after it, the step before it, and the
-            span; raises an error if training must stop.
+        check: called with what each span led to, and the number of steps before it; raises an error
+            if training must stop.
     """
 
     spans: Spans
     callbacks: Sequence[Callback]
     checkpoints: Store | None
     checkpoint_every: int
-    check: Callable[[np.ndarray, Any, int, Span], None]
+    check: Callable[[Taken, int], None]
 
     def run(self, state: Any, step: int, last_step: int, should_stop: Callable[[], bool]) -> Any:
         """Train from a state after `step` steps, None for a fresh one, and return the last state.
@@ -165,11 +164,12 @@ class Loop:
 
     def _take_span(self, n_steps: int) -> None:
         began = time.perf_counter()
-        state, span, losses = self.spans.run(self._state, self._step, n_steps)
+        taken = self.spans.run(self._state, self._step, n_steps)
         seconds = time.perf_counter() - began
         if is_leader():
-            self.check(losses, state, self._step, span)
-        self._state, self._step = state, self._step + span.n_steps
+            self.check(taken, self._step)
+        span, losses = taken.span, taken.losses
+        self._state, self._step = taken.state, self._step + span.n_steps
         self._epoch_losses.append(losses)
         program = span.last_batch, span.n_steps if fixed_trip_count() else 0
         compiled = program not in self._compiled
@@ -195,12 +195,13 @@ class Loop:
             getattr(callback, hook)(*arguments)
 
 
-def _check_finite(losses: np.ndarray, state: GANState, step: int, span: Span) -> None:
-    """Raises DivergenceError if the losses after `step`, or the networks, are not finite."""
+def _check_finite(taken: Taken, step: int) -> None:
+    """Raises DivergenceError if the losses after `step`, or the state, are not finite."""
+    losses, span = taken.losses, taken.span
     if not np.isfinite(losses).all():
         first = step + int(np.flatnonzero(~np.isfinite(losses).all(axis=1))[0])
         problem = f"the losses became NaN or infinite in step {first}"
-    elif not is_finite((state.gen, state.disc)):
+    elif not taken.finite:
         last = step + span.n_steps - 1
         problem = f"the parameters became NaN or infinite in steps {step} to {last}"
     else:
@@ -209,18 +210,6 @@ def _check_finite(losses: np.ndarray, state: GANState, step: int, span: Span) ->
         f"{problem} (epoch {span.epoch + 1}).\n"
         "Earlier checkpoints stay. Try a lower learning rate, or another seed."
     )
-
-
-def is_finite(tree: Any) -> bool:
-    """Whether no number of a tree is NaN or infinite."""
-    if jax.default_backend() == "cpu":  # NumPy is faster than compiling the check
-        return all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(tree))
-    return bool(_is_finite_on_device(tree))
-
-
-@jax.jit
-def _is_finite_on_device(tree: Any) -> jax.Array:
-    return jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
 def _span_length(steps_per_second: float, previous: int) -> int:

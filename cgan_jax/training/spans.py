@@ -1,4 +1,4 @@
-"""A run's steps on the device, span by span: steps within one epoch, all of one batch size.
+"""A run's steps on the device, span by span: consecutive steps within one epoch.
 
 The step itself is in steps.py; what happens between spans is in loop.py.
 """
@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -34,13 +35,13 @@ SHUFFLED_BYTES = 2**29  # of images, in shuffled copies
 
 @dataclass(frozen=True)
 class Span:
-    """The steps of one call.
+    """Consecutive steps within one epoch.
 
     Attributes:
         epoch: counted from 0.
         batch: the first step's position in its epoch, from 0.
         n_steps: number of steps.
-        last_batch: whether it is the epoch's last step, of fewer images.
+        last_batch: whether the last of them is the epoch's last, of fewer images.
     """
 
     epoch: int
@@ -50,7 +51,7 @@ class Span:
 
 
 def next_span(step: int, n_images: int, batch_size: int, at_most: int) -> Span:
-    """The span of at most `at_most` steps that begins after the first `step` steps of a run."""
+    """The span of at most `at_most` steps of one size, after the first `step` steps of a run."""
     epoch, batch = divmod(step, steps_per_epoch(n_images, batch_size))
     full_batches = n_images // batch_size
     if batch == full_batches:
@@ -69,6 +70,23 @@ class StepsFn(Protocol):
     def __call__(self, **arguments: Any) -> tuple[Any, Losses]: ...
 
     def lower(self, **arguments: Any) -> jax.stages.Lowered: ...
+
+
+class Taken(NamedTuple):
+    """What some steps led to.
+
+    Attributes:
+        state: the state after them, or that of each run.
+        span: the steps.
+        losses: d_loss and g_loss of each step, float32 `[span.n_steps, 2]`, or
+            `[runs, span.n_steps, 2]`.
+        finite: whether the state has no NaN or infinite number, for each run that of its own.
+    """
+
+    state: Any
+    span: Span
+    losses: np.ndarray
+    finite: Any
 
 
 class JittedFns(NamedTuple):
@@ -186,19 +204,31 @@ class Spans:
         with self._context():
             return self._jitted.steps.lower(**arguments)
 
-    def run(self, state: Any, step: int, at_most: int) -> tuple[Any, Span, np.ndarray]:
-        """Take the next steps.
+    def run(self, state: Any, step: int, at_most: int) -> Taken:
+        """Take the next steps, all in one epoch and one block of the data, and wait for them once.
 
         Args:
             state: the state after `step` steps; its buffers are donated.
             step: number of finished steps.
-            at_most: the largest number of steps to take.
-
-        Returns:
-            the new state, the span that led to it, and its losses, d_loss and g_loss, float32
-            `[span.n_steps, 2]`, or `[runs, span.n_steps, 2]` for several runs.
+            at_most: the largest number of steps to take, at least 1.
         """
-        span = self._next(step, at_most)
+        n_steps, parts = 0, list[tuple[int, Losses]]()
+        while n_steps < at_most:
+            span = self._next(step + n_steps, at_most - n_steps)
+            if parts and self._block != self._block_of(span):
+                break
+            state, losses = self._take(state, span)
+            parts.append((span.n_steps, losses))
+            n_steps += span.n_steps
+            last_batch = span.last_batch
+        finite = jax.tree.map(lambda _, own: is_finite(own), self._keys.init, state)
+        parts, finite = jax.device_get((parts, finite))  # all in one transfer
+        rows = [np.stack(losses, axis=-1)[..., :n, :] for n, losses in parts]
+        taken = Span(*divmod(step, self.per_epoch), n_steps, last_batch)
+        return Taken(state, taken, np.concatenate(rows, axis=-2), finite)
+
+    def _take(self, state: Any, span: Span) -> tuple[Any, Losses]:
+        """Dispatch the steps of a span in which all batches have one size."""
         if self._block != (block := self._block_of(span)):
             self._shuffled = None  # one copy at a time
             self._shuffled = jax.tree.map(lambda key: self._in_order(key, span), self._keys.order)
@@ -207,9 +237,7 @@ class Spans:
             self._compiling.join()
             self._compiling = None
         with self._context():
-            state, losses = self._jitted.steps(**self._arguments(state, self._shuffled, span))
-        losses = jax.device_get(losses)  # both in one transfer
-        return state, span, np.stack(losses, axis=-1)[..., : span.n_steps, :]
+            return self._jitted.steps(**self._arguments(state, self._shuffled, span))
 
     def _in_order(self, key: jax.Array, span: Span) -> Batch:
         """The data as an epoch takes them, or the span's block of them."""
@@ -263,6 +291,19 @@ class Spans:
     def _arguments(self, state: Any, shuffled: Any, span: Span) -> dict[str, Any]:
         varying = {"n_steps": span.n_steps, "last_batch": span.last_batch}
         return {"state": state, "shuffled": shuffled} | varying | self._step_kwargs
+
+
+def is_finite(tree: Any) -> bool | jax.Array:
+    """Whether no number of a tree is NaN or infinite; on a GPU the host does not wait for it."""
+    if jax.default_backend() == "cpu":  # NumPy is faster than compiling the check
+        return all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(tree))
+    finite: jax.Array = _is_finite_on_device(tree)
+    return finite
+
+
+@jax.jit
+def _is_finite_on_device(tree: Any) -> jax.Array:
+    return jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
 def single_run(gan: GAN, mesh: Mesh | None = None) -> JittedFns:

@@ -22,12 +22,12 @@ from cgan_jax.device_errors import device_errors
 from cgan_jax.errors import ConfigError, DivergenceError
 from cgan_jax.training.callbacks import Callback, EpochEnd, RestorableStore, SpanEnd
 from cgan_jax.training.gan import GAN, GANState
-from cgan_jax.training.loop import Loop, check_fit, is_finite
+from cgan_jax.training.loop import Loop, check_fit
 from cgan_jax.training.optimizers import adam_from_config
 from cgan_jax.training.spans import (
     JittedFns,
-    Span,
     Spans,
+    Taken,
     fixed_trip_count,
     jit_steps,
     single_run,
@@ -179,11 +179,12 @@ class _MemberDispatcher(Callback):
         step = jnp.int32(steps.pop())
         return tuple(saved.get(i, replace(state, step=step)) for i, state in enumerate(fresh))
 
-    def check(self, losses: np.ndarray, states: MemberStates, step: int, span: Span) -> None:
+    def check(self, taken: Taken, step: int) -> None:
         """Drops diverged members; raises DivergenceError if none is left."""
-        finite = np.isfinite(losses).all(axis=-1)
+        states, span = taken.state, taken.span
+        finite = np.isfinite(taken.losses).all(axis=-1)
         for i, member in list(self._live.items()):
-            if finite[i].all() and is_finite((states[i].gen.params, states[i].disc.params)):
+            if finite[i].all() and taken.finite[i]:
                 continue
             bad_step = step + (span.n_steps - 1 if finite[i].all() else int(finite[i].argmin()))
             del self._live[i]

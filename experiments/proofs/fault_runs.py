@@ -242,7 +242,7 @@ class Runs:
         yield "a sample grid", "epoch_", (plot + min(grids)) // 2, last, []
         # The second epoch's grid is one too many. Until then nothing larger is written.
         yield "events", "events", max(grids) * 3 // 2, last - 1, ["--checkpoint-every", "1000"]
-        # Orbax spreads a checkpoint over files as it likes, but the largest array is in one of them.
+        # Orbax spreads a checkpoint over files as it likes, but an array is in one of them.
         yield "a checkpoint", "checkpoint of step", max(grids) * 2, last, []
 
     def _rewind(self, folder: Path, epochs: int) -> None:

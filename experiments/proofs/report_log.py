@@ -78,8 +78,7 @@ def first_losses(n_seeds: int, dataset: Dataset) -> Array:
     for seed in range(n_seeds):
         keys = run_keys(seed)
         spans = Spans(gan, dataset, REPORT.batch_size, keys)
-        _, _, losses = spans.run(init(keys.init), 0, at_most=FIRST)
-        rows.append(losses)
+        rows.append(spans.run(init(keys.init), 0, at_most=FIRST).losses)
     return np.stack(rows).astype(float)
 
 

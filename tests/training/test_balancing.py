@@ -87,10 +87,10 @@ def test_single_runs_devices_and_sweeps_take_that_order(
     expected = random.permutation(random.fold_in(key, 2), 22)
     if balance:
         expected = balanced_order(unbalanced.labels, key, 2)
-    for spans in (
-        Spans(gan, unbalanced, 4, run_keys(5), balance=balance),
-        Spans(gan, unbalanced, 4, run_keys(5), balance=balance, mesh=data_mesh(1)),
-        sweep.member_spans([replace(config, seed=3), config], unbalanced),
+    for spans, state in (
+        (Spans(gan, unbalanced, 4, run_keys(5), balance=balance), None),
+        (Spans(gan, unbalanced, 4, run_keys(5), balance=balance, mesh=data_mesh(1)), None),
+        (sweep.member_spans([replace(config, seed=3), config], unbalanced), (None, None)),
     ):
-        spans.run(None, 12, 1)
+        spans.run(state, 12, 1)
         np.testing.assert_array_equal(record.order, expected)
