@@ -14,8 +14,9 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 from cgan_jax.checks import ImageSize, as_img_size, as_path, check_fields, one_line, short_repr
 from cgan_jax.device_errors import ExplainingFilter, explain
@@ -45,6 +46,8 @@ def parse(
     import tyro
 
     boxed, text = io.StringIO(), inspect.cleandoc(flags.__doc__ or "")
+    for kind in flags.__mro__[:-1]:
+        _join_lines_of_help(kind)
     try:
         with contextlib.redirect_stderr(boxed):
             parsed = tyro.cli(
@@ -61,6 +64,19 @@ def parse(
         raise
     _check(parsed, sys.argv[1:] if args is None else args)
     return expand_home(parsed)
+
+
+@cache
+def _join_lines_of_help(kind: type) -> None:
+    """Give each field's description to tyro as one line: it would keep the docstring's breaks."""
+    import docstring_parser
+    import tyro
+
+    for each in docstring_parser.parse_from_object(kind).params:
+        if "\n" in (text := each.description or ""):
+            words: Any = tyro.conf.arg(help=" ".join(text.split()))
+            old = kind.__annotations__[each.arg_name]
+            kind.__annotations__[each.arg_name] = Annotated[old, words]
 
 
 def expand_home(flags: Flags) -> Flags:

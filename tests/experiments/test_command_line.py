@@ -252,8 +252,9 @@ def test_dry_run_counts_the_steps_left_and_no_compilation(
 
 
 def test_help_names_every_flag_and_its_default():
-    done = command("--help", env={**os.environ, "COLUMNS": "100"})
+    done = command("--help", env={**os.environ, "COLUMNS": "300"})
     assert done.returncode == 0
+    assert "looked for, and fetched" in done.stdout  # a docstring of two lines
     for flag in (
         *(
             "--epochs",
