@@ -1,7 +1,7 @@
 """The main job: train the report's conditional GAN on Fashion-MNIST.
 
-    python -m experiments.fashion_cgan              # the report: 200 epochs
-    python -m experiments.fashion_cgan --epochs 1   # a first look
+    python -m experiments.fashion_cgan                                   # the report: 200 epochs
+    python -m experiments.fashion_cgan --epochs 1 --workdir runs/first   # a first look
 
 The same command resumes a run that was stopped. Training itself is in cgan_jax; for other data see
 train.py.
@@ -28,8 +28,8 @@ class Flags:
 
     Examples:
       python -m experiments.fashion_cgan                         the report: 200 epochs
-      python -m experiments.fashion_cgan --epochs 1              a first look
       python -m experiments.fashion_cgan --dry-run               what would be done, how long
+      python -m experiments.fashion_cgan --epochs 1 --workdir runs/first    a first look
       python -m experiments.fashion_cgan --loss hinge --lr 1e-4 --workdir runs/hinge
       python -m experiments.fashion_cgan --workdir runs/hinge    resume it, with its settings
     """

@@ -20,7 +20,7 @@ import tyro
 from PIL import Image
 
 import cgan_jax
-from cgan_jax.data import Dataset
+from cgan_jax.data import Dataset, load
 from cgan_jax.presets import PRESETS
 from cgan_jax.runs.checkpoint import Checkpoints
 from cgan_jax.runs.folder import RunFolder
@@ -229,6 +229,11 @@ def check_own_images(names):
     assert names["state"].step == 5 * 2
 
 
+def check_quality(names):
+    assert 0 <= names["means"]["gan_test"] < 0.5  # of an untrained generator
+    assert names["means"]["fcd"] > 1
+
+
 def check_callback(names):
     assert names["state"].step == 20
     assert not names["budget"].is_spent()
@@ -263,6 +268,7 @@ SECTIONS = {
     "Your own generator": check_generator,
     "Your own discriminator": check_discriminator,
     "Your own images": check_own_images,
+    "Measures of quality": check_quality,
     "Your own callback": check_callback,
     "An experiment tracker": check_tracker,
     "Your own loop": check_loop,
@@ -276,6 +282,8 @@ FAST = ["Train, stop, resume, sample", "Images of a trained run", "Your own loop
 def test_tutorial_examples_run(section, small_data, request, monkeypatch):
     if "runs/fashion_cgan" in section_of("docs/tutorial.md", section):
         request.getfixturevalue("report_run")
+    if section == "Measures of quality":  # the protocol needs all images
+        monkeypatch.setattr(cgan_jax, "load", load)
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
     SECTIONS[section](run_examples("docs/tutorial.md", section))
 
