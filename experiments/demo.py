@@ -18,7 +18,7 @@ from cgan_jax.checks import Range, errors_as, short_repr
 from cgan_jax.errors import CGANError, ConfigError
 from cgan_jax.runs.folder import RunFolder
 from cgan_jax.training.stop_signals import StopSignals
-from experiments.shared.choice import NEWEST, CheckpointFlags
+from experiments.shared.choice import NEWEST, Checkpoint
 from experiments.shared.command_line import parse, run
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Flags:
     host: str = "127.0.0.1"
     """The address of this machine to listen on. By default only this machine can connect; with
     0.0.0.0, so can everyone who can reach it."""
-    checkpoint: CheckpointFlags = NEWEST
+    checkpoint: Checkpoint = NEWEST
 
     def check(self) -> None:
         """Raises ConfigError for flags that do not go together."""

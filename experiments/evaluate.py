@@ -33,6 +33,7 @@ from experiments.shared.command_line import parse, run
 from experiments.shared.evaluation_data import EvalData, Source, source_of
 from experiments.shared.output import check_output
 from experiments.shared.page import write_or_warn
+from experiments.shared.reading import work_bar
 from experiments.shared.reference import own_reference
 
 if TYPE_CHECKING:
@@ -103,7 +104,12 @@ class Candidate(NamedTuple):
 def main() -> None:
     flags = parse(Flags, MODULE)
     flags.check()
-    runs = run_folders(flags.runs)
+    runs = runs_in(flags.runs)
+    if not runs:
+        raise RunError(
+            "there is no run to evaluate\nexpected at least one run folder\n"
+            "Name one, such as runs/fashion_cgan."
+        )
     folders = [flags.folder(each, best) for each in runs for best in (False, True)]
     for folder in [*folders, flags.out] if len(runs) > 1 else folders:
         check_output(folder / "evaluation.json", overwrite=True)
@@ -146,10 +152,12 @@ def evaluate(
     """Measure checkpoints of runs on one data set, and publish each."""
     from cgan_jax.metrics.eval_plan import plan_evaluation
     from cgan_jax.metrics.evaluation import Evaluator
+    from cgan_jax.metrics.reference import is_fashion_mnist
 
     training, test, about_test = data
-    plan = plan_evaluation(protocol, training, test, known=data.is_fashion_mnist)
-    reference = None if data.is_fashion_mnist else own_reference(training)
+    is_known = is_fashion_mnist(training)
+    plan = plan_evaluation(protocol, training, test, known=is_known)
+    reference = None if is_known else own_reference(training)
     n_images = plan.count_images(len(candidates), len(training), fid=inception is not None)
     evaluations = []
     with progress_bar(n_images) as on_progress:
@@ -182,31 +190,10 @@ def checkpoints(run_folder: RunFolder, flags: Flags) -> list[Candidate]:
     return candidates
 
 
-def run_folders(paths: Sequence[Path]) -> list[RunFolder]:
-    """The runs in run folders, or in folders of run folders.
-
-    Raises:
-        RunError: there is none.
-    """
-    runs = runs_in(paths)
-    if not runs:
-        raise RunError(
-            "there is no run to evaluate\nexpected at least one run folder\n"
-            "Name one, such as runs/fashion_cgan."
-        )
-    return runs
-
-
 @contextmanager
 def progress_bar(total: int) -> "Iterator[ProgressFn]":
     """A bar of the processed images, with the stage of the work."""
-    with tqdm(
-        total=total,
-        disable=not sys.stderr.isatty(),
-        bar_format="{percentage:3.0f}%|{bar:20}| {remaining} left  {desc}",
-        dynamic_ncols=True,
-        leave=False,
-    ) as bar:
+    with work_bar("{percentage:3.0f}%|{bar:20}| {remaining} left  {desc}", total=total) as bar:
 
         def on_progress(stage: str, n: int) -> None:
             bar.set_description_str(stage, refresh=n == 0)

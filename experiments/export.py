@@ -17,7 +17,7 @@ from cgan_jax.files import atomic_write
 from cgan_jax.model_config import BaseModelConfig, as_report_model
 from cgan_jax.runs.folder import RunFolder
 from cgan_jax.runs.restore import restore_run
-from experiments.shared.choice import NEWEST, CheckpointFlags
+from experiments.shared.choice import NEWEST, Checkpoint
 from experiments.shared.command_line import fail, parse, run
 from experiments.shared.output import check_output
 
@@ -60,7 +60,7 @@ class Flags:
     """Largest difference from JAX: images are in [-1, 1], a grey level is 8e-3."""
     overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Replace a file that exists."""
-    checkpoint: CheckpointFlags = NEWEST
+    checkpoint: Checkpoint = NEWEST
 
     def check(self) -> None:
         """Raises an error for what the library does not look at."""

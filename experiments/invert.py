@@ -18,7 +18,7 @@ from cgan_jax.data.crops import Background
 from cgan_jax.errors import ConfigError, DataError
 from cgan_jax.files import atomic_write
 from cgan_jax.runs.folder import RunFolder
-from experiments.shared.choice import NEWEST, CheckpointFlags, Words, class_ids
+from experiments.shared.choice import NEWEST, Checkpoint, Words, class_ids
 from experiments.shared.command_line import parse, run
 from experiments.shared.data_flags import saved_data_flags
 from experiments.shared.output import check_output
@@ -67,7 +67,7 @@ class Flags:
     Beside it a file that ends in .npz gets the latent points."""
     overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Replace files that exist."""
-    checkpoint: CheckpointFlags = NEWEST
+    checkpoint: Checkpoint = NEWEST
 
     def check(self) -> None:
         """Raises an error for what the library does not look at before the run is loaded."""

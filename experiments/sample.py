@@ -17,7 +17,7 @@ from cgan_jax.checks import Count, normalize_name, plural
 from cgan_jax.errors import ConfigError
 from cgan_jax.files import atomic_write, write_errors
 from cgan_jax.runs.folder import RunFolder
-from experiments.shared.choice import NEWEST, CheckpointFlags, Words, class_ids, square
+from experiments.shared.choice import NEWEST, Checkpoint, Words, class_ids, square
 from experiments.shared.command_line import parse, run
 from experiments.shared.output import check_output
 
@@ -64,7 +64,7 @@ class Flags:
     """Replace a file that exists."""
     truncation: float | None = None
     """Keep latent numbers within this of 0: more typical pictures, less variety. 0.5 is strong."""
-    checkpoint: CheckpointFlags = NEWEST
+    checkpoint: Checkpoint = NEWEST
 
     def check(self) -> None:
         """Raises an error for what the library does not look at."""

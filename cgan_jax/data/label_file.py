@@ -8,7 +8,7 @@ import io
 import json
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -56,7 +56,7 @@ def read(file: Path, pictures: Sequence[str]) -> dict[str, list[str]]:
             picture twice with different classes.
     """
     rows, class_names = _read_json(file) if file.name == JSON else (_read_csv(file), None)
-    resolve = _Resolver(file.parent, pictures)
+    resolve = _resolver(file.parent, pictures)
     if file.name == CSV and rows and resolve(rows[0][0]) is None and "." not in rows[0][0]:
         del rows[0]  # a header
     if missing := [name for name, _ in rows if resolve(name) is None]:
@@ -93,21 +93,17 @@ def read(file: Path, pictures: Sequence[str]) -> dict[str, list[str]]:
     return classes
 
 
-class _Resolver:
-    """Finds the path of a picture by what a label file calls it."""
-
-    def __init__(self, folder: Path, pictures: Sequence[str]) -> None:
-        self._paths: dict[str, str | None] = {}  # None where several have the name
-        exact = {}
-        for path in pictures:
-            place = PurePosixPath(os.path.relpath(path, folder).replace(os.sep, "/"))
-            exact[str(place)] = path
-            for name in {str(place.with_suffix("")), place.name, place.stem}:
-                self._paths[name] = None if name in self._paths else path
-        self._paths |= exact
-
-    def __call__(self, name: str) -> str | None:
-        return self._paths.get(str(PurePosixPath(name.replace("\\", "/"))))
+def _resolver(folder: Path, pictures: Sequence[str]) -> Callable[[str], str | None]:
+    """A function that finds the path of a picture by what a label file calls it."""
+    paths: dict[str, str | None] = {}  # None where several have the name
+    exact = {}
+    for path in pictures:
+        place = PurePosixPath(os.path.relpath(path, folder).replace(os.sep, "/"))
+        exact[str(place)] = path
+        for name in {str(place.with_suffix("")), place.name, place.stem}:
+            paths[name] = None if name in paths else path
+    paths |= exact
+    return lambda name: paths.get(str(PurePosixPath(name.replace("\\", "/"))))
 
 
 def _read_csv(file: Path) -> list[tuple[str, str]]:

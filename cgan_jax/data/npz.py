@@ -74,8 +74,7 @@ def load_npz(
     if images.shape[1:] != (*into.size, into.channels):
         images = _crop(images, into, file.stem, on_progress)
     keep = None if split == "train" else train_labels
-    source = f"the file {file}"
-    about = names, file.stem, source, into.background
+    about = names, file.stem, f"the file {file}", into.background
     return stack.to_dataset(images, labels, *about, keep=keep)
 
 
@@ -147,8 +146,7 @@ def _array(saved: Any, name: str) -> np.ndarray:
     try:
         return stack.read_uint8(saved.zip, f"{name}.npy")
     except (TypeError, ValueError):  # of other numbers, or with a header of another version
-        array: np.ndarray = saved[name]
-        return array
+        return saved[name]
 
 
 def _read_errors(file: Path) -> contextlib.AbstractContextManager[None]:

@@ -57,8 +57,7 @@ def load_tfds(
             holds.
     """
     options = crops.check_options(img_size, channels, background)
-    prepared = _find(name, data_dir)
-    prepared = prepared or _prepare(name, _root(data_dir))
+    prepared = _find(name, data_dir) or _prepare(name, _root(data_dir))
     n_rows = _n_rows(name, prepared)
     if split not in n_rows:
         known = one_line(", ".join(map(str, n_rows)))

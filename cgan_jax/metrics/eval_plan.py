@@ -151,9 +151,7 @@ def plan_evaluation(
     per_class = max(1, protocol.n_images // n_classes)
     if known:
         return _plan_of_known(protocol, n_classes, per_class)
-    in_training, in_test = (
-        np.bincount(part.labels, minlength=n_classes) for part in (training, test)
-    )
+    in_training, in_test = training.class_counts(), test.class_counts()
     smaller = np.minimum(in_training, in_test)
     is_even = smaller.min() >= per_class
     counts = np.full(n_classes, per_class) if is_even else _scaled(smaller, protocol.n_images)

@@ -91,7 +91,7 @@ class Evaluation:
             "stamp": self.stamp,
             "measures": self.measures,
             "per_class": {
-                name: {who: [_or_none(x) for x in row] for who, row in rows.items()}
+                name: {who: [None if np.isnan(x) else x for x in row] for who, row in rows.items()}
                 for name, rows in self.per_class.items()
             },
             "confusion": {name: each.counts.tolist() for name, each in self.confusion.items()},
@@ -388,7 +388,3 @@ def _mean(values: np.ndarray) -> float:
     """The mean of those that are known."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else np.nan
-
-
-def _or_none(value: float) -> float | None:
-    return None if np.isnan(value) else value

@@ -149,8 +149,7 @@ def load_reference() -> Reference:
             f"the reference classifier's weights in {WEIGHTS} are {sha256}\n"
             f"expected SHA-256 {SHA256}\nReinstall cgan_jax."
         )
-    flat = {tuple(name.split(".")): array for name, array in load_state_dict(WEIGHTS).items()}
-    variables = unflatten_dict(flat)
+    variables = unflatten_dict(load_state_dict(WEIGHTS), sep=".")
 
     def classify(
         images: np.ndarray, on_chunk: Callable[[int], None] = lambda n: None

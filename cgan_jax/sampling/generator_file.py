@@ -58,8 +58,7 @@ def metadata(generator: "TrainedGenerator") -> dict[str, Any]:
         table["generator"] = settings
     elif isinstance(module, ConfiguredGenerator) and module == networks(module.config)[0]:
         table["model"] = model_to_dict(module.config)
-    as_read: dict[str, Any] = json.loads(json.dumps(table))  # lists for tuples
-    return as_read
+    return json.loads(json.dumps(table))  # lists for tuples
 
 
 def check_metadata(table: Any, path: object) -> dict[str, Any]:

@@ -260,5 +260,4 @@ def apply_mixed(
             "expected a flax.linen.Embed that is called with the labels\n"
             "Use one in the network, or keep the label and change the seed."
         )
-    mixed: jax.Array = images
-    return mixed
+    return images

@@ -21,5 +21,4 @@ def parse(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 def dump(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> bytes:
     """The bytes from which `parse` reads these arrays and metadata, a JSON table."""
     texts = {KEY: json.dumps(metadata)} if metadata else None
-    data: bytes = safetensors.numpy.save(dict(arrays), texts)
-    return data
+    return safetensors.numpy.save(dict(arrays), texts)

@@ -72,8 +72,7 @@ def broadcast_state(state: GANState | None, like: GANState) -> GANState | None:
         return state
     if state is None:
         state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
-    shared: GANState = jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(state))
-    return shared
+    return jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(state))
 
 
 @contextlib.contextmanager

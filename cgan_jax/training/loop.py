@@ -87,8 +87,7 @@ def train(
     )
     loop = Loop(spans, callbacks, checkpoints, checkpoint_every, _check_finite)
     step = int(state.step) if state else 0
-    last_state: GANState = loop.run(state, step, config.epochs * spans.per_epoch, should_stop)
-    return last_state
+    return loop.run(state, step, config.epochs * spans.per_epoch, should_stop)
 
 
 def newest_state(gan: GAN, checkpoints: RestorableStore | None) -> GANState | None:

@@ -297,8 +297,7 @@ def is_finite(tree: Any) -> bool | jax.Array:
     """Whether no number of a tree is NaN or infinite; on a GPU the host does not wait for it."""
     if jax.default_backend() == "cpu":  # NumPy is faster than compiling the check
         return all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(tree))
-    finite: jax.Array = _is_finite_on_device(tree)
-    return finite
+    return _is_finite_on_device(tree)
 
 
 @jax.jit

@@ -104,8 +104,7 @@ def train_members(
     loop = Loop(spans, [dispatcher], checkpoints, checkpoint_every, dispatcher.check)
     step = int(states[0].step) if states else 0
     last_step = members[0].config.epochs * spans.per_epoch
-    last_states: MemberStates = loop.run(states, step, last_step, should_stop)
-    return last_states
+    return loop.run(states, step, last_step, should_stop)
 
 
 def member_spans(
@@ -244,8 +243,7 @@ class _MemberDispatcher(Callback):
             getattr(callback, hook)(*arguments)
 
     def _mean(self, losses: np.ndarray) -> np.ndarray:
-        mean: np.ndarray = losses[list(self._live)].mean(axis=0)
-        return mean
+        return losses[list(self._live)].mean(axis=0)
 
 
 def _varied(optimizers: Sequence[OptimizerConfig]) -> list[Settings]:

@@ -1,7 +1,7 @@
 """Whole runs of the main command that are killed, meet a full disk or lose their checkpoints.
 
-Damage to single checkpoints, the flags and the table are in faults.py. JAX is imported only where
-a checkpoint is read, and runs are processes of their own.
+Damage to single checkpoints, the flags and the table are in faults.py. Runs are processes of
+their own.
 """
 
 import json
@@ -182,9 +182,7 @@ class Runs:
         errors += done.stderr
         failed = done.returncode or "Traceback" in errors or "error:" in errors
         expect(not failed, last_lines(errors))
-        now = bits(folder)
-        names = now.keys() | self._bits.keys()
-        different = sorted(name for name in names if now.get(name) != self._bits.get(name))
+        different = sorted({name for name, _ in bits(folder).items() ^ self._bits.items()})
         why = f"{len(different)} differ: {', '.join(different[:3])}"
         expect(not different, why, "silently wrong")
         return "same bits", ""

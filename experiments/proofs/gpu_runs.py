@@ -123,8 +123,7 @@ def command(
 
 def differences(one: Path, other: Path) -> list[str]:
     """What is not the same in two run folders: arrays of the last state, losses, pictures."""
-    ours, theirs = bits(one), bits(other)
-    return sorted(name for name in ours | theirs if ours.get(name) != theirs.get(name))
+    return sorted({name for name, _ in bits(one).items() ^ bits(other).items()})
 
 
 def exactness(job: Job) -> Outcome:

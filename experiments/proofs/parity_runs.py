@@ -244,10 +244,7 @@ def _gaps(before: GANState, one: tuple[Step, Any, Any], other: tuple[Step, Any, 
 
 
 def _output_gaps(one: tuple[Any, Any], other: tuple[Any, Any]) -> Gaps:
-    return {
-        name: largest_gap(*pair)
-        for name, *pair in zip(("images", "scores"), one, other, strict=True)
-    }
+    return {"images": largest_gap(one[0], other[0]), "scores": largest_gap(one[1], other[1])}
 
 
 def _update_length(before: GANState, after: GANState) -> float:

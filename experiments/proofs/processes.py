@@ -35,10 +35,9 @@ def in_own_process(side: Callable[..., Timer], *args: Any) -> Iterator[Timer]:
     def measure(steps: int) -> float:
         try:
             here.send(steps)
-            rate: float = here.recv()
+            return here.recv()
         except (EOFError, OSError):
             raise _ended(process) from None
-        return rate
 
     try:
         yield measure
@@ -82,8 +81,7 @@ def isolated(work: Callable[..., Result], *args: Any, timeout: float = 600.0) ->
         _end(process)
     if error:
         raise RunError(error)
-    value: Result = result
-    return value
+    return result
 
 
 def lead_group() -> None:

@@ -90,8 +90,7 @@ class Discriminator(nn.Module):
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         """images float[B, C, H, W] in [-1, 1], labels int64[B] -> scores float[B, 1]."""
         features = torch.cat((images.flatten(1), self.label_embedding(labels)), dim=1)
-        scores: Tensor = self.model(features)
-        return scores
+        return self.model(features)
 
 
 def _layers(

@@ -46,7 +46,6 @@ class Checkpoint:
         return load_generator(run.path, step=self.step, best=self.best, raw=self.raw)
 
 
-CheckpointFlags = tyro.conf.OmitArgPrefixes[Checkpoint]
 NEWEST = Checkpoint()
 
 

@@ -1,7 +1,5 @@
 """Caches compiled programs between starts of a command."""
 
-from pathlib import Path
-
 import jax
 
 from cgan_jax.data.cache import default_directory
@@ -15,9 +13,6 @@ def keep_programs() -> None:
     last bits depend, but JAX would load it for any number. A folder that the user has set stays.
     """
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
-        jax.config.update("jax_compilation_cache_dir", str(_folder()))
+        folder = default_directory() / f"programs-{cores()}-cores"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-
-
-def _folder() -> Path:
-    return default_directory() / f"programs-{cores()}-cores"

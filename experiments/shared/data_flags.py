@@ -212,8 +212,7 @@ def saved_data_flags(run: RunFolder) -> DataFlags | None:
             known.append(flag)
         elif field.default is not MISSING and (value := flag_value(words, flag)):
             known += [flag, value]
-    own: DataFlags | None = saved_flags(DataFlags, TRAIN, known)
-    return own
+    return saved_flags(DataFlags, TRAIN, known)
 
 
 def _trained_on(whole: Dataset, run: RunFolder | None) -> bool:

@@ -31,13 +31,6 @@ class EvalData(NamedTuple):
     test: Dataset
     about_test: str | None = None
 
-    @property
-    def is_fashion_mnist(self) -> bool:
-        """Whether the package's reference classifier knows them."""
-        from cgan_jax.metrics.reference import is_fashion_mnist  # imports JAX
-
-        return is_fashion_mnist(self.training)
-
 
 @dataclass(frozen=True)
 class Source:

@@ -10,12 +10,8 @@ from cgan_jax.files import write_errors
 def check_output(file: Path, overwrite: bool) -> None:
     """See whether a file can be written, without writing anything.
 
-    Args:
-        file: the file.
-        overwrite: whether a file that exists may be replaced.
-
     Raises:
-        RunError: the file exists and may not be replaced, or its folder cannot be written.
+        RunError: it exists and is not a file to `overwrite`, or its folder cannot be written.
     """
     with write_errors(file):  # a name may be too long to be looked up
         if file.exists() and not (overwrite and file.is_file()):

@@ -14,6 +14,7 @@ from cgan_jax.runs.folder import RunFolder
 from cgan_jax.runs.tables import INDEX_COLUMNS, measures_at, read_measures
 from cgan_jax.training.callbacks import Callback, EpochEnd, SpanEnd
 from cgan_jax.training.gan import GANState
+from experiments.shared.reading import work_bar
 
 AFTER_DECLINE = "The GAN may be collapsing; best/ keeps its best state."
 
@@ -35,14 +36,8 @@ class Progress(Callback):
         self._last_step, self._steps_per_epoch = last_step, steps_per_epoch
         self._previous_time = time.perf_counter()
         self._recent_seconds = self._recent_steps = self._epoch_seconds = 0.0
-        self._bar = tqdm(
-            total=last_step,
-            initial=step,
-            disable=not sys.stderr.isatty(),
-            bar_format="{desc} {percentage:3.0f}%{postfix} |{bar}|",  # the bar takes what is left
-            dynamic_ncols=True,
-            leave=False,
-        )
+        line = "{desc} {percentage:3.0f}%{postfix} |{bar}|"  # the bar takes what is left
+        self._bar = work_bar(line, total=last_step, initial=step)
         if self._log_every:
             tqdm.write("[Epoch] and [Batch] count from 0, as in the report.")
 

@@ -1,25 +1,24 @@
-"""A bar on a terminal while pictures are read, or worked on. Imports no JAX."""
+"""Bars on a terminal, such as one while pictures are read. Imports no JAX."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from tqdm import tqdm
 
 from cgan_jax.data.stack import ProgressFn
 
 
+def work_bar(bar_format: str, **options: Any) -> Any:
+    """A tqdm bar on a terminal, as wide as that is and gone at the end; nothing elsewhere."""
+    return tqdm(disable=None, bar_format=bar_format, dynamic_ncols=True, leave=False, **options)
+
+
 @contextmanager
 def reading_bar(work: str = "Reading images") -> Iterator[ProgressFn]:
     """A bar of the pictures that are done, with the time left."""
-    with tqdm(
-        disable=not sys.stderr.isatty(),
-        bar_format="{desc} {percentage:3.0f}%|{bar:20}| {remaining} left",
-        desc=work,
-        dynamic_ncols=True,
-        leave=False,
-        delay=1,
-    ) as bar:
+    left = "{desc} {percentage:3.0f}%|{bar:20}| {remaining} left"
+    with work_bar(left, desc=work, delay=1) as bar:
 
         def on_progress(done: int, total: int) -> None:
             bar.total = total

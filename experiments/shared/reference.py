@@ -1,6 +1,5 @@
 """The reference classifier of a user's own data: its progress, and how good it is."""
 
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -9,6 +8,7 @@ from tqdm import tqdm
 from cgan_jax.checks import plural
 from cgan_jax.data import Dataset
 from experiments.shared.progress import duration
+from experiments.shared.reading import work_bar
 
 if TYPE_CHECKING:
     from cgan_jax.metrics.reference import Reference
@@ -19,12 +19,8 @@ def own_reference(training: Dataset) -> "Reference":
     from cgan_jax.metrics.own_reference import train_reference
 
     start = time.perf_counter()
-    with tqdm(
-        disable=not sys.stderr.isatty(),
-        bar_format="{percentage:3.0f}%|{bar:20}| {remaining} left at most  {desc}",
-        desc="the reference classifier",
-        leave=False,
-    ) as bar:
+    left = "{percentage:3.0f}%|{bar:20}| {remaining} left at most  {desc}"
+    with work_bar(left, desc="the reference classifier") as bar:
 
         def on_step(done: int, total: int) -> None:
             if done == 1:

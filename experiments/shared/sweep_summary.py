@@ -17,12 +17,8 @@ HEADER = "setting,seed,d_loss,g_loss,diverged_in_step\n"
 def summarize(sweep: SweepFolder, members: Mapping[str, TrainConfig], per_epoch: int) -> str:
     """Write sweep.csv and sweep.png, and return the table: mean and standard deviation over seeds.
 
-    Losses are means of a run's last epoch. Diverged runs are counted, but are not in the means.
-
-    Args:
-        sweep: the folder of the runs.
-        members: their configurations by name.
-        per_epoch: steps per epoch.
+    Losses are means of a run's last epoch, of `per_epoch` steps. Diverged runs are counted, but are
+    not in the means.
     """
     rows, curves = [HEADER], dict[str, list[np.ndarray]]()
     for name, config in members.items():

@@ -12,6 +12,7 @@ from typing import Any
 
 from cgan_jax.config import TrainConfig
 from cgan_jax.data import Dataset
+from cgan_jax.files import write_text
 from cgan_jax.reporting.callbacks import LossesTable, SampleGrids, TensorBoard
 from cgan_jax.runs.checkpoint import Checkpoints
 from cgan_jax.runs.folder import RunFolder
@@ -30,7 +31,6 @@ from experiments.shared.training import (
     device,
     draw_real_images,
     keep_class_counts,
-    keep_command,
     resume_command,
 )
 
@@ -72,7 +72,7 @@ def run(
     with contextlib.ExitStack() as stack:
         stack.enter_context(run_lock(workdir))
         sweep = SweepFolder.start(workdir, members)
-        keep_command(command, workdir / "command.txt")
+        write_text(workdir / "command.txt", command + "\n")
         stack.enter_context(stop.listening())
         print(
             f"Training {len(members)} runs in {workdir}, {len(programs[0])} at once, {epochs} "
@@ -118,7 +118,7 @@ def _train(
             if name not in sweep.diverged:
                 check_not_lost(folder, checkpoint_every * per_epoch)
             if name in commands:
-                keep_command(commands[name], folder.command)
+                write_text(folder.command, commands[name] + "\n")
             keep_class_counts(dataset, folder.class_counts)
             draw_real_images(dataset, folder.path / "real.png")
             callbacks = [

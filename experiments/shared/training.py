@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from cgan_jax.checks import plural
@@ -91,7 +90,7 @@ def run(
         state = newest_state(gan, checkpoints)
         step = int(state.step) if state else 0
         if step < last_step:
-            keep_command(command, folder.command)
+            write_text(folder.command, command + "\n")
         measure = _quick_measures(dataset) if output.eval_every and step < last_step else None
         stack.enter_context(stop.listening())
         print(_first_line(workdir, config, step, last_step, mesh))
@@ -230,7 +229,7 @@ def _quick_measures(dataset: Dataset) -> Measure:
     from cgan_jax.metrics.reference import is_fashion_mnist
 
     # A class with a single image has none to judge the classifier by.
-    has_reference = not is_fashion_mnist(dataset) and np.bincount(dataset.labels).max() > 1
+    has_reference = not is_fashion_mnist(dataset) and dataset.class_counts().max() > 1
     return quick_measures(dataset, own_reference(dataset) if has_reference else None)
 
 
@@ -285,11 +284,6 @@ def _last_line(
     return f"Finished: {reached - step:,} steps in {duration(seconds)}.{to_look_at}"
 
 
-def keep_command(command: str, file: Path) -> None:
-    """Write the command that repeats a run or a sweep into its folder."""
-    write_text(file, command + "\n")
-
-
 def resume_command(command: str, workdir: Path) -> str:
     """The shortest command that resumes a run: its folder is enough."""
     words = shlex.split(command)[:3]
@@ -322,8 +316,8 @@ def describe(
     timer = PaceTimer()
     mesh = _mesh(config, n_devices)
     train(gan, config, dataset, callbacks=[timer], should_stop=timer.is_done, mesh=mesh)
-    print(f"{'generator':<28} {_size(shapes.gen.params):,} parameters")
-    print(f"{'discriminator':<28} {_size(shapes.disc.params):,} parameters")
+    for name, net in (("generator", shapes.gen), ("discriminator", shapes.disc)):
+        print(f"{name:<28} {sum(leaf.size for leaf in jax.tree.leaves(net.params)):,} parameters")
     print(f"{'data':<28} {len(dataset):,} images from {dataset.source}")
     height, width, channels = dataset.images.shape[1:]
     print(f"{'images':<28} {height} x {width} pixels, {plural(channels, 'channel')}")
@@ -400,7 +394,3 @@ def device(n_devices: int = 1) -> str:
     if n_devices > 1:
         return f"{n_devices} devices ({device.device_kind})"
     return "the CPU" if device.platform == "cpu" else f"a GPU ({device.device_kind})"
-
-
-def _size(params: object) -> int:
-    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))

@@ -6,6 +6,7 @@ not given on the command line comes from the folder, then from the preset. Impor
 
 import contextlib
 import io
+import os
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -177,38 +178,19 @@ class Job(Generic[Own]):
         workdir: Path,
         data: Mapping[str, Any] | None = None,
     ) -> None:
-        """Train, or say what would be trained, with data that are there.
-
-        Args:
-            config: the settings, for these data.
-            dataset: the training images.
-            workdir: the run's folder.
-            data: what a new run records of its data; by default `dataset.identity()`.
-        """
+        """Train, or say what would be trained, with data that are there; see `training.run`."""
         from experiments.shared import training  # imports JAX: only when all flags are good
 
+        common: dict[str, Any] = {
+            "data": data,
+            "resume": self.start.resume,
+            "n_devices": self.device.devices,
+            "init_from": self.weights.init_from,
+        }
         if self.start.dry_run:
-            training.describe(
-                config,
-                dataset,
-                workdir,
-                data=data,
-                resume=self.start.resume,
-                n_devices=self.device.devices,
-                init_from=self.weights.init_from,
-            )
-            return
-        training.run(
-            config,
-            dataset,
-            workdir,
-            self.output,
-            command=self.command,
-            data=data,
-            resume=self.start.resume,
-            n_devices=self.device.devices,
-            init_from=self.weights.init_from,
-        )
+            training.describe(config, dataset, workdir, **common)
+        else:
+            training.run(config, dataset, workdir, self.output, command=self.command, **common)
 
 
 def parse_job(own: type[Own], module: str, words: Sequence[str] | None = None) -> Job[Own]:
@@ -240,7 +222,7 @@ def parse_job(own: type[Own], module: str, words: Sequence[str] | None = None) -
             saved,
             **asdict(StartFlags()),
             device=DeviceFlags(devices=saved.device.devices),
-            **defaults(setting_fields),
+            **vars(make_dataclass("Settings", setting_fields)()),
         )
     flags: Any = parse(kind, module, words, default=saved)
     flags.device.check()
@@ -255,10 +237,7 @@ def parse_job(own: type[Own], module: str, words: Sequence[str] | None = None) -
 
 def holds_run(folder: Path) -> bool:
     """Whether a folder seems to hold a run; what is wrong with its name is said elsewhere."""
-    try:
-        return (folder / "config.json").is_file()
-    except (OSError, ValueError):
-        return False
+    return os.path.isfile(folder / "config.json")
 
 
 def flags_class(
@@ -289,14 +268,6 @@ def part_of(flags: Any, kind: type[Part]) -> Part:
     """The flags of one base class alone."""
     parts: Any = fields(kind)  # type: ignore[arg-type]
     return kind(**{each.name: getattr(flags, each.name) for each in parts})
-
-
-def defaults(parts: Sequence[Field]) -> dict[str, Any]:
-    """The default values of fields, by name."""
-    return {
-        name: part.default if part.default is not MISSING else part.default_factory()
-        for name, _, part in parts
-    }
 
 
 def flag_value(words: Sequence[str], flag: str) -> str | None:

@@ -15,10 +15,10 @@ from cgan_jax.metrics.classification import ConfusionMatrix
 from cgan_jax.metrics.evaluation import Evaluation
 from cgan_jax.metrics.reference import SHA256
 from cgan_jax.presets import PRESETS
-from cgan_jax.runs.folder import RunFolder
+from cgan_jax.runs.folder import RunFolder, runs_in
 from cgan_jax.runs.restore import restore_run
 from cgan_jax.runs.tables import format_figure, read_measures
-from experiments.evaluate import Candidate, compare, main, publish, run_folders, summarize
+from experiments.evaluate import Candidate, compare, main, publish, summarize
 from experiments.proofs import train_reference
 from tests.golden.make_run_folder import FOLDER as RUN_ON_OTHER_DATA
 from tests.helpers import check_flags, command
@@ -169,7 +169,7 @@ def test_a_folder_of_runs_stands_for_all_of_them(tmp_path):
     for name in ("a", "b"):
         start(tmp_path / name).checkpoints.mkdir()
     (tmp_path / "notes").mkdir()
-    runs = run_folders([tmp_path])
+    runs = runs_in([tmp_path])
     assert [run.path for run in runs] == [tmp_path / "a", tmp_path / "b"]
 
 
