@@ -20,14 +20,14 @@ PRESETS: Mapping[str, TrainConfig] = {
     # minutes here on two CPU cores. It covers 29% of the real distribution (docs/results.md).
     "report": TrainConfig(),
     # The report's MLPs without BatchNorm and dropout, trained as R3GAN is (Huang et al. 2024), with
-    # a projection discriminator: 4 to 7 minutes on two CPU cores (57 to 40 steps per second). After
-    # more epochs its images get worse. What was tried is in docs/recipes.md.
+    # a projection discriminator: 6 to 10 minutes on two CPU cores (63 to 40 steps per second).
+    # Measured in docs/results.md; what was tried is in docs/recipes.md.
     "relativistic_mlp": TrainConfig(
-        epochs=16,
+        epochs=25,
         loss="relativistic",
         model=MLPConfig(latent_dim=32, discriminator_conditioning="projection"),
         optimizer=OptimizerConfig(lr=2e-4, b1=0.0, b2=0.999),
-        penalty=PenaltyConfig("r1_r2", gamma=0.3, every=4),
+        penalty=PenaltyConfig("r1_r2", gamma=0.05, every=4),
         average=AverageConfig(keep=True),
     ),
     # R3GAN's config E (Huang et al. 2024), sized for small images and two CPU cores: 36 to 52

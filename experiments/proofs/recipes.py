@@ -67,7 +67,7 @@ def of_preset(name: Name) -> Recipe:
 
 RECIPES: Mapping[Name, Recipe] = {
     "report": of_preset("report"),
-    "report_average": Recipe(PRESETS["report"].epochs, ("--average",), "report_average"),
+    "report_average": Recipe(50, ("--average",), "report_average"),
     "relativistic_mlp": of_preset("relativistic_mlp"),
     "residual_short": Recipe(10, ("--preset", "residual"), "residual"),
     "residual": of_preset("residual"),
