@@ -6,7 +6,7 @@ The step itself is in steps.py; what happens between spans is in loop.py.
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
@@ -212,19 +212,22 @@ class Spans:
             step: number of finished steps.
             at_most: the largest number of steps to take, at least 1.
         """
-        n_steps, parts = 0, list[tuple[int, Losses]]()
+        n_steps, spans, parts = 0, list[Span](), list[Losses]()
         while n_steps < at_most:
             span = self._next(step + n_steps, at_most - n_steps)
-            if parts and self._block != self._block_of(span):
+            if spans and self._block != self._block_of(span):
                 break
             state, losses = self._take(state, span)
-            parts.append((span.n_steps, losses))
+            spans.append(span)
+            parts.append(losses)
             n_steps += span.n_steps
-            last_batch = span.last_batch
         finite = jax.tree.map(lambda _, own: is_finite(own), self._keys.init, state)
         parts, finite = jax.device_get((parts, finite))  # all in one transfer
-        rows = [np.stack(losses, axis=-1)[..., :n, :] for n, losses in parts]
-        taken = Span(*divmod(step, self.per_epoch), n_steps, last_batch)
+        rows = [
+            np.stack(losses, axis=-1)[..., : span.n_steps, :]
+            for span, losses in zip(spans, parts, strict=True)
+        ]
+        taken = replace(spans[0], n_steps=n_steps, last_batch=spans[-1].last_batch)
         return Taken(state, taken, np.concatenate(rows, axis=-2), finite)
 
     def _take(self, state: Any, span: Span) -> tuple[Any, Losses]:
