@@ -85,9 +85,12 @@ def train_step(gan: GAN, state: GANState, batch: Batch, key: jax.Array) -> tuple
        the fakes.
     2. Generator: descend its loss on D(fake), with D's dropout active.
     3. Discriminator: descend its loss on the real batch and on the *same* fakes, made before the
-       generator's update, with no gradient into them and with fresh dropout masks. Both halves go
-       through D in one pass.
+       generator's update, with no gradient into them and with fresh dropout masks.
     4. Average: take the updated generator into its running average.
+
+    Both halves go through D in one pass, or in two if the loss is paired: it needs D(real) and
+    D(fake) for either player, and XLA computes equal passes once. D's batch statistics then take in
+    the real images first.
 
     Penalty, augmentation, average and pairing are static: what `gan` lacks is not in the program.
     A penalty may be left out in some steps: see `cgan_jax.training.penalties`.
@@ -142,40 +145,33 @@ def _update_generator(
     latent_BxZ, fake_labels_B = inputs
 
     def loss(params: Any) -> tuple[jax.Array, Any]:
-        fake, stats = _apply(gan.generator, params, state.gen, latent_BxZ, fake_labels_B)
-        images, labels = fake, fake_labels_B
+        gen = replace(state.gen, params=params)
+        images, stats = _apply(gan.generator, gen, latent_BxZ, fake_labels_B)
+        fake = images, fake_labels_B
+        scores: tuple[jax.Array, ...]
         if gan.loss.paired:
-            images, labels = _both(real, (fake, fake_labels_B))
-        if gan.augment:
-            images = gan.augment(images, keys.gen_augment)
-        scores, _ = _apply(
-            gan.discriminator, state.disc.params, state.disc, images, labels, keys.gen_dropout
-        )
-        halves = _halves(scores) if gan.loss.paired else (scores,)
-        return gan.loss.generator(*halves).mean(), (fake, stats)
+            scores, _ = _scores(gan, state.disc, real, fake, keys.gen)
+        else:
+            scores = (_score(gan, state.disc, fake, keys.gen)[0],)
+        return gan.loss.generator(*scores).mean(), (images, stats)
 
-    (g_loss, (fake, stats)), grads = jax.value_and_grad(loss, has_aux=True)(state.gen.params)
-    return _update(gan.gen_optimizer, state.gen, grads, stats), fake, g_loss
+    (g_loss, (images, stats)), grads = jax.value_and_grad(loss, has_aux=True)(state.gen.params)
+    return _update(gan.gen_optimizer, state.gen, grads, stats), images, g_loss
 
 
 def _update_discriminator(
     gan: GAN, state: GANState, real: Labelled, fake: Labelled, keys: "StepKeys"
 ) -> tuple[NetState, jax.Array]:
     """The updated discriminator, and its loss without the penalty."""
-    images, labels = _both(real, fake)
 
     def loss(params: Any) -> tuple[jax.Array, Any]:
-        def score(images: jax.Array, labels: jax.Array) -> tuple[jax.Array, Any]:
-            if gan.augment:
-                images = gan.augment(images, keys.disc_augment)
-            return _apply(gan.discriminator, params, state.disc, images, labels, keys.disc_dropout)
-
-        scores, stats = score(images, labels)
-        d_loss = gan.loss.discriminator(*_halves(scores)).mean()
+        disc = replace(state.disc, params=params)
+        scores, stats = _scores(gan, disc, real, fake, keys.disc)
+        d_loss = gan.loss.discriminator(*scores).mean()
         if not gan.penalty:
             return d_loss, (d_loss, stats)
         penalty = gan.penalty(
-            lambda images, labels: score(images, labels)[0],
+            lambda images, labels: _score(gan, disc, (images, labels), keys.disc)[0],
             real,
             fake,
             step=state.step,
@@ -185,6 +181,28 @@ def _update_discriminator(
 
     (_, (d_loss, stats)), grads = jax.value_and_grad(loss, has_aux=True)(state.disc.params)
     return _update(gan.disc_optimizer, state.disc, grads, stats), d_loss
+
+
+def _scores(
+    gan: GAN, disc: NetState, real: Labelled, fake: Labelled, keys: "PassKeys"
+) -> tuple[tuple[jax.Array, jax.Array], Any]:
+    """The scores of the real and of the fake images, and D's updated batch statistics."""
+    if gan.loss.paired:
+        real_B, stats = _score(gan, disc, real, keys)
+        fake_B, stats = _score(gan, replace(disc, batch_stats=stats), fake, keys.next())
+        return (real_B, fake_B), stats
+    images, labels = (jnp.concatenate(pair) for pair in zip(real, fake, strict=True))
+    scores_2B, stats = _score(gan, disc, (images, labels), keys)
+    n = len(scores_2B) // 2  # slices: with jnp.split the gradients' last digits are others
+    return (scores_2B[:n], scores_2B[n:]), stats
+
+
+def _score(gan: GAN, disc: NetState, labelled: Labelled, keys: "PassKeys") -> tuple[jax.Array, Any]:
+    """D's scores, augmentation included, and its updated batch statistics."""
+    images, labels = labelled
+    if gan.augment:
+        images = gan.augment(images, keys.augment)
+    return _apply(gan.discriminator, disc, images, labels, keys.dropout)
 
 
 def shuffle(data: Batch, key: jax.Array, epoch: int | jax.Array) -> Batch:
@@ -266,35 +284,35 @@ def generator_inputs(
     return latent_BxZ, random.randint(label_key, (n,), 0, gan.generator.n_classes)
 
 
+class PassKeys(NamedTuple):
+    """The keys of one pass through D; None for a use that the recipe lacks."""
+
+    dropout: jax.Array
+    augment: Any = None
+
+    def next(self) -> "PassKeys":
+        """Those of a second pass."""
+        return jax.tree.map(lambda key: random.fold_in(key, 1), self)
+
+
 class StepKeys(NamedTuple):
     """One key for each use of randomness in a step; None for a use that the recipe lacks."""
 
     latent: jax.Array
     labels: jax.Array
-    gen_dropout: jax.Array
-    disc_dropout: jax.Array
-    gen_augment: Any = None
-    disc_augment: Any = None
+    gen: PassKeys
+    disc: PassKeys
     penalty: Any = None
 
 
 def _split(key: jax.Array, gan: GAN) -> StepKeys:
     """A step's keys; those that only some recipes need come last, so that the others stay."""
     if not (gan.augment or gan.penalty):
-        return StepKeys(*random.split(key, 4))
-    own, users = jnp.split(random.split(key, 7), [4])
-    return StepKeys(*own, *(jax_threefry(key) for key in users))  # for functions of the user's
-
-
-def _both(real: Labelled, fake: Labelled) -> Labelled:
-    """Real and fake images, and their labels, as one batch."""
-    return jnp.concatenate([real[0], fake[0]]), jnp.concatenate([real[1], fake[1]])
-
-
-def _halves(scores: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The scores of the real and of the fake images."""
-    n = len(scores) // 2  # slices: with jnp.split the gradients' last digits are others
-    return scores[:n], scores[n:]
+        latent, labels, gen, disc = random.split(key, 4)
+        return StepKeys(latent, labels, PassKeys(gen), PassKeys(disc))
+    (latent, labels, gen, disc), users = jnp.split(random.split(key, 7), [4])
+    in_gen, in_disc, penalty = (jax_threefry(key) for key in users)  # for functions of the user's
+    return StepKeys(latent, labels, PassKeys(gen, in_gen), PassKeys(disc, in_disc), penalty)
 
 
 def _check(batch: Batch, gan: GAN) -> None:
@@ -312,17 +330,15 @@ def _check(batch: Batch, gan: GAN) -> None:
 
 def _apply(
     module: nn.Module,
-    params: Any,
     net: NetState,
     inputs: jax.Array,
     labels: jax.Array,
     dropout_key: jax.Array | None = None,
 ) -> tuple[jax.Array, Any]:
     """One network in training mode: its output and its updated batch statistics."""
-    variables = {"params": params, "batch_stats": net.batch_stats}
     rngs = {} if dropout_key is None else {"dropout": dropout_key}
     output, updated = module.apply(
-        variables, inputs, labels, train=True, rngs=rngs, mutable=["batch_stats"]
+        net.variables, inputs, labels, train=True, rngs=rngs, mutable=["batch_stats"]
     )
     return output, updated.get("batch_stats", {})
 

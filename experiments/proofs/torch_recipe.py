@@ -75,10 +75,9 @@ class Recipe:
         for parameter in self.D.parameters():
             parameter.requires_grad_(False)
         if paired:
-            real_score, fake_score = self.D(
-                torch.cat([real, fake]), torch.cat([labels, fake_labels])
-            ).chunk(2)
-            g_loss = F.softplus(real_score - fake_score).mean()
+            with torch.no_grad():
+                real_score = self.D(real, labels)
+            g_loss = F.softplus(real_score - self.D(fake, fake_labels)).mean()
         else:
             g_loss = -self._scores_without_statistics(fake, fake_labels).mean()
         self._descend(self.optimizers[0], g_loss)

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -314,6 +315,42 @@ def test_a_paired_loss_compares_images_of_one_label(gan, state, batch, step):
         np.testing.assert_allclose(value, loss(before.params), rtol=1e-5)
         moves = jax.tree.map(jnp.negative, jax.grad(loss)(before.params))
         assert_trees_close(net.params, optax.apply_updates(before.params, moves))
+
+
+class Recorder(nn.Module):
+    """A discriminator whose scores are dropout alone, and whose statistics are what it saw."""
+
+    @nn.compact
+    def __call__(self, images, labels, *, train):
+        seen = self.variable("batch_stats", "seen", jnp.zeros, ())
+        if train:
+            seen.value = seen.value / 2 + images.mean()
+        ones = nn.Dropout(0.5, deterministic=not train)(jnp.ones((len(images), 50)))
+        return ones.mean(1) * self.param("weight", nn.initializers.ones, ())
+
+
+def test_each_half_of_a_paired_loss_goes_through_d_in_a_pass_of_its_own(gan, batch):
+    """With keys of its own; the statistics take in the real images first."""
+    keys = []
+
+    def augment(images, key):
+        assert len(images) == 4
+        keys.append(tuple(random.key_data(key).tolist()))
+        return images
+
+    difference = AdversarialLoss(
+        discriminator=lambda real, fake: real - fake, generator=lambda real, fake: fake, paired=True
+    )
+    recording = replace(gan, discriminator=Recorder(), loss=difference, augment=augment)
+    state = recording.init(random.key(0))
+    new, losses = train_step(recording, state, batch, KEY)
+    fakes, _ = drawn(gan, batch.labels)
+    fake = fakes(state.gen.params, state.gen.batch_stats)
+    before, real = state.disc.batch_stats["seen"], to_unit_range(batch.images)
+    seen = (before / 2 + real.mean()) / 2 + fake.mean()
+    np.testing.assert_allclose(new.disc.batch_stats["seen"], seen, rtol=1e-5)
+    assert len(keys) == len(set(keys)) == 4
+    assert abs(losses.d_loss) > 0.01  # the same dropout in both halves would make it 0
 
 
 def test_only_the_relativistic_loss_is_paired():

@@ -48,6 +48,20 @@ def test_operations_are_those_that_are_counted_by_hand():
     assert cost.kernels > 40
 
 
+@pytest.mark.slow
+def test_a_paired_step_scores_each_half_once_for_both_players():
+    """And follows the gradient of the generator's loss through D(fake) alone."""
+    config = replace(PRESETS["relativistic_mlp"], penalty=PenaltyConfig())
+    generator = [(64, 128), (128, 256), (256, 512), (512, 1024), (1024, 784)]
+    discriminator = [(784, 512), (512, 512), (512, 512)]
+    first_g, first_d = (widths[0][0] * widths[0][1] for widths in (generator, discriminator))
+    all_g, all_d = (sum(a * b for a, b in widths) for widths in (generator, discriminator))
+    of_generator = 3 * all_g - first_g
+    scores, to_fakes, of_discriminator = 2 * all_d, all_d, 2 * (2 * all_d - first_d)
+    by_hand = 2 * config.batch_size * (of_generator + scores + to_fakes + of_discriminator)
+    assert by_hand < gpu_cost.step_cost(config).operations < 1.1 * by_hand
+
+
 def test_a_penalty_counts_by_how_often_it_is_due(monkeypatch):
     with_penalty, without = Cost(10.0, 100.0, 20), Cost(2.0, 60.0, 12)
     monkeypatch.setattr(
