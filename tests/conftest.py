@@ -29,7 +29,11 @@ def pytest_configure(config):
     a quarter longer. JAX keeps the programs in pytest's cache, so that tests, the processes of
     pytest-xdist and later sessions share them. Commands that tests start inherit all this. What is
     compared stays the same: numbers of NumPy and PyTorch, or two programs compiled alike.
+
+    NumPy gets one thread in the processes of pytest-xdist. Two of its threads wait for one another
+    in a loop, so that where others use the cores an eigendecomposition takes 100 times as long.
     """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     if flags not in os.environ.get("XLA_FLAGS", ""):  # of the session that started this one
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()

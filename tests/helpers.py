@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from PIL import Image
 
 from cgan_jax.checks import check_fields
@@ -84,6 +85,13 @@ def init_pair(config):
     images, gen = generator.init_with_output(gen_key, latent, labels, train=True)
     scores, disc = discriminator.init_with_output(disc_key, images, labels, train=False)
     return images, scores, gen, disc
+
+
+each_conditioning = pytest.mark.parametrize(
+    "conditioning",
+    ["projection"]
+    + [pytest.param(n, marks=pytest.mark.slow) for n in ("concatenation", "projection_only")],
+)
 
 
 @partial(jax.jit, static_argnums=0)

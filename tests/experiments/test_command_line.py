@@ -212,6 +212,7 @@ def test_no_resume_renames_the_old_run(tmp_path):
     assert read_losses(tmp_path / "run.old-1" / "losses.csv").shape == (16, 2)
 
 
+@pytest.mark.slow
 def test_dry_run_describes_the_run_and_writes_nothing(tmp_path, monkeypatch, capsys):
     timer = training.PaceTimer
     monkeypatch.setattr(training, "PaceTimer", lambda: timer(seconds=0))

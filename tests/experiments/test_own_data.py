@@ -105,6 +105,7 @@ def test_a_folder_of_images_is_trained_and_other_images_are_refused(
         invoke(train, *flags, "--epochs", 3)
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_another_and_is_resumed_without_it(
     invoke, photos, tmp_path, monkeypatch, capsys
 ):
@@ -247,6 +248,7 @@ class Pixels(nn.Module):
         return x, nn.Dense(self.n_classes)(x)
 
 
+@pytest.mark.slow
 def test_what_is_held_out_is_recorded_and_measured_against(
     invoke, digits_npz, tmp_path, monkeypatch, capsys
 ):

@@ -221,6 +221,7 @@ def test_sweep_writes_runs_and_a_summary(members, tiny_dataset, tmp_path, capsys
     assert len(read_losses(tmp_path / "sweep/lr_0.001_seed_0/losses.csv")) == 24
 
 
+@pytest.mark.slow
 def test_stopped_sweep_says_how_to_resume(seeds, tiny_dataset, tmp_path, capsys, monkeypatch):
     """A signal comes before training begins."""
     draw = lambda *_: signal.raise_signal(signal.SIGTERM)  # noqa: E731

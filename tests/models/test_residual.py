@@ -11,7 +11,7 @@ import pytest
 from cgan_jax.config import ResidualConfig
 from cgan_jax.errors import ConfigError
 from cgan_jax.models import networks
-from tests.helpers import change_by_label, init_pair, n_parameters
+from tests.helpers import change_by_label, each_conditioning, init_pair, n_parameters
 
 SMALL = {"n_classes": 3, "latent_dim": 4, "label_dim": 2, "img_size": 8, "features": 6}
 SMALL |= {"generator_widths": (8, 4), "discriminator_widths": (4, 8)}
@@ -98,7 +98,7 @@ def test_blocks_are_the_identity_at_the_start():
     np.testing.assert_allclose(images, again, rtol=1e-5)
 
 
-@pytest.mark.parametrize("conditioning", ["concatenation", "projection", "projection_only"])
+@each_conditioning
 def test_labels_change_images_and_scores(conditioning):
     config = ResidualConfig(**SMALL, discriminator_conditioning=conditioning)
     by_image, by_score = change_by_label(config)

@@ -10,7 +10,7 @@ import pytest
 from cgan_jax.config import SNGANConfig
 from cgan_jax.errors import ConfigError
 from cgan_jax.models import networks
-from tests.helpers import change_by_label, init_pair
+from tests.helpers import change_by_label, each_conditioning, init_pair
 
 SMALL = {"n_classes": 3, "latent_dim": 4, "img_size": 8}
 SMALL |= {"generator_width": 4, "discriminator_width": 6}
@@ -58,12 +58,13 @@ def test_every_layer_of_the_discriminator_is_spectrally_normalised():
     assert len(weights) == 2 * 4 + 2 + 2  # convolutions, shortcuts, the two terms of the score
 
 
-@pytest.mark.parametrize("conditioning", ["concatenation", "projection", "projection_only"])
+@each_conditioning
 def test_labels_change_scores(conditioning):
     config = SNGANConfig(**SMALL, stages=1, discriminator_conditioning=conditioning)
     assert change_by_label(config)[1].min() > 1e-4
 
 
+@pytest.mark.slow
 def test_the_label_enters_the_first_layer_instead():
     config = SNGANConfig(**SMALL, generator_conditioning="concatenation")
     *_, gen, _ = jax.eval_shape(lambda: init_pair(config))

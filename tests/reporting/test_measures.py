@@ -118,7 +118,14 @@ def test_measuring_does_not_change_training(whole, config, tiny_dataset):
     )
 
 
-@pytest.mark.parametrize(("epochs", "killed"), [(1, False), (3, True), (5, True)])
+@pytest.mark.parametrize(
+    ("epochs", "killed"),
+    [
+        pytest.param(1, False, marks=pytest.mark.slow),
+        (3, True),
+        pytest.param(5, True, marks=pytest.mark.slow),
+    ],
+)
 def test_a_resumed_run_is_the_uninterrupted_one(
     epochs, killed, whole, config, tiny_dataset, tmp_path
 ):

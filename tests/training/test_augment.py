@@ -149,7 +149,7 @@ def test_the_ranges_of_color():
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("word", WORDS)
 def test_each_image_draws_its_own(word, size):
-    after = DiffAugment(**{word: True})(same(40, size), KEY)
+    after = jax.jit(DiffAugment(**{word: True}))(same(40, size), KEY)
     assert after.shape == (40, *size)
     assert after.dtype == jnp.float32
     assert len(np.unique(np.asarray(after), axis=0)) > 10
@@ -185,7 +185,7 @@ def test_each_of_them_has_a_key_of_its_own(monkeypatch):
     assert len(set(keys)) == 3
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_gradients_equal_finite_differences(channels):
     """First and second: a penalty differentiates twice."""
     with jax.enable_x64(True):

@@ -86,7 +86,7 @@ def drawn(gan, labels=None):
             0
         ]
 
-    return fakes, labels
+    return jax.jit(fakes), labels
 
 
 # What is absent
@@ -174,19 +174,28 @@ def test_an_augmentation_that_changes_nothing_changes_nothing(gan, state, batch,
     assert_trees_close((new, losses), plain)
 
 
-def test_every_image_that_d_sees_is_augmented(gan, state, batch):
+def record_key(seen, images, key):
+    """Append the number of images and the key, as often as the program that is traced here runs."""
+    jax.debug.callback(
+        lambda key: seen.append((len(images), tuple(key.tolist()))),
+        random.key_data(key),
+        ordered=True,
+    )
+
+
+def test_every_image_that_d_sees_is_augmented(gan, state, batch, step):
     """Fakes in G's step; real images and fakes in D's, with another key."""
-    seen, keys = [], []
+    seen = []
 
     def augment(images, key):
-        seen.append(images)
-        keys.append(random.key_data(key))
+        record_key(seen, images, key)
         return images * 0
 
-    new, _ = train_step(replace(gan, augment=augment), state, batch, KEY)
-    # Traced for the gradients, so that what was seen are tracers, with shapes alone.
-    assert [images.shape[0] for images in seen] == [4, 8]
-    assert not np.array_equal(*keys)
+    new, _ = step(replace(gan, augment=augment), state, batch, KEY)
+    jax.effects_barrier()
+    (n_in_gen, key_in_gen), (n_in_disc, key_in_disc) = seen
+    assert (n_in_gen, n_in_disc) == (4, 8)
+    assert key_in_gen != key_in_disc
     # D sees black images alone: nothing tells the generator how to change.
     assert_trees_equal(new.gen.params, state.gen.params)
     kernel = new.disc.params["hidden_0"]["kernel"]
@@ -229,7 +238,7 @@ def test_a_penalty_is_added_to_ds_loss_alone(gan, state, batch, step, plain):
         return least_squares.mean() / 2 + extra
 
     expected = optax.apply_updates(
-        state.disc.params, jax.tree.map(jnp.negative, jax.grad(loss)(state.disc.params))
+        state.disc.params, jax.tree.map(jnp.negative, jax.jit(jax.grad(loss))(state.disc.params))
     )
     assert_trees_close(new.disc.params, expected)
     moved = jax.tree.map(lambda one, other: np.abs(one - other).max(), new.disc, plain[0].disc)
@@ -280,7 +289,7 @@ def test_a_penalty_goes_through_the_augmentation(gan, state, batch, step):
             penalty=penalty,
             augment=lambda images, key, factor=factor: factor * images,
         )
-        train_step(augmented, state, batch, KEY)
+        step(augmented, state, batch, KEY)
         jax.effects_barrier()
         values[factor] = seen[0]
     assert values[3.0] == pytest.approx(9 * values[1.0], rel=1e-4)
@@ -313,7 +322,7 @@ def test_a_paired_loss_compares_images_of_one_label(gan, state, batch, step):
         (new.disc, state.disc, d_loss, losses.d_loss),
     ):
         np.testing.assert_allclose(value, loss(before.params), rtol=1e-5)
-        moves = jax.tree.map(jnp.negative, jax.grad(loss)(before.params))
+        moves = jax.tree.map(jnp.negative, jax.jit(jax.grad(loss))(before.params))
         assert_trees_close(net.params, optax.apply_updates(before.params, moves))
 
 
@@ -329,27 +338,28 @@ class Recorder(nn.Module):
         return ones.mean(1) * self.param("weight", nn.initializers.ones, ())
 
 
-def test_each_half_of_a_paired_loss_goes_through_d_in_a_pass_of_its_own(gan, batch):
+def test_each_half_of_a_paired_loss_goes_through_d_in_a_pass_of_its_own(gan, batch, step):
     """With keys of its own; the statistics take in the real images first."""
-    keys = []
+    seen = []
 
     def augment(images, key):
-        assert len(images) == 4
-        keys.append(tuple(random.key_data(key).tolist()))
+        record_key(seen, images, key)
         return images
 
     difference = AdversarialLoss(
         discriminator=lambda real, fake: real - fake, generator=lambda real, fake: fake, paired=True
     )
     recording = replace(gan, discriminator=Recorder(), loss=difference, augment=augment)
-    state = recording.init(random.key(0))
-    new, losses = train_step(recording, state, batch, KEY)
+    state = jax.jit(recording.init)(random.key(0))
+    new, losses = step(recording, state, batch, KEY)
+    jax.effects_barrier()
     fakes, _ = drawn(gan, batch.labels)
     fake = fakes(state.gen.params, state.gen.batch_stats)
     before, real = state.disc.batch_stats["seen"], to_unit_range(batch.images)
-    seen = (before / 2 + real.mean()) / 2 + fake.mean()
-    np.testing.assert_allclose(new.disc.batch_stats["seen"], seen, rtol=1e-5)
-    assert len(keys) == len(set(keys)) == 4
+    statistics = (before / 2 + real.mean()) / 2 + fake.mean()
+    np.testing.assert_allclose(new.disc.batch_stats["seen"], statistics, rtol=1e-5)
+    assert [n for n, _ in seen] == [4] * 4
+    assert len({key for _, key in seen}) == 4
     assert abs(losses.d_loss) > 0.01  # the same dropout in both halves would make it 0
 
 

@@ -16,7 +16,9 @@ def lower_for_cuda(function, *arguments, **named):
     return function.trace(*arguments, **named).lower(lowering_platforms=("cuda",)).as_text()
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n == "report" else pytest.mark.slow) for n in PRESETS]
+)
 def test_training_is_lowered_for_cuda(name):
     """As a GPU runs it: the number of steps is known when the program is compiled."""
     config, dataset, keys = tiny.shrink(PRESETS[name]), tiny.dataset(), run_keys(0)

@@ -34,6 +34,7 @@ def test_every_product_and_convolution_has_the_precision_that_is_asked_for(preci
     assert highest == (len(found) if precision == "float32" else 0)
 
 
+@pytest.mark.slow
 def test_a_cpu_computes_the_same_bits_in_both():
     ends = []
     for precision in ("default", "float32"):

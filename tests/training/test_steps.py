@@ -223,9 +223,10 @@ def test_fake_labels_are_drawn_and_are_the_same_for_both_players(gan, state, dat
 
     drawn = []
     batch = Batch(data.images, jnp.zeros_like(data.labels))
+    step = jax.jit(partial(train_step, gan))
     for seed in range(4):
         with nn.intercept_methods(record):
-            train_step(gan, state, batch, random.key(seed))
+            step(state, batch, random.key(seed))
         jax.effects_barrier()
         (generated,), (g_step, d_step) = seen["Generator"], seen["Discriminator"]
         np.testing.assert_array_equal(g_step, generated)
@@ -277,6 +278,7 @@ def test_a_span_of_steps_is_the_steps_one_by_one(take, init):
     assert whole.step == 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("balance", [False, True])
 def test_blocks_of_large_data_give_the_same(gan, tiny_dataset, init, monkeypatch, balance):
     """Bitwise, over two epochs and from the middle of one; the blocks do not fill an epoch."""
@@ -314,6 +316,7 @@ def test_the_loop_is_train_step_with_the_clocks_keys_and_order(gan, state, data,
     assert_trees_close(looped.disc.params, expected.disc.params, 1e-5)
 
 
+@pytest.mark.slow
 def test_a_known_trip_count_gives_the_same(gan, data, init, take):
     """The program that a GPU runs: `n_steps` static."""
     state = init(KEYS.init)
@@ -367,6 +370,7 @@ def test_shuffling_keeps_each_image_with_its_label(data):
         assert pairs.pop(image.tobytes()) == label
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="tells of XLA's CPU compiler")
 def test_kernels_and_moments_are_updated_in_place(gan, data, state):
     """Copies of them in the loop took a tenth of a step."""

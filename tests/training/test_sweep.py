@@ -76,7 +76,14 @@ def average(average, variables, step):
 from_config = GAN.from_config
 
 
-@pytest.mark.parametrize(("vmap", "extras"), [(False, False), (False, True), (True, True)])
+@pytest.mark.parametrize(
+    ("vmap", "extras"),
+    [
+        pytest.param(False, False, marks=pytest.mark.slow),
+        pytest.param(False, True, marks=pytest.mark.slow),
+        (True, True),
+    ],
+)
 def test_members_equal_their_single_runs(config, tiny_dataset, vmap, extras, monkeypatch):
     """Within the float32 rounding of 18 steps; see also test_numerics.py. The extras: an optimizer
     of the discriminator's own, which is not varied, and an average of the generator."""

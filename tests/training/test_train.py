@@ -188,6 +188,7 @@ def test_callbacks_see_every_step_once(tiny_config, tiny_dataset, gan):
     assert sum(compiled) == 2
 
 
+@pytest.mark.slow
 def test_a_gpu_is_waited_for_once_per_epoch(
     uninterrupted, tiny_config, tiny_dataset, gan, monkeypatch
 ):

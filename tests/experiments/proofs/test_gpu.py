@@ -99,6 +99,7 @@ def test_missing_torch_is_said_before_any_work(tmp_path, monkeypatch):
         flags(tmp_path, "main", "speed", "exactness").check()
 
 
+@pytest.mark.slow
 def test_a_failed_part_is_recorded_and_the_others_go_on(tmp_path, monkeypatch, capsys):
     from experiments.proofs import gpu_parts
 
