@@ -30,8 +30,8 @@ def pytest_configure(config):
     pytest-xdist and later sessions share them. Commands that tests start inherit all this. What is
     compared stays the same: numbers of NumPy and PyTorch, or two programs compiled alike.
 
-    NumPy gets one thread in the processes of pytest-xdist. Two of its threads wait for one another
-    in a loop, so that where others use the cores an eigendecomposition takes 100 times as long.
+    NumPy gets one thread in the processes of pytest-xdist. The threads of its OpenBLAS busy-wait
+    for one another: beside other work, an eigendecomposition took 140 times as long with two.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"

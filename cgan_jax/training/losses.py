@@ -22,7 +22,8 @@ class AdversarialLoss(NamedTuple):
         generator: `(fake_scores_B) -> losses_B`; of a paired loss
             `(real_scores_B, fake_scores_B) -> losses_B`.
         paired: whether score i of the fakes is compared with score i of the real images. Then the
-            fakes take the batch's labels, and the generator's half is given the real scores too.
+            fakes take the batch's labels, the generator's half is given the real scores too, and
+            real and fake images go through D in a pass each.
     """
 
     discriminator: Callable[[jax.Array, jax.Array], jax.Array]

@@ -35,7 +35,8 @@ class Penalty(Protocol):
         """The penalty of one batch.
 
         Args:
-            score: the discriminator, augmentation included, to differentiate by its images.
+            score: the discriminator, augmentation included, to differentiate by its images. Each
+                call has the draws and the statistics of the step's first pass through it.
             real: images in [-1, 1], `[B, H, W, C]`, and their labels, int32 `[B]`.
             fake: the same of the fakes, which are constants here.
             step: int32 scalar, how many steps are done.

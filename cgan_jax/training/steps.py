@@ -88,9 +88,9 @@ def train_step(gan: GAN, state: GANState, batch: Batch, key: jax.Array) -> tuple
        generator's update, with no gradient into them and with fresh dropout masks.
     4. Average: take the updated generator into its running average.
 
-    Both halves go through D in one pass, or in two if the loss is paired: it needs D(real) and
-    D(fake) for either player, and XLA computes equal passes once. D's batch statistics then take in
-    the real images first.
+    Real and fake images go through D in one pass. If the loss is paired, they do in two, the real
+    ones first, each with batch statistics of its own: either player needs both scores, and where D
+    draws nothing, XLA computes them once for both players.
 
     Penalty, augmentation, average and pairing are static: what `gan` lacks is not in the program.
     A penalty may be left out in some steps: see `cgan_jax.training.penalties`.
@@ -291,8 +291,8 @@ class PassKeys(NamedTuple):
     augment: Any = None
 
     def next(self) -> "PassKeys":
-        """Those of a second pass."""
-        return jax.tree.map(lambda key: random.fold_in(key, 1), self)
+        """Those of a second pass; a number that no split of the first one's keys reaches."""
+        return jax.tree.map(lambda key: random.fold_in(key, np.uint32(2**32 - 1)), self)
 
 
 class StepKeys(NamedTuple):

@@ -75,9 +75,7 @@ class Recipe:
         for parameter in self.D.parameters():
             parameter.requires_grad_(False)
         if paired:
-            with torch.no_grad():
-                real_score = self.D(real, labels)
-            g_loss = F.softplus(real_score - self.D(fake, fake_labels)).mean()
+            g_loss = F.softplus(self.D(real, labels) - self.D(fake, fake_labels)).mean()
         else:
             g_loss = -self._scores_without_statistics(fake, fake_labels).mean()
         self._descend(self.optimizers[0], g_loss)

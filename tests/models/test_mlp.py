@@ -8,7 +8,7 @@ import pytest
 from cgan_jax.config import MLPConfig
 from cgan_jax.errors import ConfigError
 from cgan_jax.models import networks
-from tests.helpers import change_by_label, each_conditioning, init_pair, n_parameters
+from tests.helpers import change_by_label, init_pair, n_parameters
 
 
 def test_parameter_counts():
@@ -29,7 +29,7 @@ def test_any_size_works(size, channels):
     assert (images.shape, scores.shape) == ((2, size, size, channels), (2,))
 
 
-@each_conditioning
+@pytest.mark.parametrize("conditioning", ["concatenation", "projection", "projection_only"])
 def test_labels_change_images_and_scores(conditioning):
     config = MLPConfig(
         n_classes=3,

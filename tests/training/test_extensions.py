@@ -175,7 +175,7 @@ def test_an_augmentation_that_changes_nothing_changes_nothing(gan, state, batch,
 
 
 def record_key(seen, images, key):
-    """Append the number of images and the key, as often as the program that is traced here runs."""
+    """Append the number of images and the key, each time the traced program runs."""
     jax.debug.callback(
         lambda key: seen.append((len(images), tuple(key.tolist()))),
         random.key_data(key),
