@@ -20,7 +20,7 @@ PRESETS: Mapping[str, TrainConfig] = {
     # minutes here on two CPU cores. It covers 29% of the real distribution (docs/results.md).
     "report": TrainConfig(),
     # The report's MLPs without BatchNorm and dropout, trained as R3GAN is (Huang et al. 2024), with
-    # a projection discriminator: 6 to 10 minutes on two CPU cores (63 to 40 steps per second).
+    # a projection discriminator: 5 to 10 minutes on two CPU cores (74 to 40 steps per second).
     # Measured in docs/results.md; what was tried is in docs/recipes.md.
     "relativistic_mlp": TrainConfig(
         epochs=25,
@@ -30,8 +30,8 @@ PRESETS: Mapping[str, TrainConfig] = {
         penalty=PenaltyConfig("r1_r2", gamma=0.05, every=4),
         average=AverageConfig(keep=True),
     ),
-    # R3GAN's config E (Huang et al. 2024), sized for small images and two CPU cores: 36 to 52
-    # minutes there (11 to 7.5 steps per second). Measured in docs/results.md; what was tried is in
+    # R3GAN's config E (Huang et al. 2024), sized for small images and two CPU cores: 33 to 52
+    # minutes there (12 to 7.5 steps per second). Measured in docs/results.md; what was tried is in
     # docs/recipes.md.
     "residual": TrainConfig(
         epochs=25,
@@ -42,8 +42,8 @@ PRESETS: Mapping[str, TrainConfig] = {
         average=AverageConfig(keep=True),
     ),
     # The projection discriminator (Miyato and Koyama 2018) on SNGAN's networks, with hinge losses
-    # and the two learning rates of Zhang et al. 2019. Under two hours on two CPU cores (3 steps per
-    # second). Quality: not measured yet.
+    # and the two learning rates of Zhang et al. 2019. 51 to 101 minutes on two CPU cores (6 to 3
+    # steps per second). Measured in docs/results.md.
     "projection": TrainConfig(
         epochs=20,
         loss="hinge",
