@@ -87,10 +87,14 @@ def init_pair(config):
     return images, scores, gen, disc
 
 
+def first_fast(*cases):
+    """Values for `parametrize`: the first case is a fast test, the others are slow ones."""
+    first, *others = (case if isinstance(case, tuple) else (case,) for case in cases)
+    return [pytest.param(*first), *(pytest.param(*c, marks=pytest.mark.slow) for c in others)]
+
+
 each_conditioning = pytest.mark.parametrize(
-    "conditioning",
-    ["projection"]
-    + [pytest.param(n, marks=pytest.mark.slow) for n in ("concatenation", "projection_only")],
+    "conditioning", first_fast("projection", "concatenation", "projection_only")
 )
 
 

@@ -20,6 +20,7 @@ from cgan_jax.sampling.generator import load_generator
 from cgan_jax.training.callbacks import Callback, EpochEnd
 from cgan_jax.training.gan import GAN
 from cgan_jax.training.loop import train
+from tests.helpers import first_fast
 
 # Such that neither the first nor the last epoch of the tiny run is the best.
 TARGET = 128
@@ -118,14 +119,7 @@ def test_measuring_does_not_change_training(whole, config, tiny_dataset):
     )
 
 
-@pytest.mark.parametrize(
-    ("epochs", "killed"),
-    [
-        pytest.param(1, False, marks=pytest.mark.slow),
-        (3, True),
-        pytest.param(5, True, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize(("epochs", "killed"), first_fast((3, True), (1, False), (5, True)))
 def test_a_resumed_run_is_the_uninterrupted_one(
     epochs, killed, whole, config, tiny_dataset, tmp_path
 ):

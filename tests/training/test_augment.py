@@ -15,6 +15,7 @@ from cgan_jax.training.augment import (
     cutout,
     translation,
 )
+from tests.helpers import first_fast
 
 KEY = random.key(0)
 SIZES = [(28, 28, 1), (32, 32, 3), (9, 14, 4)]
@@ -185,7 +186,7 @@ def test_each_of_them_has_a_key_of_its_own(monkeypatch):
     assert len(set(keys)) == 3
 
 
-@pytest.mark.parametrize("channels", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("channels", first_fast(1, 3))
 def test_gradients_equal_finite_differences(channels):
     """First and second: a penalty differentiates twice."""
     with jax.enable_x64(True):

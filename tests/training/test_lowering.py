@@ -9,6 +9,7 @@ from cgan_jax.training.gan import GAN
 from cgan_jax.training.spans import compiled_train_steps
 from cgan_jax.training.steps import Batch, run_keys, shuffle
 from experiments.proofs import tiny
+from tests.helpers import first_fast
 
 
 def lower_for_cuda(function, *arguments, **named):
@@ -16,9 +17,7 @@ def lower_for_cuda(function, *arguments, **named):
     return function.trace(*arguments, **named).lower(lowering_platforms=("cuda",)).as_text()
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if n == "report" else pytest.mark.slow) for n in PRESETS]
-)
+@pytest.mark.parametrize("name", first_fast(*PRESETS))
 def test_training_is_lowered_for_cuda(name):
     """As a GPU runs it: the number of steps is known when the program is compiled."""
     config, dataset, keys = tiny.shrink(PRESETS[name]), tiny.dataset(), run_keys(0)

@@ -25,7 +25,7 @@ from cgan_jax.training.losses import LOSSES
 from cgan_jax.training.spans import compiled_train_steps
 from cgan_jax.training.steps import Batch, run_keys, train_step
 from experiments.proofs.trajectory import draw_noise, feeds_batch_norm
-from tests.helpers import ROOT
+from tests.helpers import ROOT, first_fast
 from tests.replay import replay_step
 
 N_STEPS, BATCH_SIZE, SEEDS = 3, 4, (0, 1, 2)
@@ -234,7 +234,7 @@ TABLE = [
 
 @pytest.mark.parametrize(
     ("variant", "bound", "reason"),
-    [pytest.param(*row, marks=() if row[0] is donated else pytest.mark.slow) for row in TABLE],
+    first_fast(*TABLE),
     ids=[variant.__name__ for variant, *_ in TABLE],
 )
 def test_step_is_the_same(setting, tmp_path, variant, bound, reason):

@@ -22,16 +22,12 @@ from cgan_jax.training.gan import GAN
 from cgan_jax.training.loop import train
 from cgan_jax.training.sweep import Member, train_members
 from experiments.proofs import tiny
-from tests.helpers import ROOT, StopAfter, with_schedules
+from tests.helpers import ROOT, StopAfter, first_fast, with_schedules
 from tests.training.test_devices import finish, free_address
 
 # The report has tests of its own; of the others, the fast tests take the smallest.
 each_recipe = pytest.mark.parametrize(
-    "name",
-    ["relativistic_mlp"]
-    + [
-        pytest.param(n, marks=pytest.mark.slow) for n in ("residual", "projection", "residual_wide")
-    ],
+    "name", first_fast("relativistic_mlp", "residual", "projection", "residual_wide")
 )
 
 
@@ -141,11 +137,12 @@ def test_labels_can_be_mixed(name, run_of):
 
 @pytest.mark.parametrize(
     ("name", "vmap"),
-    [("relativistic_mlp", True)]
-    + [
-        pytest.param(*case, marks=pytest.mark.slow)
-        for case in (("relativistic_mlp", False), ("residual", False), ("residual", True))
-    ],
+    first_fast(
+        ("relativistic_mlp", True),
+        ("relativistic_mlp", False),
+        ("residual", False),
+        ("residual", True),
+    ),
 )
 def test_a_sweeps_member_trains_as_it_does_alone(name, vmap):
     base = recipe(name)

@@ -21,7 +21,7 @@ from cgan_jax.training.callbacks import Callback
 from cgan_jax.training.gan import GAN
 from cgan_jax.training.loop import train
 from cgan_jax.training.sweep import Member, train_members
-from tests.helpers import StopAfter
+from tests.helpers import StopAfter, first_fast
 
 
 @pytest.fixture(scope="module")
@@ -77,12 +77,7 @@ from_config = GAN.from_config
 
 
 @pytest.mark.parametrize(
-    ("vmap", "extras"),
-    [
-        pytest.param(False, False, marks=pytest.mark.slow),
-        pytest.param(False, True, marks=pytest.mark.slow),
-        (True, True),
-    ],
+    ("vmap", "extras"), first_fast((True, True), (False, True), (False, False))
 )
 def test_members_equal_their_single_runs(config, tiny_dataset, vmap, extras, monkeypatch):
     """Within the float32 rounding of 18 steps; see also test_numerics.py. The extras: an optimizer

@@ -29,22 +29,26 @@ def test_kernels_are_those_of_the_main_computation():
     assert gpu_cost.count_kernels(PROGRAM) == 3
 
 
+def sizes(layers):
+    """How many weights all layers have, and the first: pairs of widths."""
+    weights = [a * b for a, b in layers]
+    return sum(weights), weights[0]
+
+
 @pytest.mark.slow
 def test_operations_are_those_that_are_counted_by_hand():
     """Of the report's products, within 10%: the rest is elementwise."""
     config = PRESETS["report"]
     generator = [(110, 128), (128, 256), (256, 512), (512, 1024), (1024, 784)]
     discriminator = [(794, 512), (512, 512), (512, 512), (512, 1)]
-    first_g, first_d = (widths[0][0] * widths[0][1] for widths in (generator, discriminator))
-    all_g, all_d = (sum(a * b for a, b in widths) for widths in (generator, discriminator))
+    (all_g, first_g), (all_d, first_d) = sizes(generator), sizes(discriminator)
     # Forward, kernels' gradients, and the inputs' of all layers but the first.
     of_generator = 3 * all_g - first_g
     on_fakes, on_both = 2 * all_d, 2 * (3 * all_d - first_d)
     by_hand = 2 * config.batch_size * (of_generator + on_fakes + on_both)
     cost = gpu_cost.step_cost(config)
     assert by_hand < cost.operations < 1.1 * by_hand
-    sizes = sum(a * b for widths in (generator, discriminator) for a, b in widths)
-    assert cost.bytes > 6 * 4 * sizes  # Adam reads and writes parameters and two moments
+    assert cost.bytes > 6 * 4 * (all_g + all_d)  # Adam reads and writes parameters and two moments
     assert cost.kernels > 40
 
 
@@ -54,8 +58,7 @@ def test_a_paired_step_scores_each_half_once_for_both_players():
     config = replace(PRESETS["relativistic_mlp"], penalty=PenaltyConfig())
     generator = [(64, 128), (128, 256), (256, 512), (512, 1024), (1024, 784)]
     discriminator = [(784, 512), (512, 512), (512, 512)]
-    first_g, first_d = (widths[0][0] * widths[0][1] for widths in (generator, discriminator))
-    all_g, all_d = (sum(a * b for a, b in widths) for widths in (generator, discriminator))
+    (all_g, first_g), (all_d, first_d) = sizes(generator), sizes(discriminator)
     of_generator = 3 * all_g - first_g
     scores, to_fakes, of_discriminator = 2 * all_d, all_d, 2 * (2 * all_d - first_d)
     by_hand = 2 * config.batch_size * (of_generator + scores + to_fakes + of_discriminator)
