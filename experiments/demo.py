@@ -153,9 +153,12 @@ def page(gr: Any, generator: "TrainedGenerator", title: str) -> Any:
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(3600, 3600)) as app:
         gr.Markdown(f"# {title}\nAfter {generator.step:,} steps of training.")
         number = gr.Slider(1, 64, value=16, step=1, label="How many", render=False)
-        tab("Pictures of a class", [class_choice("Class", 0), number], "Draw", draw_class)
         ends = [class_choice("From", 0), class_choice("To", len(classes) - 1)]
-        tab("From class to class", ends, "Go", draw_path)
+        # Gradio's default hides a tab behind a menu where it measures too little room for it, and
+        # measures before its fonts have loaded.
+        with gr.Tabs(overflow_behavior="wrap"):
+            tab("Pictures of a class", [class_choice("Class", 0), number], "Draw", draw_class)
+            tab("From class to class", ends, "Go", draw_path)
     return app
 
 

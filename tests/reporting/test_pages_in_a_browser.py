@@ -57,9 +57,9 @@ def browser():
 
 @pytest.fixture
 def page(browser):
-    """A page as wide as a phone. It fails a test if it complains, or asks anybody else."""
+    """A page as wide as a small phone. It fails a test if it complains, or asks anybody else."""
     complaints, asked = [], []
-    with browser.new_context(viewport={"width": 360, "height": 740}) as context:
+    with browser.new_context(viewport={"width": 320, "height": 740}) as context:
         context.set_default_timeout(120_000)
         page = context.new_page()
         page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
