@@ -165,7 +165,7 @@ class MLPConfig(BaseModelConfig):
 
 @dataclass(frozen=True)
 class ResidualConfig(BaseModelConfig):
-    """Sizes of a residual pair without normalisation, after R3GAN's config E (Huang et al. 2024).
+    """Sizes of a residual pair without normalisation, after R3GAN's config D (Huang et al. 2024).
 
     The defaults fit images of 28x28 and training on a CPU. A generator with n stages starts at
     `img_size / 2**n`, a discriminator with n stages ends there.

@@ -19,9 +19,9 @@ PRESETS: Mapping[str, TrainConfig] = {
     # TrainConfig. 200 epochs took the report 63 minutes on a laptop's GPU, and take 36 to 48
     # minutes here on two CPU cores. It covers 29% of the real distribution (docs/results.md).
     "report": TrainConfig(),
-    # The report's MLPs without BatchNorm and dropout, trained as R3GAN is (Huang et al. 2024), with
-    # a projection discriminator: 5 to 10 minutes on two CPU cores (74 to 40 steps per second).
-    # Measured in docs/results.md; what was tried is in docs/recipes.md.
+    # The report's MLPs without BatchNorm and dropout, with R3GAN's loss and penalties (Huang et al.
+    # 2024) and a projection discriminator: 5 to 10 minutes on two CPU cores (74 to 40 steps per
+    # second). Measured in docs/results.md; what was tried is in docs/recipes.md.
     "relativistic_mlp": TrainConfig(
         epochs=25,
         loss="relativistic",
@@ -30,9 +30,9 @@ PRESETS: Mapping[str, TrainConfig] = {
         penalty=PenaltyConfig("r1_r2", gamma=0.05, every=4),
         average=AverageConfig(keep=True),
     ),
-    # R3GAN's config E (Huang et al. 2024), sized for small images and two CPU cores: 33 to 52
-    # minutes there (12 to 7.5 steps per second). Measured in docs/results.md; what was tried is in
-    # docs/recipes.md.
+    # Networks after R3GAN's config D (Huang et al. 2024), sized for small images and two CPU cores,
+    # with its loss and penalties: 33 to 52 minutes there (12 to 7.5 steps per second). Measured in
+    # docs/results.md; what was tried is in docs/recipes.md.
     "residual": TrainConfig(
         epochs=25,
         loss="relativistic",
@@ -59,8 +59,8 @@ PRESETS: Mapping[str, TrainConfig] = {
         batch_size=256,
         loss="relativistic",
         model=ResidualConfig(
-            generator_widths=(512, 256),
-            discriminator_widths=(256, 512),
+            generator_widths=(384, 192),
+            discriminator_widths=(192, 384),
             blocks=2,
             precision="bfloat16",
         ),

@@ -23,7 +23,7 @@ MODULE = "experiments.digits_cgan"
 
 @dataclass(frozen=True)
 class Flags:
-    """Train a conditional GAN on scikit-learn's digits. Run it again to go on after a stop.
+    """Train a conditional GAN on scikit-learn's digits. Run it again to resume after a stop.
 
     Examples:
       python -m experiments.digits_cgan

@@ -49,7 +49,8 @@ class Flags:
     run: Annotated[Path, tyro.conf.Positional]
     """A run folder."""
     format: Format
-    """stablehlo: a program for CPU, GPU and TPU that needs only JAX (.zip); onnx: a graph for
+    """stablehlo: a program for CPU, GPU and TPU that needs only JAX and flatbuffers
+    (.zip); onnx: a graph for
     onnxruntime and others, needs the extra `onnx` (.onnx); safetensors: arrays by name; torch: a
     state dict (.safetensors; or .pt, which needs the extra `torch`)."""
     out: Path

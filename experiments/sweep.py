@@ -44,9 +44,9 @@ DATASET = PRESETS["report"].dataset
 class Flags(DataFlags):
     """Train with many seeds and settings at once. Run it again to resume after a stop.
 
-    Every combination is a run, in a folder of its own that all other commands take. Each setting
-    of one value takes several. Runs that differ in seed, --lr or --b1 alone share one program, if
-    both networks have the same optimizer; the others are trained one program after another.
+    Every combination is a run, in a folder of its own that all other commands take. Most settings
+    accept several values. Runs that differ only in seed, --lr and --b1 share one program if both
+    networks have the same optimizer; the others are trained one program after another.
 
     Examples:
       python -m experiments.sweep                                four seeds, 200 epochs

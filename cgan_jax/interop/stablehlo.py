@@ -1,4 +1,4 @@
-"""A generator as a StableHLO program, weights included, that needs only JAX to run."""
+"""A generator as a StableHLO program with its weights, which needs only JAX and flatbuffers."""
 
 import json
 import os

@@ -50,12 +50,12 @@ def plot_losses(losses: np.ndarray, steps_per_epoch: int, path: Path) -> None:
 def plot_confusion(
     matrices: Mapping[str, np.ndarray], class_names: Sequence[str], path: Path
 ) -> None:
-    """Draw which class images were taken for, in per cent of those asked for; 0 is left blank.
+    """Draw the predicted class of images, in per cent of their own class; 0 is left blank.
 
     More than 40 classes have colours alone, and smaller names.
 
     Args:
-        matrices: counts `[classes, classes]` by title, one row per class asked for.
+        matrices: counts `[classes, classes]` by title, one row per requested or true class.
         class_names: one per class.
         path: the PNG file to write.
     """
@@ -80,7 +80,7 @@ def plot_confusion(
             places, class_names, rotation=45, ha="right", rotation_mode="anchor", **names
         )
         axes.set_yticks(places, class_names, **names)
-        axes.set(title=f"{title}, per cent", xlabel="taken for", ylabel="asked for")
+        axes.set(title=f"{title}, per cent", xlabel="predicted class", ylabel="class")
     figure.savefig(path, bbox_inches="tight")
 
 

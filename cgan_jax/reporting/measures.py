@@ -31,7 +31,7 @@ class MeasuresTable(Callback):
     Args:
         gan: what is trained.
         run: the run folder.
-        measure: maps images, uint8 `[n, H, W, C]`, and the classes asked for, int32 `[n]`, to
+        measure: maps images, uint8 `[n, H, W, C]`, and the requested classes, int32 `[n]`, to
             numbers by name, the same names each time.
         every: epochs between two measurements.
         n_images: how many, split evenly over the classes.

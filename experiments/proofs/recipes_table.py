@@ -13,6 +13,8 @@ from cgan_jax.data import Dataset
 from cgan_jax.environment import environment
 from cgan_jax.errors import RunError
 from cgan_jax.files import atomic_write, write_json, write_text
+from cgan_jax.metrics.quick import N_IMAGES, evenly, quick_measures
+from cgan_jax.metrics.reference import N_TRAINING
 from cgan_jax.pictures.fonts import drawable
 from cgan_jax.pictures.grids import MARGIN, grid, labelled_examples
 from cgan_jax.pictures.plots import plot_curves
@@ -95,8 +97,7 @@ def publish(rows: Sequence[Figures], dataset: Dataset, pace: Mapping[str, float]
     print(f"\n{text}\n")
     write_text(folder / TABLE, text + "\n")
     with atomic_write(folder / PLOT) as file:
-        real = {name: rows[0].real[name] for name in CURVES}
-        plot_curves(curves(rows, pace), "minutes of training", real, file)
+        plot_curves(curves(rows, pace), "minutes of training", real_figures(dataset), file)
     with atomic_write(folder / SAMPLES) as file:
         samples(rows, dataset).save(file)
     print(f"The table is in {folder / TABLE}, with {PLOT} and {SAMPLES} beside it.")
@@ -141,6 +142,20 @@ def curves(
         curve = {name: [point[name] for point in points] for name in CURVES}
         lines.setdefault(family, []).append({"x": minutes} | curve)
     return lines
+
+
+def real_figures(dataset: Dataset) -> dict[str, float]:
+    """What real images give by the measures of a curve, which `--eval-every` takes.
+
+    They are training images that the reference classifier was not fitted to, and that the fakes
+    are not compared with.
+    """
+    n_classes = len(dataset.class_names)
+    images, labels = dataset.images[N_TRAINING:], dataset.labels[N_TRAINING:]
+    others = np.setdiff1d(np.arange(len(labels)), evenly(labels, N_IMAGES, n_classes))
+    others = others[evenly(labels[others], N_IMAGES, n_classes)]
+    figures = quick_measures(dataset)(images[others], labels[others])
+    return {name: figures[name] for name in CURVES}
 
 
 def samples(rows: Sequence[Figures], dataset: Dataset) -> Image.Image:
