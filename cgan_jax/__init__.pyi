@@ -20,6 +20,8 @@ from .data import load_folder as load_folder
 from .data import load_npz as load_npz
 from .data import load_tfds as load_tfds
 from .errors import CGANError as CGANError
+from .losses import LOSSES as LOSSES
+from .losses import AdversarialLoss as AdversarialLoss
 from .models.report import Discriminator as Discriminator
 from .models.report import Generator as Generator
 from .pictures.grids import grid as grid
@@ -39,8 +41,6 @@ from .training.gan import GAN as GAN
 from .training.gan import GANState as GANState
 from .training.gan import NetState as NetState
 from .training.loop import train as train
-from .training.losses import LOSSES as LOSSES
-from .training.losses import AdversarialLoss as AdversarialLoss
 from .training.sharding import data_mesh as data_mesh
 from .training.spans import Spans as Spans
 from .training.steps import Batch as Batch

@@ -1,34 +1,96 @@
-"""The adversarial losses. `LOSSES` has them by the names that `TrainConfig.loss` takes.
+"""Adversarial losses on raw scores, each with its paper. They return one value per example.
 
-They are defined in cgan_jax/training/losses.py.
+`LOSSES` has them by the names that `TrainConfig.loss` takes. The training step takes the mean. A
+penalty on D's gradients is not a loss on scores: see training/penalties.py.
 """
 
-from cgan_jax.training.losses import (
-    LOSSES,
-    AdversarialLoss,
-    hinge_discriminator,
-    hinge_generator,
-    least_squares_discriminator,
-    least_squares_generator,
-    non_saturating_discriminator,
-    non_saturating_generator,
-    relativistic_discriminator,
-    relativistic_generator,
-    wasserstein_discriminator,
-    wasserstein_generator,
-)
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
-__all__ = [
-    "LOSSES",
-    "AdversarialLoss",
-    "hinge_discriminator",
-    "hinge_generator",
-    "least_squares_discriminator",
-    "least_squares_generator",
-    "non_saturating_discriminator",
-    "non_saturating_generator",
-    "relativistic_discriminator",
-    "relativistic_generator",
-    "wasserstein_discriminator",
-    "wasserstein_generator",
-]
+import jax
+import jax.numpy as jnp
+from jax.nn import relu, softplus
+
+from cgan_jax.config import LossName
+
+
+class AdversarialLoss(NamedTuple):
+    """What the two players minimise, as functions of the discriminator's raw scores.
+
+    Attributes:
+        discriminator: `(real_scores_B, fake_scores_B) -> losses_B`.
+        generator: `(fake_scores_B) -> losses_B`; of a paired loss
+            `(real_scores_B, fake_scores_B) -> losses_B`.
+        paired: whether score i of the fakes is compared with score i of the real images. Then the
+            fakes take the batch's labels, the generator's half is given the real scores too, and
+            real and fake images go through D in a pass each.
+    """
+
+    discriminator: Callable[[jax.Array, jax.Array], jax.Array]
+    generator: Callable[..., Any]
+    paired: bool = False
+
+
+def least_squares_discriminator(real_B: jax.Array, fake_B: jax.Array) -> jax.Array:
+    """`((D(x) - 1)^2 + D(G(z))^2) / 2`. Mao et al. 2017, equation 9, with a = 0 and b = 1."""
+    return (jnp.square(real_B - 1) + jnp.square(fake_B)) / 2
+
+
+def least_squares_generator(fake_B: jax.Array) -> jax.Array:
+    """`(D(G(z)) - 1)^2`. Mao et al. 2017, equation 9, with c = 1; not halved, as in the report."""
+    return jnp.square(fake_B - 1)
+
+
+def non_saturating_discriminator(real_B: jax.Array, fake_B: jax.Array) -> jax.Array:
+    """`-log sigmoid(D(x)) - log(1 - sigmoid(D(G(z))))`. Goodfellow et al. 2014, equation 1."""
+    return softplus(-real_B) + softplus(fake_B)
+
+
+def non_saturating_generator(fake_B: jax.Array) -> jax.Array:
+    """`-log sigmoid(D(G(z)))`. Goodfellow et al. 2014, section 3."""
+    return softplus(-fake_B)
+
+
+def hinge_discriminator(real_B: jax.Array, fake_B: jax.Array) -> jax.Array:
+    """`max(0, 1 - D(x)) + max(0, 1 + D(G(z)))`. Lim and Ye 2017; Miyato et al. 2018, eq. 16."""
+    return relu(1 - real_B) + relu(1 + fake_B)
+
+
+def hinge_generator(fake_B: jax.Array) -> jax.Array:
+    """`-D(G(z))`. Lim and Ye 2017; Miyato et al. 2018, eq. 17."""
+    return -fake_B
+
+
+def relativistic_discriminator(real_B: jax.Array, fake_B: jax.Array) -> jax.Array:
+    """`softplus(-(D(x) - D(G(z))))`. RpGAN: Jolicoeur-Martineau 2018; Huang et al. 2024, eq. 2."""
+    return softplus(fake_B - real_B)
+
+
+def relativistic_generator(real_B: jax.Array, fake_B: jax.Array) -> jax.Array:
+    """`softplus(-(D(G(z)) - D(x)))`, the mirror of the discriminator's half."""
+    return softplus(real_B - fake_B)
+
+
+def wasserstein_discriminator(real_B: jax.Array, fake_B: jax.Array) -> jax.Array:
+    """`D(G(z)) - D(x)`. Arjovsky et al. 2017, algorithm 1, as a loss.
+
+    D's slope has to be bounded, as by WGAN-GP: see penalties.py.
+    """
+    return fake_B - real_B
+
+
+def wasserstein_generator(fake_B: jax.Array) -> jax.Array:
+    """`-D(G(z))`. Arjovsky et al. 2017, algorithm 1."""
+    return -fake_B
+
+
+LOSSES: Mapping[LossName, AdversarialLoss] = {
+    "least_squares": AdversarialLoss(least_squares_discriminator, least_squares_generator),
+    "non_saturating": AdversarialLoss(non_saturating_discriminator, non_saturating_generator),
+    "hinge": AdversarialLoss(hinge_discriminator, hinge_generator),
+    "relativistic": AdversarialLoss(
+        relativistic_discriminator, relativistic_generator, paired=True
+    ),
+    "wasserstein": AdversarialLoss(wasserstein_discriminator, wasserstein_generator),
+}
+"""The losses by the names that a `TrainConfig` has for them; `least_squares` is the report's."""

@@ -47,14 +47,10 @@ class Flags:
     0.0.0.0, so can everyone who can reach it."""
     checkpoint: Checkpoint = NEWEST
 
-    def check(self) -> None:
-        """Raises ConfigError for flags that do not go together."""
-        self.checkpoint.check()
-
 
 def main() -> None:
     flags = parse(Flags, MODULE)
-    flags.check()
+    flags.checkpoint.check()
     folder = RunFolder.open(flags.run)
     with (
         listen(flags.host, flags.port) as place,

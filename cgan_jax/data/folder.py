@@ -118,8 +118,7 @@ def _read(
         return reasons[0]
 
     with crops.strict_decoding():
-        probes: list[Probe | str] = []
-        stack.parallel(_probe, train.files, lambda i, probe: probes.append(probe))
+        probes = list(stack.parallel(_probe, train.files))
         into, notices = _decide(train, probes, options, name)
         files = listing.files
         stacked = stack.stack(load, files, len(files), into, name, on_progress)

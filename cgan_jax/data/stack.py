@@ -8,10 +8,10 @@ import math
 import os
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
@@ -28,6 +28,7 @@ _PIECE = 2**20  # bytes that are read at a time
 _PER_TASK = 8  # a task for each would cost as much as decoding a small picture
 _log = logging.getLogger("cgan_jax")
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Stacked(NamedTuple):
@@ -46,7 +47,7 @@ class Stacked(NamedTuple):
 
 def check_memory(name: str, shape: tuple[int, ...]) -> None:
     """Raise a DataError if uint8 of this shape takes more than half of this machine's memory."""
-    size, memory = math.prod(shape), _memory()
+    size, memory = math.prod(shape), machine_memory()
     if 2 * size > memory:
         raise DataError(
             f"{name}: {' x '.join(map(str, shape))} bytes are {size / 1e9:.1f} GB\n"
@@ -85,25 +86,20 @@ def read_uint8(archive: zipfile.ZipFile, member: str) -> np.ndarray:
     return array
 
 
-def parallel(
-    work: Callable[[T], Any], items: Iterable[T], on_result: Callable[[int, Any], object]
-) -> None:
-    """Call `work` with each item in threads, and `on_result` with its index and each result.
+def parallel(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """The results of `work` on each item, in order, computed in threads.
 
     Only some items and results are kept at a time. Pillow decodes without Python's lock.
     """
 
-    def work_on(part: list[T]) -> list[Any]:
+    def work_on(part: list[T]) -> list[R]:
         return [work(item) for item in part]
 
-    rows, done = iter(items), 0
+    rows = iter(items)
     with ThreadPoolExecutor() as pool:
         while window := list(islice(rows, _AT_ONCE)):
             parts = [window[i : i + _PER_TASK] for i in range(0, len(window), _PER_TASK)]
-            for results in pool.map(work_on, parts):
-                for result in results:
-                    on_result(done, result)
-                    done += 1
+            yield from chain.from_iterable(pool.map(work_on, parts))
 
 
 def stack(
@@ -134,9 +130,7 @@ def stack(
     _log.info("%s: reading %s (%.1f MB)", name, what, math.prod(shape) / 1e6)
     images, n_changed, n_read = empty_images(shape), 0, 0
     unreadable: dict[int, str] = {}
-
-    def keep(i: int, result: Crop | str) -> None:
-        nonlocal n_changed, n_read
+    for i, result in enumerate(parallel(crop, items)):
         if isinstance(result, str):
             unreadable[i] = result
         else:
@@ -145,8 +139,6 @@ def stack(
             n_read += 1
         if on_progress and (i + 1 == n or i % 100 == 99):
             on_progress(i + 1, n)
-
-    parallel(crop, items, keep)
     return Stacked(images[:n_read], unreadable, n_changed)
 
 
@@ -211,7 +203,7 @@ def tell(notices: Iterable[str]) -> None:
         _log.info("%s", notice)
 
 
-def _memory() -> float:
+def machine_memory() -> float:
     """Bytes of this machine's memory; infinite if the system does not say."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

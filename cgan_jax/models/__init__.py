@@ -1,7 +1,7 @@
 """The networks: layers.py and convolution.py have the layers, every other file has one pair.
 
-Losses are in training/. To add a pair: write its modules in a file of its own, its configuration in
-cgan_jax/model_config.py, and a case in `networks`.
+The losses are in cgan_jax/losses.py. To add a pair: write its modules in a file of its own, its
+configuration in cgan_jax/model_config.py, and a case in `networks`.
 """
 
 import flax.linen as nn
@@ -20,9 +20,9 @@ def networks(config: BaseModelConfig) -> tuple[nn.Module, nn.Module]:
         case ModelConfig():
             return report.networks(config)
         case MLPConfig():
-            return mlp.networks(config)
+            return mlp.MLPGenerator(config), mlp.MLPDiscriminator(config)
         case ResidualConfig():
-            return residual.networks(config)
+            return residual.ResidualGenerator(config), residual.ResidualDiscriminator(config)
         case SNGANConfig():
-            return sngan.networks(config)
+            return sngan.SNGANGenerator(config), sngan.SNGANDiscriminator(config)
     raise NotImplementedError(f"no networks are known for {type(config).__name__}")

@@ -20,11 +20,6 @@ from cgan_jax.models.layers import (
 )
 
 
-def networks(config: MLPConfig) -> tuple["MLPGenerator", "MLPDiscriminator"]:
-    """The two networks of a configuration."""
-    return MLPGenerator(config), MLPDiscriminator(config)
-
-
 class MLPGenerator(ConfiguredGenerator):
     """`[label embedding, z]` -> (Linear, LeakyReLU) for each width -> Linear, tanh -> image."""
 

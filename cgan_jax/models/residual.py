@@ -37,11 +37,6 @@ from cgan_jax.models.layers import (
 )
 
 
-def networks(config: ResidualConfig) -> tuple["ResidualGenerator", "ResidualDiscriminator"]:
-    """The two networks of a configuration."""
-    return ResidualGenerator(config), ResidualDiscriminator(config)
-
-
 class ResidualGenerator(ConfiguredGenerator):
     """`[label embedding, z]` -> Linear to the smallest images -> stages -> 3x3 to pixels -> tanh.
 

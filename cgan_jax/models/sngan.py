@@ -27,11 +27,6 @@ from cgan_jax.models.layers import (
 )
 
 
-def networks(config: SNGANConfig) -> tuple["SNGANGenerator", "SNGANDiscriminator"]:
-    """The two networks of a configuration."""
-    return SNGANGenerator(config), SNGANDiscriminator(config)
-
-
 class SNGANGenerator(ConfiguredGenerator):
     """Linear -> a residual block for each doubling -> BatchNorm, ReLU, 3x3, tanh -> image.
 

@@ -30,7 +30,7 @@ from cgan_jax.checks import (
     one_line,
     short_repr,
 )
-from cgan_jax.data.stack import ProgressFn
+from cgan_jax.data.stack import ProgressFn, machine_memory
 from cgan_jax.errors import ConfigError
 from cgan_jax.model_config import INT32_MAX
 from cgan_jax.models import networks
@@ -392,10 +392,7 @@ def load_generator(
 
 def _check_memory(n: int, what: str, n_bytes: int) -> None:
     """Raises ConfigError if n items of `n_bytes` bytes do not fit in memory."""
-    try:
-        memory = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (AttributeError, OSError, ValueError):  # the system does not say
-        memory = math.inf
+    memory = machine_memory()
     if n > INT32_MAX or n * n_bytes > memory:
         limit = f"{INT32_MAX:,}" + f", in {memory / 1e9:.1f} GB of memory" * math.isfinite(memory)
         raise ConfigError(

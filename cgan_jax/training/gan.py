@@ -14,13 +14,13 @@ import optax
 from flax import struct
 
 from cgan_jax.checks import as_img_size, as_int, check_int, height_and_width, short_repr
-from cgan_jax.config import BaseModelConfig, LossName, OptimizerConfig, TrainConfig
+from cgan_jax.config import TrainConfig
 from cgan_jax.errors import ConfigError
+from cgan_jax.losses import LOSSES, AdversarialLoss
 from cgan_jax.models import networks
 from cgan_jax.presets import PRESETS
 from cgan_jax.training.augment import Augment, augment_from_config
 from cgan_jax.training.averaging import Average, average_from_config
-from cgan_jax.training.losses import LOSSES, AdversarialLoss
 from cgan_jax.training.optimizers import adam_from_config
 from cgan_jax.training.penalties import Penalty, penalty_from_config
 
@@ -131,15 +131,15 @@ class GAN:
             ConfigError: something changes during training, but `schedule_steps` is None.
         """
         gen, disc = config.optimizer, config.disc_optimizer or config.optimizer
-        return _from_parts(
-            config.model,
-            gen,
-            disc,
-            config.schedule_steps if gen.changes or disc.changes else None,
-            config.loss,
-            penalty_from_config(config.penalty, config.schedule_steps),
-            augment_from_config(config.augment, config.background),
-            average_from_config(config.average, config.batch_size),
+        steps = config.schedule_steps if gen.changes or disc.changes else None
+        return _cached_gan(
+            *networks(config.model),
+            gen_optimizer=_cached_adam(gen, steps),
+            disc_optimizer=_cached_adam(disc, steps),
+            loss=LOSSES[config.loss],
+            penalty=penalty_from_config(config.penalty, config.schedule_steps),
+            augment=augment_from_config(config.augment, config.background),
+            average=average_from_config(config.average, config.batch_size),
         )
 
     def init(self, key: jax.Array) -> GANState:
@@ -167,29 +167,8 @@ class GAN:
         )
 
 
-@lru_cache
-def _from_parts(
-    model: BaseModelConfig,
-    gen: OptimizerConfig,
-    disc: OptimizerConfig,
-    schedule_steps: int | None,
-    loss: LossName,
-    penalty: Penalty | None,
-    augment: Augment | None,
-    average: Average | None,
-) -> GAN:
-    """Optax transformations of equal settings are not equal, so the cache is by the settings."""
-    generator, discriminator = networks(model)
-    return GAN(
-        generator,
-        discriminator,
-        gen_optimizer=adam_from_config(gen, schedule_steps),
-        disc_optimizer=adam_from_config(disc, schedule_steps),
-        loss=LOSSES[loss],
-        penalty=penalty,
-        augment=augment,
-        average=average,
-    )
+# Equal settings give one object: Optax's transformations of equal settings are not equal.
+_cached_adam, _cached_gan = lru_cache(adam_from_config), lru_cache(GAN)
 
 
 def check_generator(generator: nn.Module) -> None:

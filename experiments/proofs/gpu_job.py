@@ -26,7 +26,6 @@ class Size:
         steps: per turn of a stopwatch.
         rounds: turns of each.
         seeds: of the sweep.
-        batches: per epoch of a preset, at most.
         seconds: about how long each preset is timed.
         presets: configurations by name.
         float64: what is trained beside PyTorch.
@@ -39,7 +38,6 @@ class Size:
     steps: int
     rounds: int
     seeds: int
-    batches: int
     seconds: float
     presets: Mapping[str, TrainConfig]
     float64: TrainConfig
@@ -62,7 +60,6 @@ FULL = Size(
     steps=468,
     rounds=5,
     seeds=16,
-    batches=120,
     seconds=3.0,
     presets=_presets(),
     float64=REPORT,
@@ -75,7 +72,6 @@ TINY = Size(
     steps=4,
     rounds=1,
     seeds=2,
-    batches=120,
     seconds=0.1,
     presets={name: tiny.shrink(_presets()[name]) for name in PRECISIONS},
     float64=tiny.CONFIG,

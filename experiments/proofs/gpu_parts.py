@@ -30,10 +30,11 @@ from experiments.proofs.benchmark import OURS, PEER, from_proc, in_turns
 from experiments.proofs.gpu_job import PRECISIONS, REPORT, Job, dataset_of
 from experiments.proofs.gpu_runs import exactness, main_job
 from experiments.proofs.gpu_table import Outcome, Row
-from experiments.proofs.processes import in_own_process, isolated, lead_group
+from experiments.proofs.processes import in_own_process, isolated
 from experiments.shared.training import PaceTimer
 
 N_SAMPLES = 10_000
+MOST_BATCHES = 120  # of an epoch of a preset
 
 
 def machine() -> dict[str, Any]:
@@ -53,7 +54,7 @@ def machine() -> dict[str, Any]:
 
 def run_part(name: str, job: Job) -> Outcome:
     """Run a part, as the leader of the processes that it starts."""
-    lead_group()
+    os.setsid()
     return PARTS[name](job)
 
 
@@ -150,7 +151,7 @@ def pace_of(config: TrainConfig, job: Job) -> Pace:
     least that a GPU takes at once, is short. So the memory is without most of the data.
     """
     data = dataset_of(config, job.data_dir)
-    n = config.batch_size * min(job.size.batches, len(data) // config.batch_size)
+    n = config.batch_size * min(MOST_BATCHES, len(data) // config.batch_size)
     dataset = Dataset.from_arrays(
         data.images[:n], data.labels[:n], data.class_names, name=data.name
     )

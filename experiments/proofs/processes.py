@@ -58,7 +58,7 @@ def isolated(work: Callable[..., Result], *args: Any, timeout: float = 600.0) ->
     """What `work(*args)` returns in a process of its own.
 
     Args:
-        work: the function. If it calls `lead_group`, its own processes end with it.
+        work: the function. If it calls `os.setsid`, its own processes end with it.
         args: its arguments.
         timeout: in seconds.
 
@@ -82,11 +82,6 @@ def isolated(work: Callable[..., Result], *args: Any, timeout: float = 600.0) ->
     if error:
         raise RunError(error)
     return result
-
-
-def lead_group() -> None:
-    """Make this process the leader of a group, with which `isolated` ends what it has started."""
-    os.setsid()
 
 
 def _call(work: Callable[..., Any], args: tuple[Any, ...], pipe: Any) -> None:

@@ -50,16 +50,13 @@ class Generator(nn.Module):
         n_classes: int = 10,
         widths: Sequence[int] = (128, 256, 512, 1024),
         img_shape: Sequence[int] = (1, 28, 28),
-        bn_eps: float = 0.8,
-        bn_momentum: float = 0.1,
-        negative_slope: float = 0.2,
     ) -> None:
         super().__init__()
         self.latent_dim, self.n_classes, self.img_shape = latent_dim, n_classes, tuple(img_shape)
         self.label_emb = nn.Embedding(n_classes, n_classes)
         sizes = (n_classes + latent_dim, *widths, math.prod(self.img_shape))
-        norm = partial(nn.BatchNorm1d, eps=bn_eps, momentum=bn_momentum)
-        self.model = nn.Sequential(*_layers(sizes, norm, negative_slope), nn.Tanh())
+        norm = partial(nn.BatchNorm1d, eps=0.8, momentum=0.1)
+        self.model = nn.Sequential(*_layers(sizes, norm), nn.Tanh())
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
         """z float[B, latent_dim], labels int64[B] -> images float[B, C, H, W] in (-1, 1)."""
@@ -79,13 +76,11 @@ class Discriminator(nn.Module):
         widths: Sequence[int] = (512, 512, 512),
         img_shape: Sequence[int] = (1, 28, 28),
         dropout: float = 0.4,
-        negative_slope: float = 0.2,
     ) -> None:
         super().__init__()
         self.label_embedding = nn.Embedding(n_classes, n_classes)
         sizes = (math.prod(img_shape) + n_classes, *widths, 1)
-        layers = _layers(sizes, lambda width: nn.Dropout(dropout), negative_slope)
-        self.model = nn.Sequential(*layers)
+        self.model = nn.Sequential(*_layers(sizes, lambda width: nn.Dropout(dropout)))
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         """images float[B, C, H, W] in [-1, 1], labels int64[B] -> scores float[B, 1]."""
@@ -93,9 +88,7 @@ class Discriminator(nn.Module):
         return self.model(features)
 
 
-def _layers(
-    sizes: Sequence[int], extra: Callable[[int], nn.Module], negative_slope: float
-) -> Iterator[nn.Module]:
+def _layers(sizes: Sequence[int], extra: Callable[[int], nn.Module]) -> Iterator[nn.Module]:
     """Linear layers with LeakyReLU between them; `extra` is before it from the second one on."""
     for i, (fan_in, width) in enumerate(pairwise(sizes)):
         yield nn.Linear(fan_in, width)
@@ -103,7 +96,7 @@ def _layers(
             return
         if i > 0:
             yield extra(width)
-        yield nn.LeakyReLU(negative_slope)
+        yield nn.LeakyReLU(0.2)
 
 
 def inject_dropout_masks(D: Discriminator, masks: Sequence[Sequence[Tensor]]) -> None:
@@ -143,12 +136,13 @@ class CGAN:
         G: Generator,
         D: Discriminator,
         lr: float = 2e-4,
-        betas: tuple[float, float] = (0.5, 0.999),
         fused: bool = False,
         capturable: bool = False,
     ) -> None:
         self.G, self.D = G, D
-        adam = partial(torch.optim.Adam, lr=lr, betas=betas, fused=fused, capturable=capturable)
+        adam = partial(
+            torch.optim.Adam, lr=lr, betas=(0.5, 0.999), fused=fused, capturable=capturable
+        )
         self.opt_G: torch.optim.Optimizer = adam(G.parameters())
         self.opt_D: torch.optim.Optimizer = adam(D.parameters())
 
@@ -311,11 +305,7 @@ def variants(device: str) -> tuple[str, ...]:
 
 
 def stopwatch(
-    variant: str,
-    images: Images,
-    labels: Labels,
-    device: str = "cpu",
-    workers: int = 0,
+    variant: str, images: Images, labels: Labels, device: str = "cpu", workers: int = 0
 ) -> Callable[..., float]:
     """A function that times `n_steps` training steps of the report preset.
 

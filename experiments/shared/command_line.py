@@ -26,10 +26,7 @@ Flags = TypeVar("Flags")
 
 
 def parse(
-    flags: type[Flags],
-    module: str,
-    args: Sequence[str] | None = None,
-    default: Flags | None = None,
+    flags: type[Flags], module: str, args: Sequence[str] | None = None, default: Flags | None = None
 ) -> Flags:
     """The flags of `python -m module` from a documented dataclass; a wrong one ends with code 2.
 

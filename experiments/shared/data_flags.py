@@ -11,13 +11,7 @@ from cgan_jax.checks import ImageSize, check_seed, plural, size_text
 from cgan_jax.config import TrainConfig
 from cgan_jax.data import SPECS, Dataset
 from cgan_jax.data.crops import Background
-from cgan_jax.data.holdout import (
-    DEFAULT_SHARE,
-    LEAST,
-    check_share,
-    count_copies,
-    hold_out,
-)
+from cgan_jax.data.holdout import DEFAULT_SHARE, LEAST, check_share, count_copies, hold_out
 from cgan_jax.data.own import has_test_split, is_path, load_own
 from cgan_jax.errors import ConfigError, DataError
 from cgan_jax.runs.folder import RunFolder

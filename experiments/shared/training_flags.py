@@ -77,11 +77,6 @@ class WeightFlags:
     """Start from the weights of another run with the same networks: its folder, or best/ in it.
     Data, classes, loss and optimizer may be others. By default the weights are drawn."""
 
-    def check(self) -> None:
-        """Raises RunError if there is no such run."""
-        if self.init_from:
-            run_and_checkpoints(self.init_from)
-
 
 @dataclass(frozen=True)
 class OutputFlags:
@@ -227,8 +222,8 @@ def parse_job(own: type[Own], module: str, words: Sequence[str] | None = None) -
     flags: Any = parse(kind, module, words, default=saved)
     flags.device.check()
     own_flags, weights = part_of(flags, own), part_of(flags, WeightFlags)
-    if run is None:  # to resume one, its source need not be there any more
-        weights.check()
+    if weights.init_from and run is None:  # to resume one, its source may have been removed
+        run_and_checkpoints(weights.init_from)
     values = {each: given(flags, each) for each in settings(base)}
     config = with_settings(base, values, None if is_same else own_flags.img_size_to_check())
     start = part_of(flags, StartFlags)

@@ -318,7 +318,7 @@ def test_more_data_than_memory_is_refused_before_reading(tmp_path, monkeypatch):
     file = tmp_path / "set.npz"
     np.savez_compressed(file, images=np.zeros((10, 8, 8), np.uint8), labels=[0] * 10)
     assert file.stat().st_size < 1000
-    monkeypatch.setattr(stack, "_memory", lambda: 1000.0)
+    monkeypatch.setattr(stack, "machine_memory", lambda: 1000.0)
     monkeypatch.setattr(np, "load", never)
     with pytest.raises(DataError, match="set.npz: .* bytes are 0.0 GB"):
         load_npz(file)

@@ -14,12 +14,12 @@ from jax.nn import softplus
 
 from cgan_jax.config import OptimizerConfig, TrainConfig
 from cgan_jax.errors import ConfigError
+from cgan_jax.losses import LOSSES, AdversarialLoss
 from cgan_jax.models.value_range import to_unit_range
 from cgan_jax.presets import PRESETS
 from cgan_jax.runs.checkpoint import Checkpoints
 from cgan_jax.training.gan import GAN
 from cgan_jax.training.loop import train
-from cgan_jax.training.losses import LOSSES, AdversarialLoss
 from cgan_jax.training.penalties import WeightedPenalty, r1_r2
 from cgan_jax.training.steps import Batch, run_keys, train_step
 

@@ -76,10 +76,10 @@ MISTAKES = [
     ),
     Mistake(
         "d_loss not halved",
-        "training/losses.py",
+        "losses.py",
         "(jnp.square(real_B - 1) + jnp.square(fake_B)) / 2",
         "jnp.square(real_B - 1) + jnp.square(fake_B)",
-        "training/test_losses.py::test_by_hand",
+        "test_losses.py::test_by_hand",
     ),
     Mistake(
         "label after noise",

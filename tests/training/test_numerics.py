@@ -19,9 +19,9 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import random
 
+from cgan_jax.losses import LOSSES
 from cgan_jax.sampling.generator import TrainedGenerator
 from cgan_jax.training.gan import GAN
-from cgan_jax.training.losses import LOSSES
 from cgan_jax.training.spans import compiled_train_steps
 from cgan_jax.training.steps import Batch, run_keys, train_step
 from experiments.proofs.trajectory import draw_noise, feeds_batch_norm

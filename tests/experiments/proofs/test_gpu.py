@@ -15,7 +15,7 @@ import pytest
 from cgan_jax.errors import ConfigError, RunError
 from experiments.proofs import gpu, gpu_job, gpu_table
 from experiments.proofs.gpu_table import Outcome, Row
-from experiments.proofs.processes import in_own_process, isolated, lead_group
+from experiments.proofs.processes import in_own_process, isolated
 from tests.helpers import ROOT
 
 MACHINE = {"platform": "cpu", "device": "cpu"}
@@ -35,7 +35,7 @@ def stand_in(part, job):
 
 def hang(pids):
     """Start a process, write down both, and do nothing for long."""
-    lead_group()
+    os.setsid()
     other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     pids.write_text(f"{os.getpid()} {other.pid}")
     time.sleep(600)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cgan_jax.config import LossName
-from cgan_jax.training.losses import LOSSES
+from cgan_jax.losses import LOSSES
 
 REAL, FAKE = jnp.array([0.0, 1.0, 3.0]), jnp.array([0.0, 2.0, -1.0])
 LOG2 = np.log(2)
