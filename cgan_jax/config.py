@@ -101,14 +101,17 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class PenaltyConfig:
-    """A penalty on the discriminator's gradient by its images; see `cgan_jax.training.penalties`.
+    """A penalty on the gradient of D's score with respect to its input images.
+
+    See `cgan_jax.training.penalties`.
 
     Attributes:
         kind: `r1` on real images, `r2` on fakes, `r1_r2` on both, `wgan_gp` on points between them.
-        gamma: its weight, at least 0: half of it multiplies the squared norm in R1 and R2; WGAN-GP
-            takes it whole and usually has 10.
+        gamma: its weight, at least 0. R1 and R2 are the squared norm times gamma / 2, WGAN-GP is
+            multiplied by gamma, usually 10.
         gamma_end: the weight at the end of training, reached on a cosine; None for a constant one.
-        every: steps from one penalty to the next, at least 1; each then counts that many times.
+        every: steps from one penalty to the next, at least 1; each is multiplied by this number
+            (lazy regularization).
 
     Raises:
         ConfigError: a value is of the wrong type or out of range.

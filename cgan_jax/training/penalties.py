@@ -1,4 +1,4 @@
-"""Penalties on the discriminator's gradients: what the training step calls between its two losses.
+"""Penalties on the gradient of the discriminator's score with respect to its images.
 
 A penalty is a function; `GAN(penalty=...)` takes any with the signature of `Penalty`.
 `WeightedPenalty` gives any of them a weight, constant or not, in all steps or a few.
@@ -36,7 +36,7 @@ class Penalty(Protocol):
 
         Args:
             score: the discriminator, augmentation included, to differentiate by its images. Each
-                call has the draws and the statistics of the step's first pass through it.
+                call reuses the dropout masks, augmentation and statistics of the step's first pass.
             real: images in [-1, 1], `[B, H, W, C]`, and their labels, int32 `[B]`.
             fake: the same of the fakes, which are constants here.
             step: int32 scalar, how many steps are done.

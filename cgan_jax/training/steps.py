@@ -88,9 +88,9 @@ def train_step(gan: GAN, state: GANState, batch: Batch, key: jax.Array) -> tuple
        generator's update, with no gradient into them and with fresh dropout masks.
     4. Average: take the updated generator into its running average.
 
-    Real and fake images go through D in one pass. If the loss is paired, they do in two, the real
-    ones first, each with batch statistics of its own: either player needs both scores, and where D
-    draws nothing, XLA computes them once for both players.
+    Real and fake images go through D in one pass. If the loss is paired, they go in two, the real
+    ones first, each with batch statistics of its own. Both losses then need both scores; XLA
+    computes these once, unless D is random (dropout, augmentation).
 
     Penalty, augmentation, average and pairing are static: what `gan` lacks is not in the program.
     A penalty may be left out in some steps: see `cgan_jax.training.penalties`.
