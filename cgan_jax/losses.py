@@ -74,7 +74,7 @@ def relativistic_generator(real_B: jax.Array, fake_B: jax.Array) -> jax.Array:
 def wasserstein_discriminator(real_B: jax.Array, fake_B: jax.Array) -> jax.Array:
     """`D(G(z)) - D(x)`. Arjovsky et al. 2017, algorithm 1, as a loss.
 
-    D's slope has to be bounded, as by WGAN-GP: see penalties.py.
+    D's slope has to be bounded, as by WGAN-GP: see training/penalties.py.
     """
     return fake_B - real_B
 
