@@ -20,15 +20,16 @@ PRESETS: Mapping[str, TrainConfig] = {
     # minutes here on two CPU cores. It covers 29% of the real distribution (docs/results.md).
     "report": TrainConfig(),
     # The report's MLPs without BatchNorm and dropout, with R3GAN's loss and penalties (Huang et al.
-    # 2024) and a projection discriminator: 5 to 10 minutes on two CPU cores (74 to 40 steps per
+    # 2024) and a projection discriminator: 9 to 16 minutes on two CPU cores (72 to 40 steps per
     # second). Measured in docs/results.md; what was tried is in docs/recipes.md.
     "relativistic_mlp": TrainConfig(
-        epochs=25,
+        epochs=40,
         loss="relativistic",
         model=MLPConfig(latent_dim=32, discriminator_conditioning="projection"),
         optimizer=OptimizerConfig(lr=2e-4, b1=0.0, b2=0.999),
+        disc_optimizer=OptimizerConfig(lr=4e-4, b1=0.0, b2=0.999),
         penalty=PenaltyConfig("r1_r2", gamma=0.05, every=4),
-        average=AverageConfig(keep=True),
+        average=AverageConfig(keep=True, half_life=160_000, ramp=0.1),
     ),
     # Networks after R3GAN's config D (Huang et al. 2024), sized for small images and two CPU cores,
     # with its loss and penalties: 33 to 52 minutes there (12 to 7.5 steps per second). Measured in
