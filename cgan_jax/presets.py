@@ -54,7 +54,7 @@ PRESETS: Mapping[str, TrainConfig] = {
         average=AverageConfig(keep=True),
     ),
     # `residual` with more channels and blocks, large batches and bfloat16 inside: for a GPU. It has
-    # been neither timed nor measured yet.
+    # been neither timed there nor measured yet; on two CPU cores an epoch takes half an hour.
     "residual_wide": TrainConfig(
         epochs=100,
         batch_size=256,
