@@ -49,10 +49,9 @@ class Flags:
     run: Annotated[Path, tyro.conf.Positional]
     """A run folder."""
     format: Format
-    """stablehlo: a program for CPU, GPU and TPU that needs only JAX and flatbuffers
-    (.zip); onnx: a graph for
-    onnxruntime and others, needs the extra `onnx` (.onnx); safetensors: arrays by name; torch: a
-    state dict (.safetensors; or .pt, which needs the extra `torch`)."""
+    """stablehlo: a program for CPU, GPU and TPU that needs only JAX and flatbuffers (.zip); onnx: a
+    graph for onnxruntime and others, needs the extra `onnx` (.onnx); safetensors: arrays by name;
+    torch: a state dict (.safetensors; or .pt, which needs the extra `torch`)."""
     out: Path
     """The file to write."""
     discriminator: Path | None = None

@@ -1,9 +1,9 @@
 """A residual pair for small images without normalisation, after R3GAN's config D.
 
-Source: Huang et al. 2024, "The GAN is dead; long live the GAN! A Modern GAN Baseline". As there, a
-block is a bottleneck of 1x1, 3x3 and 1x1 convolutions. Other than there, images are resampled by
-space-to-depth (R3GAN's filter is an option), and the first and last layers are dense. Its config E
-adds grouped convolutions in an inverted bottleneck, which these networks do not have.
+Source: Huang et al. 2024, "The GAN is dead; long live the GAN! A Modern GAN Baseline". Like
+R3GAN's, a block is a bottleneck of 1x1, 3x3 and 1x1 convolutions. Unlike in R3GAN, images are
+resampled by space-to-depth (its filter is an option), and the first and last layers are dense. Its
+config E adds grouped convolutions in an inverted bottleneck, which these networks do not have.
 
 The last convolution of every block starts at zero, and the two before it are scaled down by the
 number of blocks (Fixup: Zhang et al. 2019), so that no normalisation is needed. Convolutions have a
