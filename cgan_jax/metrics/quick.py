@@ -42,8 +42,7 @@ def quick_measures(
         and, where they suffice, `coverage` by as many fakes as real images.
     """
     known, n_classes = is_fashion_mnist(training), len(training.class_names)
-    first = N_TRAINING if known else 0
-    real = training.images[first + evenly(training.labels[first:], N_IMAGES, n_classes)]
+    real = training.images[compared_rows(training)]
     # Evenly spaced, since unknown data may be in the order of their classes.
     basis = training.images[:10_000] if known else training.images[_spread(len(training))]
     pixels = principal_components(basis, min(64, basis[0].size, len(basis) - 1))
@@ -75,6 +74,15 @@ def quick_measures(
         return figures | pixel_measures(images, labels)
 
     return measures
+
+
+def compared_rows(training: Dataset) -> np.ndarray:
+    """Indices of the training images that fakes are compared with by `quick_measures`.
+
+    Of Fashion-MNIST, those to which its reference classifier was not fitted.
+    """
+    first = N_TRAINING if is_fashion_mnist(training) else 0
+    return first + evenly(training.labels[first:], N_IMAGES, len(training.class_names))
 
 
 def _spread(n: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from cgan_jax.data import Dataset
 from cgan_jax.environment import environment
 from cgan_jax.errors import RunError
 from cgan_jax.files import atomic_write, write_json, write_text
-from cgan_jax.metrics.quick import N_IMAGES, evenly, quick_measures
+from cgan_jax.metrics.quick import N_IMAGES, compared_rows, evenly, quick_measures
 from cgan_jax.metrics.reference import N_TRAINING
 from cgan_jax.pictures.fonts import drawable
 from cgan_jax.pictures.grids import MARGIN, grid, labelled_examples
@@ -150,11 +150,9 @@ def real_figures(dataset: Dataset) -> dict[str, float]:
     They are training images that the reference classifier was not fitted to, and that the fakes
     are not compared with.
     """
-    n_classes = len(dataset.class_names)
-    images, labels = dataset.images[N_TRAINING:], dataset.labels[N_TRAINING:]
-    others = np.setdiff1d(np.arange(len(labels)), evenly(labels, N_IMAGES, n_classes))
-    others = others[evenly(labels[others], N_IMAGES, n_classes)]
-    figures = quick_measures(dataset)(images[others], labels[others])
+    others = np.setdiff1d(np.arange(N_TRAINING, len(dataset)), compared_rows(dataset))
+    others = others[evenly(dataset.labels[others], N_IMAGES, len(dataset.class_names))]
+    figures = quick_measures(dataset)(dataset.images[others], dataset.labels[others])
     return {name: figures[name] for name in CURVES}
 
 

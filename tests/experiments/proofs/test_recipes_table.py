@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cgan_jax.data import SPECS, Dataset
 from cgan_jax.errors import ConfigError, RunError
 from cgan_jax.metrics import evaluation
-from cgan_jax.metrics.quick import N_IMAGES, evenly
+from cgan_jax.metrics.quick import N_IMAGES, compared_rows
 from cgan_jax.metrics.reference import N_TRAINING
 from cgan_jax.presets import PRESETS
 from cgan_jax.runs.folder import RunFolder
@@ -195,21 +196,22 @@ def rehearse(tmp_path, fashion_mnist, monkeypatch, capsys):
 def test_real_figures_are_of_images_that_nothing_else_has_seen(monkeypatch):
     """Neither the reference classifier, nor those that the fakes are compared with."""
     index = np.arange(60_000)
-    images = np.stack([index % 256, index // 256], -1).astype(np.uint8)[:, None, None]
-    dataset = SimpleNamespace(images=images, labels=index % 10, class_names=CLASS_NAMES)
+    images = np.zeros((60_000, 28, 28, 1), np.uint8)
+    images[:, 0, 0, 0], images[:, 0, 1, 0] = index % 256, index // 256
+    names = SPECS["fashion_mnist"].class_names
+    dataset = Dataset(images, (index % 10).astype(np.int32), names, "fashion_mnist", "here")
     taken = []
 
     def measures(images, labels):
-        taken.extend(images[:, 0, 0] @ [1, 256])
+        taken.extend(images[:, 0, :2, 0] @ [1, 256])
         np.testing.assert_array_equal(np.bincount(labels), 10 * [N_IMAGES // 10])
         return {"gan_test": 0.9, "fcd": 0.1, "coverage": 0.8, "pixel_fd": 0.2}
 
     monkeypatch.setattr(recipes_table, "quick_measures", lambda given: measures)
     assert recipes_table.real_figures(dataset) == {"gan_test": 0.9, "fcd": 0.1, "coverage": 0.8}
-    compared = N_TRAINING + evenly(dataset.labels[N_TRAINING:], N_IMAGES, 10)
     assert min(taken) >= N_TRAINING
     assert len(set(taken)) == N_IMAGES
-    assert not set(taken) & set(compared)
+    assert not set(taken) & set(compared_rows(dataset))
 
 
 @pytest.mark.slow
