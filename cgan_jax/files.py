@@ -27,6 +27,18 @@ def write_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
+def look_up(path: Path) -> None:
+    """See whether a path can be looked up, whether or not it exists.
+
+    `Path.exists` says no for a name that is too long, from Python 3.14 on.
+
+    Raises:
+        RunError: it cannot.
+    """
+    with write_errors(path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        path.stat()
+
+
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to, which replaces `path` when the `with` statement ends.

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from cgan_jax.errors import RunError
-from cgan_jax.files import write_errors
+from cgan_jax.files import look_up
 
 
 def check_output(file: Path, overwrite: bool) -> None:
@@ -13,13 +13,13 @@ def check_output(file: Path, overwrite: bool) -> None:
     Raises:
         RunError: it exists and is not a file to `overwrite`, or its folder cannot be written.
     """
-    with write_errors(file):  # a name may be too long to be looked up
-        if file.exists() and not (overwrite and file.is_file()):
-            raise RunError(
-                f"{file} exists already\nexpected a new file\n"
-                "Name another, or replace a file with --overwrite."
-            )
-        nearest = next(folder for folder in file.absolute().parents if folder.exists())
+    look_up(file)
+    if file.exists() and not (overwrite and file.is_file()):
+        raise RunError(
+            f"{file} exists already\nexpected a new file\n"
+            "Name another, or replace a file with --overwrite."
+        )
+    nearest = next(folder for folder in file.absolute().parents if folder.exists())
     if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
         raise RunError(
             f"{file} cannot be written: {nearest} is not a folder that you may write to\n"
