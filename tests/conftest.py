@@ -34,7 +34,10 @@ def pytest_configure(config):
     for one another: beside other work, an eigendecomposition took 140 times as long with two.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    flags = (
+        "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+        " --xla_cpu_use_fusion_emitters=false"
+    )
     if flags not in os.environ.get("XLA_FLAGS", ""):  # of the session that started this one
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
     programs = config.cache.mkdir("programs")

@@ -192,7 +192,7 @@ def dropout_masks(gan, state, batch, key):
         return output
 
     with nn.intercept_methods(record):
-        train_step(gan, state, batch, key)
+        jax.jit(partial(train_step, gan))(state, batch, key)
     jax.effects_barrier()
     return masks
 
