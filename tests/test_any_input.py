@@ -238,6 +238,7 @@ NAMES = [*Flags.__dataclass_fields__, *(each.flag for each in settings_of(PRESET
 FLAGS = st.sampled_from([f"--{name.replace('_', '-')}" for name in NAMES])
 
 
+@pytest.mark.slow
 @given(st.lists(FLAGS | st.text(max_size=9) | (st.integers() | st.floats()).map(str)))
 @settings(any_input, max_examples=50)
 def test_any_flags_are_taken_or_refused(words):

@@ -273,12 +273,10 @@ SECTIONS = {
     "An experiment tracker": check_tracker,
     "Your own loop": check_loop,
 }
-FAST = ["Train, stop, resume, sample"]
 
 
-@pytest.mark.parametrize(
-    "section", [pytest.param(s, marks=() if s in FAST else pytest.mark.slow) for s in SECTIONS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("section", SECTIONS)
 def test_tutorial_examples_run(section, small_data, request, monkeypatch):
     if "runs/fashion_cgan" in section_of("docs/tutorial.md", section):
         request.getfixturevalue("report_run")

@@ -235,6 +235,7 @@ def test_stopped_sweep_says_how_to_resume(seeds, tiny_dataset, tmp_path, capsys,
     assert "2 of 2" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_diverged_member_is_recorded(seeds, tiny_dataset, tmp_path, capsys, caplog):
     config = seeds.pop("lr_0.0002_seed_1")
     optimizer = replace(config.optimizer, lr=1e30)

@@ -64,6 +64,7 @@ def test_labels_change_scores(conditioning):
     assert change_by_label(config)[1].min() > 1e-4
 
 
+@pytest.mark.slow
 def test_the_label_enters_the_first_layer_instead():
     config = SNGANConfig(**SMALL, generator_conditioning="concatenation")
     *_, gen, _ = jax.eval_shape(lambda: init_pair(config))

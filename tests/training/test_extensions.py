@@ -155,6 +155,7 @@ def test_the_average_takes_in_every_step(gan, batch, step):
     assert not np.allclose(stats, state.gen.batch_stats["batch_norm_1"]["mean"])
 
 
+@pytest.mark.slow
 def test_a_run_with_an_average_is_resumed_bit_for_bit(tiny_config, tiny_dataset, tmp_path):
     gan = replace(GAN.from_config(tiny_config), average=mean_of_all)
     whole = train(gan, tiny_config, tiny_dataset)

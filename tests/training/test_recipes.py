@@ -135,15 +135,9 @@ def test_labels_can_be_mixed(name, run_of):
     assert (frames[0] != frames[-1]).any()
 
 
-@pytest.mark.parametrize(
-    ("name", "vmap"),
-    first_fast(
-        ("relativistic_mlp", True),
-        ("relativistic_mlp", False),
-        ("residual", False),
-        ("residual", True),
-    ),
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("vmap", [True, False])
+@pytest.mark.parametrize("name", ["relativistic_mlp", "residual"])
 def test_a_sweeps_member_trains_as_it_does_alone(name, vmap):
     base = recipe(name)
     faster = replace(base, optimizer=replace(base.optimizer, lr=2 * base.optimizer.lr))
