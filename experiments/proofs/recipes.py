@@ -52,24 +52,21 @@ class Recipe(NamedTuple):
     Attributes:
         epochs: of training.
         words: its other flags.
-        folder: its own name, or that of a longer recipe, which resumes this one's run. That is the
-            same as training the longer one at once, since neither has schedules.
     """
 
     epochs: int
     words: tuple[str, ...]
-    folder: str
 
 
 def of_preset(name: Name) -> Recipe:
-    return Recipe(PRESETS[name].epochs, ("--preset", name), name)
+    return Recipe(PRESETS[name].epochs, ("--preset", name))
 
 
 RECIPES: Mapping[Name, Recipe] = {
     "report": of_preset("report"),
-    "report_average": Recipe(50, ("--average",), "report_average"),
+    "report_average": Recipe(50, ("--average",)),
     "relativistic_mlp": of_preset("relativistic_mlp"),
-    "residual_short": Recipe(10, ("--preset", "residual"), "residual"),
+    "residual_short": Recipe(10, ("--preset", "residual")),
     "residual": of_preset("residual"),
     "projection": of_preset("projection"),
 }
@@ -88,7 +85,7 @@ class Flags:
     """
 
     recipes: tuple[Name, ...] = get_args(Name)
-    """Which recipes. residual_short is the beginning of residual."""
+    """Which recipes. residual_short is residual in 10 epochs."""
     seeds: tuple[int, ...] = (0,)
     """Of training: one run of each recipe for each of them."""
     workdir: Path = Path("runs/recipes")
@@ -109,15 +106,14 @@ class Flags:
         return self.workdir / "fast" if self.fast else self.workdir
 
     def stages(self) -> "list[Stage]":
-        """The chosen recipes with each seed; a shorter run before the one that extends it."""
+        """The chosen recipes with each seed."""
         stages = []
         for name in sorted(self.recipes, key=list(RECIPES).index):
             recipe = RECIPES[name]
             epochs = 1 if self.fast else recipe.epochs
-            longest = max(each.epochs for each in RECIPES.values() if each.folder == recipe.folder)
-            every = 1 if self.fast else max(1, longest // CURVE_POINTS)
+            every = max(1, epochs // CURVE_POINTS)
             for seed in self.seeds:
-                path = self.folder / f"{recipe.folder}_seed_{seed}"
+                path = self.folder / f"{name}_seed_{seed}"
                 words = [*recipe.words, "--seed", seed, "--epochs", epochs, "--workdir", path]
                 words += ["--eval-every", every]
                 stages.append(Stage(name, seed, path, tuple(map(str, words))))
@@ -148,7 +144,7 @@ class Stage(NamedTuple):
         """What trains it.
 
         Raises:
-            RunError: the folder holds another run, or this one has gone on to a longer recipe.
+            RunError: the folder holds another run, or one of more epochs.
         """
         job = parse_job(fashion_cgan.Flags, fashion_cgan.MODULE, self.words)
         saved = RunFolder.check(self.path, job.config)
@@ -167,8 +163,8 @@ def main() -> None:
     check_output(flags.folder / results.TABLE, overwrite=True)
     jobs = [(stage, stage.job()) for stage in flags.stages() if not stage.figures.exists()]
     rows = results.read_figures(flags.folder, list(RECIPES))
-    configs = {row.family: RunFolder.open(row.run).config for row in rows}
-    configs |= {RECIPES[stage.name].folder: job.config for stage, job in jobs}
+    configs = {row.recipe: RunFolder.open(row.run).config for row in rows}
+    configs |= {stage.name: job.config for stage, job in jobs}
     pace = results.read_pace(flags.folder)
     if jobs or not configs.keys() <= pace.keys():
         pace = measure_pace(configs, flags.rounds)
@@ -208,12 +204,10 @@ def plan(
     from cgan_jax.training.spans import steps_per_epoch
 
     lines, total = [], 0.0
-    done: dict[Path, int] = {}
     for stage, job in jobs:
         last = job.config.epochs * steps_per_epoch(n_images, job.config.batch_size)
-        first = done.get(stage.path, RunFolder(stage.path, job.config, ()).steps_saved())
-        done[stage.path] = last
-        seconds = (last - first) / pace[RECIPES[stage.name].folder]
+        first = RunFolder(stage.path, job.config, ()).steps_saved()
+        seconds = (last - first) / pace[stage.name]
         lines.append(
             f"{stage.name}, seed {stage.seed}: {last - first:,} steps, {duration(seconds)}"
         )

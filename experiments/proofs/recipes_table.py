@@ -47,11 +47,6 @@ class Figures(NamedTuple):
     means: Mapping[str, float]
     real: Mapping[str, float]
 
-    @property
-    def family(self) -> str:
-        """What recipes of one pace share: their folders' name without the seed."""
-        return self.run.name.partition("_seed_")[0]
-
 
 def read_figures(folder: Path, order: Sequence[str]) -> list[Figures]:
     """What has been measured in a folder, in the recipes' order.
@@ -72,7 +67,7 @@ def read_figures(folder: Path, order: Sequence[str]) -> list[Figures]:
 
 
 def read_pace(folder: Path) -> dict[str, float]:
-    """Steps per second by family, as measured last; none without a file.
+    """Steps per second of each recipe, as measured last; none without a file.
 
     Raises:
         RunError: the file cannot be read.
@@ -111,7 +106,7 @@ def table(rows: Sequence[Figures], pace: Mapping[str, float]) -> str:
     ]
     for recipe in dict.fromkeys(row.recipe for row in rows):
         runs = [row for row in rows if row.recipe == recipe]
-        minutes = runs[0].steps / pace[runs[0].family] / 60
+        minutes = runs[0].steps / pace[recipe] / 60
         cells = [_mean_and_sd([run.means.get(name) for run in runs]) for name in COLUMNS]
         seeds = " ".join(str(run.seed) for run in runs)
         lines.append(
@@ -133,14 +128,13 @@ def _mean_and_sd(values: Sequence[float | None]) -> str:
 def curves(
     rows: Iterable[Figures], pace: Mapping[str, float]
 ) -> dict[str, list[dict[str, list[float]]]]:
-    """What was measured during training: for each family one curve per run, with its minutes."""
-    runs = {row.run: row.family for row in rows}  # a run of two recipes has one curve
+    """What was measured during training: for each recipe one curve per run, with its minutes."""
     lines: dict[str, list[dict[str, list[float]]]] = {}
-    for run, family in runs.items():
-        points = read_measures(run / "measures.csv")
-        minutes = [point["step"] / pace[family] / 60 for point in points]
+    for row in rows:
+        points = read_measures(row.run / "measures.csv")
+        minutes = [point["step"] / pace[row.recipe] / 60 for point in points]
         curve = {name: [point[name] for point in points] for name in CURVES}
-        lines.setdefault(family, []).append({"x": minutes} | curve)
+        lines.setdefault(row.recipe, []).append({"x": minutes} | curve)
     return lines
 
 

@@ -23,7 +23,7 @@ from experiments.shared.choice import Checkpoint
 from tests.helpers import check_flags
 
 CLASS_NAMES = tuple("ABCDEFGHIJ")
-PACE = {"report": 100.0, "residual": 5.0}
+PACE = {"report": 100.0, "residual_short": 5.0, "residual": 5.0}
 
 
 def write_figures(folder, recipe, seed, run, steps, fcd):
@@ -35,38 +35,28 @@ def write_figures(folder, recipe, seed, run, steps, fcd):
 
 @pytest.fixture
 def rows(tmp_path):
-    """Three runs: the report's, and two seeds of residual, one of which was measured twice."""
+    """The report's, two seeds of residual, and a shorter run of it."""
     write_figures(tmp_path, "residual", 0, "residual_seed_0", 36_000, 1.0)
     write_figures(tmp_path, "residual", 1, "residual_seed_1", 36_000, 2.0)
-    write_figures(tmp_path, "residual_short", 0, "residual_seed_0", 9_000, 3.0)
+    write_figures(tmp_path, "residual_short", 0, "residual_short_seed_0", 9_000, 3.0)
     write_figures(tmp_path, "report", 0, "report_seed_0", 1_200, 4.0)
     return recipes_table.read_figures(tmp_path, list(RECIPES))
 
 
-def test_recipes_of_one_folder_are_stages_of_one_run():
-    """They differ in epochs alone, and nothing in them depends on these."""
-    for name, recipe in RECIPES.items():
-        whole = RECIPES[recipe.folder]
-        assert recipe.words == whole.words
-        assert recipe.epochs <= whole.epochs
-        if name != recipe.folder:
-            assert not PRESETS[recipe.folder].has_schedules
-
-
-def test_stages_are_commands_with_some_twenty_evaluations():
+def test_stages_are_commands_with_ten_to_twenty_five_evaluations():
     stages = Flags(seeds=(3, 4)).stages()
     names = [name for name in RECIPES for _ in range(2)]
-    assert [stage.name for stage in stages] == names  # the short run before the one it begins
+    assert [stage.name for stage in stages] == names
     for stage in stages:
         job, recipe = stage.job(), RECIPES[stage.name]
-        expected = PRESETS.get(recipe.folder, PRESETS["report"])
+        expected = PRESETS[stage.name.partition("_short")[0].removesuffix("_average")]
         average = replace(expected.average, keep=True)
         expected = replace(expected, epochs=recipe.epochs, seed=stage.seed)
         if stage.name == "report_average":
             expected = replace(expected, average=average)
         assert job.config == expected
-        assert stage.path == Flags.workdir / f"{recipe.folder}_seed_{stage.seed}"
-        assert 16 <= RECIPES[recipe.folder].epochs // job.output.eval_every <= 25
+        assert stage.path == Flags.workdir / f"{stage.name}_seed_{stage.seed}"
+        assert 10 <= recipe.epochs // job.output.eval_every <= 25
         assert recipe.epochs % job.output.eval_every == 0
 
 
@@ -89,12 +79,11 @@ def test_bad_flags_are_refused(flags, message):
         check_flags(Flags(**flags))
 
 
-def test_a_run_that_went_on_is_not_measured_as_the_shorter_one(tmp_path):
-    longer, shorter = Flags(recipes=("residual", "residual_short"), workdir=tmp_path).stages()[::-1]
-    RunFolder.start(longer.path, longer.job().config, CLASS_NAMES)
-    longer.job()
-    with pytest.raises(RunError, match="of 25 epochs\nexpected one of at most 10"):
-        shorter.job()
+def test_a_run_of_more_epochs_is_not_measured(tmp_path):
+    (stage,) = Flags(recipes=("residual",), workdir=tmp_path).stages()
+    RunFolder.start(stage.path, replace(stage.job().config, epochs=40), CLASS_NAMES)
+    with pytest.raises(RunError, match="of 40 epochs\nexpected one of at most 25"):
+        stage.job()
 
 
 def test_plan_counts_the_steps_left(tmp_path):
@@ -104,8 +93,8 @@ def test_plan_counts_the_steps_left(tmp_path):
     assert plan(jobs, 60_000, PACE).splitlines() == [
         "report, seed 0: 7,600 steps, 1 min 16 s",
         "residual_short, seed 0: 9,380 steps, 31 min 16 s",
-        "residual, seed 0: 14,070 steps, 46 min 54 s",
-        "1 h 19 min of training in all, and some minutes for each evaluation.",
+        "residual, seed 0: 23,450 steps, 1 h 18 min",
+        "1 h 50 min of training in all, and some minutes for each evaluation.",
     ]
 
 
@@ -125,7 +114,7 @@ def test_each_run_has_one_curve(rows):
         measured = [{"epoch": i, "step": 600.0 * i} | points for i in (1, 2)]
         write_measures(run / "measures.csv", measured)
     curves = recipes_table.curves(rows, PACE)
-    assert list(curves) == ["report", "residual"]
+    assert list(curves) == ["report", "residual_short", "residual"]
     assert curves["report"] == [
         {"x": [0.1, 0.2], "gan_test": [0.5, 0.5], "fcd": [2.0, 2.0], "coverage": [0.25, 0.25]}
     ]
