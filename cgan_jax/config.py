@@ -60,7 +60,7 @@ __all__ = [
 
 LossName = Literal["least_squares", "non_saturating", "hinge", "relativistic", "wasserstein"]
 PenaltyName = Literal["none", "r1", "r2", "r1_r2", "wgan_gp"]
-ScheduleName = Literal["linear", "cosine"]
+ScheduleName = Literal["linear", "cosine", "cooldown"]
 MatmulPrecision = Literal["default", "float32"]
 AUGMENTATIONS = ("color", "translation", "cutout")  # the words of an augmentation policy
 
@@ -76,7 +76,8 @@ class OptimizerConfig:
         eps: added to the root of the running square, above 0.
         lr_end: the learning rate at the end of training, at least 0; None for a constant one.
         b2_end: the same for b2, in [0, 1).
-        schedule: the curve from `lr` to `lr_end` and from `b2` to `b2_end`.
+        schedule: the curve from `lr` to `lr_end` and from `b2` to `b2_end`. `cooldown` stays at the
+            first value for four fifths of the training, and is a cosine in the last.
 
     Raises:
         ConfigError: a value is of the wrong type or out of range.

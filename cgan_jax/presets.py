@@ -38,7 +38,7 @@ PRESETS: Mapping[str, TrainConfig] = {
         epochs=25,
         loss="relativistic",
         model=ResidualConfig(generator_widths=(128, 48), discriminator_widths=(48, 128)),
-        optimizer=OptimizerConfig(lr=4e-4, b1=0.0, b2=0.99),
+        optimizer=OptimizerConfig(lr=4e-4, b1=0.0, b2=0.99, lr_end=2e-5, schedule="cooldown"),
         penalty=PenaltyConfig("r1_r2", gamma=0.1, every=4),
         average=AverageConfig(keep=True),
     ),

@@ -120,10 +120,10 @@ def check_flags(flags):
 
 
 def with_schedules(name):
-    """A preset; `residual` with schedules, which it does not have, so that some tests have them."""
+    """A preset; `residual` with all schedules, so that some tests have them from the first step."""
     config = PRESETS[name]
     if name != "residual":
         return config
-    optimizer = replace(config.optimizer, lr_end=2e-5)
+    optimizer = replace(config.optimizer, schedule="cosine")
     penalty = replace(config.penalty, gamma_end=0.01)
     return replace(config, optimizer=optimizer, penalty=penalty)

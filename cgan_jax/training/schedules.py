@@ -17,7 +17,8 @@ def schedule(
 
     `linear` is `start + (end - start) t / n_steps` and `cosine`
     `end + (start - end) (1 + cos(pi t / n_steps)) / 2`, where t steps are done; from
-    t = `n_steps` on the value is `end`.
+    t = `n_steps` on the value is `end`. `cooldown` is `start`, and a cosine in the last fifth of
+    the steps (Hägele et al. 2024, who call it that, end along other curves).
 
     Args:
         name: of the setting, for the message.
@@ -39,9 +40,15 @@ def schedule(
             f"schedule_steps is None, but {name} changes during training\n"
             "expected the number of steps over which it does\nCall config.for_data(dataset)."
         )
+    length = max(1, n_steps // 5) if curve == "cooldown" else n_steps
     if curve == "linear":
-        way = optax.linear_schedule(start - end, 0.0, n_steps)
+        way = optax.linear_schedule(start - end, 0.0, length)
     else:
-        way = optax.cosine_decay_schedule(start - end, n_steps)
-    # As a float, since Optax would divide an int32 in float32 even where floats have 64 bits.
-    return lambda count: end + way(jnp.asarray(count, float))
+        way = optax.cosine_decay_schedule(start - end, length)
+
+    def value(count: jax.typing.ArrayLike) -> jax.Array:
+        # As a float, since Optax would divide an int32 in float32 even where floats have 64 bits.
+        t = jnp.asarray(count, float)
+        return end + way(t if length == n_steps else jnp.maximum(t - (n_steps - length), 0))
+
+    return value

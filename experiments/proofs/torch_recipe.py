@@ -126,8 +126,10 @@ class Recipe:
         return self.config.optimizer, self.config.disc_optimizer or self.config.optimizer
 
     def _on_the_way(self, curve: str, start: float, end: float) -> float:
-        assert self.config.schedule_steps
-        t = min(1.0, self.n_steps / self.config.schedule_steps)
+        total = self.config.schedule_steps
+        assert total
+        length = max(1, total // 5) if curve == "cooldown" else total
+        t = min(1.0, max(0.0, 1 - (total - self.n_steps) / length))
         share = t if curve == "linear" else (1 - math.cos(math.pi * t)) / 2
         return start + share * (end - start)
 

@@ -93,6 +93,7 @@ def _adam(rng: np.random.Generator) -> dict[str, np.ndarray]:
         "constant": lambda share: 0.0,
         "linear": lambda share: share,
         "cosine": lambda share: (1 - math.cos(math.pi * share)) / 2,
+        "cooldown": lambda share: (1 - math.cos(math.pi * max(0, 5 * share - 4))) / 2,
     }
     for name, curve in curves.items():
         param = torch.zeros(4, dtype=torch.float64, requires_grad=True)

@@ -81,7 +81,7 @@ def settings(from_torch, curve):
     return OptimizerConfig(**values, schedule=curve), int(from_torch["adam.schedule_steps"])
 
 
-@pytest.mark.parametrize("curve", ["constant", "linear", "cosine"])
+@pytest.mark.parametrize("curve", ["constant", "linear", "cosine", "cooldown"])
 def test_fifty_steps_match_pytorch(from_torch, curve):
     """In float64; there `lr` and `betas` were set before each step."""
     grads = from_torch["adam.grads"]
@@ -108,6 +108,15 @@ def test_schedules_by_hand(curve, values):
     np.testing.assert_allclose([down(jnp.int32(c)) for c in counts], values, rtol=1e-6)
     np.testing.assert_allclose([3 - up(jnp.int32(c)) for c in counts], values, rtol=1e-6)
     assert down(8) == 1
+
+
+def test_a_cooldown_is_a_cosine_in_the_last_fifth():
+    """Constant before it; where a fifth is less than a step, in the last step."""
+    way = schedule("lr", 2.0, 1.0, 20, "cooldown")
+    counts = jnp.array([0, 15, 16, 17, 18, 20, 21])
+    np.testing.assert_allclose(way(counts), [2, 2, 2, 1.853553, 1.5, 1, 1], rtol=1e-6)
+    short = schedule("lr", 2.0, 1.0, 3, "cooldown")
+    np.testing.assert_array_equal(short(jnp.arange(5)), [2, 2, 2, 1, 1])
 
 
 def test_a_learning_rate_of_a_sweep_has_a_schedule_too():
