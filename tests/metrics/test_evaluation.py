@@ -166,6 +166,7 @@ def test_uint8_does_not_wrap_around(evaluator, others):
     assert figures[0]["mean"] < 2 * figures[0]["real"] < figures[1]["mean"]
 
 
+@pytest.mark.slow
 def test_one_seed_has_cas_and_fid_and_progress_counts_every_image(
     training, others, fashion_mnist_test, monkeypatch
 ):
@@ -274,6 +275,7 @@ def means():
     return Reference(classify, "means of blocks", validation, accuracy=0.4, chance=0.2)
 
 
+@pytest.mark.slow
 def test_few_and_unbalanced_images_adapt_the_protocol_and_say_so(few, means, monkeypatch):
     """Any features will do. A class that has no test image has no figures."""
     monkeypatch.setattr(cas, "RECIPE", cas.RECIPE._replace(epochs=1))

@@ -73,6 +73,7 @@ def test_the_label_enters_the_first_layer_instead():
     assert change_by_label(config)[0].min() > 1e-2
 
 
+@pytest.mark.slow
 def test_the_label_enters_every_batch_norm():
     """Another scale and bias for class 2 there alone changes its image, and no other."""
     config = SNGANConfig(**SMALL)

@@ -10,6 +10,7 @@ import pytest
 from jax import random
 
 from cgan_jax.errors import RunError
+from cgan_jax.reporting import measures as measures_module
 from cgan_jax.reporting.callbacks import TensorBoard
 from cgan_jax.reporting.measures import BestCheckpoint, MeasuresTable
 from cgan_jax.runs.checkpoint import Checkpoints
@@ -45,6 +46,12 @@ class Stop(Callback):
 
     def __call__(self):
         return self.left <= 0
+
+
+@pytest.fixture(autouse=True)
+def quick_plots(monkeypatch):
+    """A plot takes longer than an epoch here; only the run `whole` draws them."""
+    monkeypatch.setattr(measures_module, "plot_measures", lambda *args: args[-1].touch())
 
 
 def run_on(config, dataset, folder, *others, stop=None, every=1):
@@ -145,6 +152,7 @@ def test_tensorboard_has_the_measures(whole):
     assert b"measures/step" not in events.read_bytes()
 
 
+@pytest.mark.slow
 def test_old_best_stays_until_the_next_is_complete(
     whole, config, tiny_dataset, tmp_path, monkeypatch
 ):

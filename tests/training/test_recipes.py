@@ -127,6 +127,7 @@ def test_a_subclass_is_not_described_as_its_base(tmp_path):
         load_generator(tmp_path / "file.safetensors")
 
 
+@pytest.mark.slow
 @each_recipe
 def test_labels_can_be_mixed(name, run_of):
     generator = load_generator(run_of(name)[0])

@@ -124,6 +124,7 @@ def as_outside_of_tests(monkeypatch):
         cache.cache_clear()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("as_outside_of_tests")
 def test_sequential_seeds_have_the_bits_of_single_runs(config, tiny_dataset, monkeypatch):
     """Though their data are shuffled in blocks, which hold fewer batches of several runs."""

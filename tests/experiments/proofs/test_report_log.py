@@ -31,6 +31,7 @@ def trained(fashion_mnist):
     return first_losses(EXAMPLES, fashion_mnist)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", LOSSES)
 def test_first_25_batches_have_the_stored_losses(figures, trained, loss):
     """Up to rounding, which differs between processors, to a twentieth of what seeds differ by."""
@@ -39,6 +40,7 @@ def test_first_25_batches_have_the_stored_losses(figures, trained, loss):
     assert (np.abs(losses - stored["examples"]) <= np.array(stored["sd"]) / 20).all()
 
 
+@pytest.mark.slow
 def test_first_25_printed_losses_are_among_the_seeds(figures, trained):
     """Within four standard deviations of twenty seeds, and those are as wide as the ones here."""
     assert figures["seeds"] >= 20
