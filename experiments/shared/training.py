@@ -260,6 +260,9 @@ def _first_line(
         done = f"{plural(step, 'step')}, {plural(config.epochs * step // last_step, 'epoch')}"
         return f"{workdir} is finished: {done}. A larger --epochs makes it longer."
     what = f"step {step:,} of {last_step:,}" if step else plural(config.epochs, "epoch")
+    end = config.schedule_steps or last_step
+    if end < last_step:
+        what += f" (its schedules end at step {end:,}, and stay there)"
     return (
         f"{'Resuming' if step else 'Training'} in {workdir}: {what}, "
         f"{plural(last_step - step, 'step')} to take on {device(mesh.size if mesh else 1)}. "
