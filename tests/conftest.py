@@ -25,10 +25,11 @@ collect_ignore_glob += [] if find_spec("playwright") else ["*_in_a_browser.py"]
 def pytest_configure(config):
     """Spend less time on compilation, which is most of a test's time.
 
-    XLA does not optimise programs, most of which run for milliseconds here; a full-size step takes
-    a quarter longer. JAX keeps the programs in pytest's cache, so that tests, the processes of
-    pytest-xdist and later sessions share them. Commands that tests start inherit all this. What is
-    compared stays the same: numbers of NumPy and PyTorch, or two programs compiled alike.
+    XLA does not optimise programs, most of which run for milliseconds here, nor use its fusion
+    emitters, which take longest to compile. JAX keeps the programs in pytest's cache, so that
+    tests, the processes of pytest-xdist and later sessions share them. Commands that tests start
+    inherit all this. What is compared stays the same: numbers of NumPy and PyTorch, or two programs
+    compiled alike.
 
     NumPy gets one thread in the processes of pytest-xdist. The threads of its OpenBLAS busy-wait
     for one another: beside other work, an eigendecomposition took 140 times as long with two.
@@ -40,9 +41,9 @@ def pytest_configure(config):
     )
     if flags not in os.environ.get("XLA_FLAGS", ""):  # of the session that started this one
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
-    programs = config.cache.mkdir("programs")
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(programs))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    if cache := getattr(config, "cache", None):  # none with -p no:cacheprovider
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache.mkdir("programs")))
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
 @pytest.fixture(autouse=True)
