@@ -74,10 +74,11 @@ class OptimizerConfig:
         b1: decay of the gradient's running mean, in [0, 1).
         b2: decay of the gradient's running square, in [0, 1).
         eps: added to the root of the running square, above 0.
-        lr_end: the learning rate at the end of training, at least 0; None for a constant one.
+        lr_end: the learning rate at the end of training, at least 0; None for a constant one. It
+            stays as it is when `lr` is changed.
         b2_end: the same for b2, in [0, 1).
-        schedule: the curve from `lr` to `lr_end` and from `b2` to `b2_end`. `cooldown` stays at the
-            first value for four fifths of the training, and is a cosine in the last.
+        schedule: the curve from `lr` to `lr_end` and from `b2` to `b2_end`. `cooldown` keeps the
+            first value for four fifths of the training, then follows a cosine.
 
     Raises:
         ConfigError: a value is of the wrong type or out of range.

@@ -27,10 +27,10 @@ def write_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def look_up(path: Path) -> None:
-    """See whether a path can be looked up, whether or not it exists.
+def check_path(path: Path) -> None:
+    """Check that a path can be looked up; it need not exist.
 
-    `Path.exists` says no for a name that is too long, from Python 3.14 on.
+    From Python 3.14 on, `Path.exists` returns False for a name that is too long.
 
     Raises:
         RunError: it cannot.

@@ -32,8 +32,8 @@ PRESETS: Mapping[str, TrainConfig] = {
         average=AverageConfig(keep=True, half_life=160_000, ramp=0.1),
     ),
     # Networks after R3GAN's config D (Huang et al. 2024), sized for small images and two CPU cores,
-    # with its loss and penalties: 33 to 52 minutes there (12 to 7.5 steps per second). Measured in
-    # docs/results.md; what was tried is in docs/recipes.md.
+    # with its loss and penalties; the learning rate falls in the last fifth. 33 to 52 minutes there
+    # (12 to 7.5 steps per second). Measured in docs/results.md; what was tried: docs/recipes.md.
     "residual": TrainConfig(
         epochs=25,
         loss="relativistic",

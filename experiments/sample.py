@@ -15,7 +15,7 @@ import tyro
 
 from cgan_jax.checks import Count, normalize_name, plural
 from cgan_jax.errors import ConfigError
-from cgan_jax.files import atomic_write, look_up, write_errors
+from cgan_jax.files import atomic_write, check_path, write_errors
 from cgan_jax.runs.folder import RunFolder
 from experiments.shared.choice import NEWEST, Checkpoint, Words, class_ids, square
 from experiments.shared.command_line import parse, run
@@ -72,7 +72,7 @@ class Flags:
         suffix = self.out.suffix.lower()
         if suffix in FILES:
             return check_output(self.out, self.overwrite)
-        look_up(self.out)
+        check_path(self.out)
         with write_errors(self.out):
             is_folder = self.out.is_dir()
             if is_folder and any(self.out.iterdir()):

@@ -26,10 +26,10 @@ def pytest_configure(config):
     """Spend less time on compilation, which is most of a test's time.
 
     XLA does not optimise programs, most of which run for milliseconds here, nor use its fusion
-    emitters, which take longest to compile. JAX keeps the programs in pytest's cache, so that
-    tests, the processes of pytest-xdist and later sessions share them. Commands that tests start
-    inherit all this. What is compared stays the same: numbers of NumPy and PyTorch, or two programs
-    compiled alike.
+    emitters, which take longest to compile. (An XLA that lacks one of the flags would refuse to
+    start.) JAX keeps the programs in pytest's cache, so that tests, the processes of pytest-xdist
+    and later sessions share them. Commands that tests start inherit all this. What is compared
+    stays the same: numbers of NumPy and PyTorch, or two programs compiled alike.
 
     NumPy gets one thread in the processes of pytest-xdist. The threads of its OpenBLAS busy-wait
     for one another: beside other work, an eigendecomposition took 140 times as long with two.

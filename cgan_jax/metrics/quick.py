@@ -77,9 +77,9 @@ def quick_measures(
 
 
 def compared_rows(training: Dataset) -> np.ndarray:
-    """Indices of the training images that fakes are compared with by `quick_measures`.
+    """Indices of the training images that `quick_measures` compares fakes with.
 
-    Of Fashion-MNIST, those to which its reference classifier was not fitted.
+    For Fashion-MNIST, they are among those that its reference classifier was not fitted to.
     """
     first = N_TRAINING if is_fashion_mnist(training) else 0
     return first + evenly(training.labels[first:], N_IMAGES, len(training.class_names))

@@ -17,8 +17,9 @@ def schedule(
 
     `linear` is `start + (end - start) t / n_steps` and `cosine`
     `end + (start - end) (1 + cos(pi t / n_steps)) / 2`, where t steps are done; from
-    t = `n_steps` on the value is `end`. `cooldown` is `start`, and a cosine in the last fifth of
-    the steps (Hägele et al. 2024, who call it that, end along other curves).
+    t = `n_steps` on the value is `end`. `cooldown` is `start` for the first four fifths of
+    the steps, then moves to `end` on a cosine (the name is from Hägele et al. 2024, who recommend
+    `1 - sqrt`).
 
     Args:
         name: of the setting, for the message.

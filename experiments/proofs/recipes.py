@@ -13,7 +13,7 @@ training begins, so that other work beside a long run does not count.
 import contextlib
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, get_args
 
@@ -21,7 +21,7 @@ import tyro
 
 from cgan_jax.checks import Range
 from cgan_jax.config import TrainConfig
-from cgan_jax.data import Dataset, load
+from cgan_jax.data import SPECS, Dataset, load
 from cgan_jax.errors import RunError
 from cgan_jax.files import write_json
 from cgan_jax.presets import PRESETS
@@ -39,6 +39,7 @@ from experiments.shared.training_flags import Job, parse_job
 MODULE = "experiments.proofs.recipes"
 SECONDS = 8.0  # about how long a turn lasts when the pace is measured
 DATASET = PRESETS["report"].dataset
+N_IMAGES = SPECS[DATASET].splits["train"].shape[0]
 CURVE_POINTS = 20  # evaluations in the course of a run, or one per epoch
 
 Name = Literal[
@@ -58,11 +59,11 @@ class Recipe(NamedTuple):
     words: tuple[str, ...]
 
 
-def of_preset(name: Name) -> Recipe:
+def of_preset(name: str) -> Recipe:
     return Recipe(PRESETS[name].epochs, ("--preset", name))
 
 
-RECIPES: Mapping[Name, Recipe] = {
+RECIPES: Mapping[str, Recipe] = {
     "report": of_preset("report"),
     "report_average": Recipe(50, ("--average",)),
     "relativistic_mlp": of_preset("relativistic_mlp"),
@@ -85,7 +86,7 @@ class Flags:
     """
 
     recipes: tuple[Name, ...] = get_args(Name)
-    """Which recipes. residual_short is residual in 10 epochs."""
+    """Which recipes. residual_short is residual for 10 epochs, with a cooldown of its own."""
     seeds: tuple[int, ...] = (0,)
     """Of training: one run of each recipe for each of them."""
     workdir: Path = Path("runs/recipes")
@@ -107,17 +108,16 @@ class Flags:
 
     def stages(self) -> "list[Stage]":
         """The chosen recipes with each seed."""
-        stages = []
-        for name in sorted(self.recipes, key=list(RECIPES).index):
-            recipe = RECIPES[name]
-            epochs = 1 if self.fast else recipe.epochs
-            every = max(1, epochs // CURVE_POINTS)
-            for seed in self.seeds:
-                path = self.folder / f"{name}_seed_{seed}"
-                words = [*recipe.words, "--seed", seed, "--epochs", epochs, "--workdir", path]
-                words += ["--eval-every", every]
-                stages.append(Stage(name, seed, path, tuple(map(str, words))))
-        return stages
+        names = sorted(self.recipes, key=list(RECIPES).index)
+        return [self.stage(name, seed) for name in names for seed in self.seeds]
+
+    def stage(self, name: str, seed: int) -> "Stage":
+        """A recipe with a seed."""
+        recipe, path = RECIPES[name], self.folder / f"{name}_seed_{seed}"
+        epochs = 1 if self.fast else recipe.epochs
+        words = [*recipe.words, "--seed", seed, "--epochs", epochs, "--workdir", path]
+        words += ["--eval-every", max(1, epochs // CURVE_POINTS)]
+        return Stage(name, seed, path, tuple(map(str, words)))
 
 
 class Stage(NamedTuple):
@@ -130,7 +130,7 @@ class Stage(NamedTuple):
         words: the flags of `experiments.fashion_cgan` that train it, or resume it.
     """
 
-    name: Name
+    name: str
     seed: int
     path: Path
     words: tuple[str, ...]
@@ -141,17 +141,21 @@ class Stage(NamedTuple):
         return self.path.parent / f"{self.name}_seed_{self.seed}.json"
 
     def job(self) -> Job[fashion_cgan.Flags]:
-        """What trains it.
+        """What trains it, or resumes it.
 
         Raises:
-            RunError: the folder holds another run, or one of more epochs.
+            RunError: the folder holds a run of other settings, or one of more epochs.
         """
-        job = parse_job(fashion_cgan.Flags, fashion_cgan.MODULE, self.words)
-        saved = RunFolder.check(self.path, job.config)
-        if saved and saved.config.epochs > job.config.epochs:
+        job, fresh = (
+            parse_job(fashion_cgan.Flags, fashion_cgan.MODULE, [*self.words, *more])
+            for more in ((), ("--no-resume",))
+        )
+        expected = fresh.config.with_schedule_steps(N_IMAGES)
+        saved = RunFolder.check(self.path, expected)
+        if saved and saved.config.epochs > expected.epochs:
             raise RunError(
                 f"{self.path} holds a run of {saved.config.epochs} epochs\n"
-                f"expected one of at most {job.config.epochs}, to measure {self.name}\n"
+                f"expected one of at most {expected.epochs}, to measure {self.name}\n"
                 "Move it away, or name the other recipes with --recipes."
             )
         return job
@@ -161,10 +165,11 @@ def main() -> None:
     flags = parse(Flags, MODULE)
     flags.check()
     check_output(flags.folder / results.TABLE, overwrite=True)
-    jobs = [(stage, stage.job()) for stage in flags.stages() if not stage.figures.exists()]
     rows = results.read_figures(flags.folder, list(RECIPES))
-    configs = {row.recipe: RunFolder.open(row.run).config for row in rows}
-    configs |= {stage.name: job.config for stage, job in jobs}
+    measured = [flags.stage(row.recipe, row.seed) for row in rows]
+    every = [(stage, stage.job()) for stage in dict.fromkeys([*measured, *flags.stages()])]
+    configs = {stage.name: job.config.with_schedule_steps(N_IMAGES) for stage, job in every}
+    jobs = [(stage, job) for stage, job in every if stage not in measured]
     pace = results.read_pace(flags.folder)
     if jobs or not configs.keys() <= pace.keys():
         pace = measure_pace(configs, flags.rounds)
@@ -177,9 +182,15 @@ def main() -> None:
 
 
 def measure_pace(configs: Mapping[str, TrainConfig], rounds: int) -> dict[str, float]:
-    """Median steps per second of each, in turns, each in a process of its own."""
+    """Median steps per second of each, in turns, each in a process of its own.
+
+    Those that differ in their length and seed alone share one measurement.
+    """
     from experiments.proofs.benchmark_parts import spans
 
+    bare = {name: replace(c, epochs=1, seed=0, schedule_steps=None) for name, c in configs.items()}
+    first = {name: next(each for each in bare if bare[each] == bare[name]) for name in bare}
+    configs = {name: configs[name] for name in dict.fromkeys(first.values())}
     print(f"Measuring the pace of {', '.join(configs)}.", flush=True)
     rates: dict[str, list[float]] = {name: [] for name in configs}
     with contextlib.ExitStack() as stack:
@@ -194,7 +205,7 @@ def measure_pace(configs: Mapping[str, TrainConfig], rounds: int) -> dict[str, f
         for _ in range(rounds):
             for name, side in sides.items():
                 rates[name].append(side(steps[name]))
-    return {name: statistics.median(values) for name, values in rates.items()}
+    return {name: statistics.median(rates[first[name]]) for name in first}
 
 
 def plan(

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from cgan_jax.errors import RunError
-from cgan_jax.files import look_up
+from cgan_jax.files import check_path
 
 
 def check_output(file: Path, overwrite: bool) -> None:
@@ -13,7 +13,7 @@ def check_output(file: Path, overwrite: bool) -> None:
     Raises:
         RunError: it exists and is not a file to `overwrite`, or its folder cannot be written.
     """
-    look_up(file)
+    check_path(file)
     if file.exists() and not (overwrite and file.is_file()):
         raise RunError(
             f"{file} exists already\nexpected a new file\n"

@@ -258,11 +258,12 @@ def _first_line(
     """What is about to be trained, where and on what; or that it is finished."""
     if step >= last_step:
         done = f"{plural(step, 'step')}, {plural(config.epochs * step // last_step, 'epoch')}"
-        return f"{workdir} is finished: {done}. A larger --epochs makes it longer."
+        ends = ", at the last values of its schedules" * config.has_schedules
+        return f"{workdir} is finished: {done}. A larger --epochs makes it longer{ends}."
     what = f"step {step:,} of {last_step:,}" if step else plural(config.epochs, "epoch")
-    end = config.schedule_steps or last_step
-    if end < last_step:
-        what += f" (its schedules end at step {end:,}, and stay there)"
+    end = config.has_schedules and config.schedule_steps
+    if end and end < last_step:
+        what += f" (its schedules end at step {end:,}; their last values then stay)"
     return (
         f"{'Resuming' if step else 'Training'} in {workdir}: {what}, "
         f"{plural(last_step - step, 'step')} to take on {device(mesh.size if mesh else 1)}. "

@@ -34,7 +34,7 @@ each_recipe = pytest.mark.parametrize(
 def recipe(name):
     """A preset for the tiny data: two epochs of three batches, networks of a few channels.
 
-    `residual` with schedules, so that these tests have some.
+    `residual` with all schedules, so that these tests have some from the first step.
     """
     return tiny.shrink(replace(with_schedules(name), epochs=2))
 

@@ -24,10 +24,10 @@ SMALL = {
 
 
 def small(name, n_steps):
-    """A preset at a small size; `residual` with schedules, which it does not have."""
+    """A preset at a small size, with schedules that end with the last step."""
     config = with_schedules(name)
     config = replace(config, model=replace(config.model, **SIZES, **SMALL[name]), batch_size=4)
-    return replace(config, schedule_steps=n_steps + 10)
+    return replace(config, schedule_steps=n_steps)
 
 
 def as_torch(images):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cgan_jax.config import OptimizerConfig
 from cgan_jax.data import SPECS, Dataset
 from cgan_jax.errors import ConfigError, RunError
 from cgan_jax.metrics import evaluation
@@ -79,10 +80,23 @@ def test_bad_flags_are_refused(flags, message):
         check_flags(Flags(**flags))
 
 
-def test_a_run_of_more_epochs_is_not_measured(tmp_path):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 40}, "of 40 epochs\nexpected one of at most 25"),
+        ({"epochs": 10, "schedule_steps": 9380}, "schedule_steps: 9380 -> 23450"),
+        (
+            {"optimizer": OptimizerConfig(lr=4e-4, b1=0.0, b2=0.99)},
+            "optimizer.lr_end: None -> 2e-05",
+        ),
+    ],
+)
+def test_a_run_of_other_settings_is_not_measured(tmp_path, changes, message):
+    """Though `fashion_cgan` would resume it with the settings that it has."""
     (stage,) = Flags(recipes=("residual",), workdir=tmp_path).stages()
-    RunFolder.start(stage.path, replace(stage.job().config, epochs=40), CLASS_NAMES)
-    with pytest.raises(RunError, match="of 40 epochs\nexpected one of at most 25"):
+    config = stage.job().config.with_schedule_steps(60_000)
+    RunFolder.start(stage.path, replace(config, **changes), CLASS_NAMES)
+    with pytest.raises(RunError, match=message):
         stage.job()
 
 
