@@ -228,6 +228,7 @@ def test_broken_contents_are_refused(tiny, commands):
         fetch(spec)
 
 
+@pytest.mark.slow
 def test_the_real_package():
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
         with pytest.raises(DataError, match="has no apt-get"):

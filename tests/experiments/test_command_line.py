@@ -35,7 +35,7 @@ COMMAND = [sys.executable, "-m", "experiments.fashion_cgan"]
 # Few and large batches: an epoch of 60,000 images in 16 steps, the last of which is smaller; and
 # narrow layers, for CI also runs the report's.
 FLAGS = ["--batch-size", "3900", "--sample-every", "1", "--checkpoint-every", "1"]
-FLAGS += ["--generator-widths", "64", "128", "--discriminator-widths", "128", "128"]
+FLAGS += ["--generator-widths", "16", "32", "--discriminator-widths", "32", "32"]
 
 
 def command(*flags, **options):
@@ -67,7 +67,7 @@ def test_run_fills_its_folder(trained):
     folder, _ = trained
     config = from_dict(json.loads((folder / "config.json").read_text())["config"])
     assert (config.epochs, config.batch_size) == (1, 3900)
-    widths = {"generator_widths": (64, 128), "discriminator_widths": (128, 128)}
+    widths = {"generator_widths": (16, 32), "discriminator_widths": (32, 32)}
     assert config.model == replace(PRESETS["report"].model, **widths)
     assert read_losses(folder / "losses.csv").shape == (16, 2)
     assert sorted(path.name for path in folder.iterdir()) == [

@@ -93,6 +93,7 @@ def test_the_label_enters_every_batch_norm():
             assert jnp.abs(before[2] - after[2]).max() > 1e-3, (block, norm)
 
 
+@pytest.mark.slow
 def test_statistics_change_in_training_alone():
     config = SNGANConfig(**SMALL)
     images, _, gen, disc = jax.jit(lambda: init_pair(config))()

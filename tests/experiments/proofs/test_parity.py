@@ -139,7 +139,7 @@ def replay(golden, dtype):
     return steps
 
 
-@pytest.fixture(scope="module", params=["float32", "float64"])
+@pytest.fixture(scope="module", params=[pytest.param("float32", marks=pytest.mark.slow), "float64"])
 def replayed(request, golden):
     with jax.enable_x64(request.param == "float64"):
         return request.param, replay(golden, request.param)
