@@ -1,10 +1,11 @@
-"""PyTorch's numbers of the parts that a GAN may have."""
+"""PyTorch's numbers of the parts that a GAN may have, and how programs are compiled."""
 
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
 
+from cgan_jax.training import spans, sweep
 from tests.helpers import ROOT
 
 LIVE = [pytest.param("live", marks=pytest.mark.torch)] if find_spec("torch") else []
@@ -19,3 +20,16 @@ def from_torch(request):
         return make_parts.make(seed=1)
     with np.load(ROOT / "tests/golden/parts.npz") as arrays:
         return dict(arrays)
+
+
+@pytest.fixture
+def as_outside_of_tests(monkeypatch):
+    """Compile steps with the fusion emitters, without which two programs round differently."""
+    caches = spans.compiled_train_steps, sweep._jitted
+    options = spans._update_in_place() | {"xla_cpu_use_fusion_emitters": True}
+    monkeypatch.setattr(spans, "_update_in_place", lambda: options)
+    for cache in caches:
+        cache.cache_clear()
+    yield
+    for cache in caches:
+        cache.cache_clear()

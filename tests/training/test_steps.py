@@ -279,6 +279,7 @@ def test_a_span_of_steps_is_the_steps_one_by_one(take, init):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("as_outside_of_tests")
 @pytest.mark.parametrize("balance", [False, True])
 def test_blocks_of_large_data_give_the_same(gan, tiny_dataset, init, monkeypatch, balance):
     """Bitwise, over two epochs and from the middle of one; the blocks do not fill an epoch."""

@@ -16,7 +16,7 @@ from cgan_jax.runs.checkpoint import Checkpoints
 from cgan_jax.runs.folder import RunFolder
 from cgan_jax.runs.restore import restore_run
 from cgan_jax.runs.tables import read_losses
-from cgan_jax.training import spans, sweep
+from cgan_jax.training import spans
 from cgan_jax.training.callbacks import Callback
 from cgan_jax.training.gan import GAN
 from cgan_jax.training.loop import train
@@ -109,19 +109,6 @@ def test_members_equal_their_single_runs(config, tiny_dataset, vmap, extras, mon
         rtol=1e-6,
     )
     assert not np.allclose(recorders[0].losses[-1], recorders[1].losses[-1])
-
-
-@pytest.fixture
-def as_outside_of_tests(monkeypatch):
-    """Compile steps with the fusion emitters, without which two programs round differently."""
-    caches = spans.compiled_train_steps, sweep._jitted
-    options = spans._update_in_place() | {"xla_cpu_use_fusion_emitters": True}
-    monkeypatch.setattr(spans, "_update_in_place", lambda: options)
-    for cache in caches:
-        cache.cache_clear()
-    yield
-    for cache in caches:
-        cache.cache_clear()
 
 
 @pytest.mark.slow
