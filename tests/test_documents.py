@@ -1,7 +1,7 @@
 """The documents are true: examples run, links and paths exist, commands parse, figures agree.
 
-Most sections of docs/tutorial.md train for some epochs, here on 256 images. They are
-slow tests. Weights & Biases comes with the extra `dev`.
+Most sections of docs/tutorial.md train for some epochs, here on 256 images. They are slow
+tests. Weights & Biases comes with the extra `dev`.
 """
 
 import importlib

@@ -41,15 +41,10 @@ def schedule(
             f"schedule_steps is None, but {name} changes during training\n"
             "expected the number of steps over which it does\nCall config.for_data(dataset)."
         )
-    length = max(1, n_steps // 5) if curve == "cooldown" else n_steps
+    first = n_steps - max(1, n_steps // 5) if curve == "cooldown" else 0
     if curve == "linear":
-        way = optax.linear_schedule(start - end, 0.0, length)
+        way = optax.linear_schedule(start - end, 0.0, n_steps)
     else:
-        way = optax.cosine_decay_schedule(start - end, length)
-
-    def value(count: jax.typing.ArrayLike) -> jax.Array:
-        # As a float, since Optax would divide an int32 in float32 even where floats have 64 bits.
-        t = jnp.asarray(count, float)
-        return end + way(t if length == n_steps else jnp.maximum(t - (n_steps - length), 0))
-
-    return value
+        way = optax.cosine_decay_schedule(start - end, n_steps - first)
+    # As a float, since Optax would divide an int32 in float32 even where floats have 64 bits.
+    return lambda count: end + way(jnp.maximum(jnp.asarray(count, float) - first, 0))

@@ -14,6 +14,7 @@ import contextlib
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, get_args
 
@@ -146,10 +147,8 @@ class Stage(NamedTuple):
         Raises:
             RunError: the folder holds a run of other settings, or one of more epochs.
         """
-        job, fresh = (
-            parse_job(fashion_cgan.Flags, fashion_cgan.MODULE, [*self.words, *more])
-            for more in ((), ("--no-resume",))
-        )
+        parse_words = partial(parse_job, fashion_cgan.Flags, fashion_cgan.MODULE)
+        fresh = parse_words([*self.words, "--no-resume"])  # not by the settings of the folder
         expected = fresh.config.with_schedule_steps(N_IMAGES)
         saved = RunFolder.check(self.path, expected)
         if saved and saved.config.epochs > expected.epochs:
@@ -158,7 +157,7 @@ class Stage(NamedTuple):
                 f"expected one of at most {expected.epochs}, to measure {self.name}\n"
                 "Move it away, or name the other recipes with --recipes."
             )
-        return job
+        return parse_words(self.words)
 
 
 def main() -> None:
@@ -168,7 +167,7 @@ def main() -> None:
     rows = results.read_figures(flags.folder, list(RECIPES))
     measured = [flags.stage(row.recipe, row.seed) for row in rows]
     every = [(stage, stage.job()) for stage in dict.fromkeys([*measured, *flags.stages()])]
-    configs = {stage.name: job.config.with_schedule_steps(N_IMAGES) for stage, job in every}
+    configs = {stage.name: job.config for stage, job in every}
     jobs = [(stage, job) for stage, job in every if stage not in measured]
     pace = results.read_pace(flags.folder)
     if jobs or not configs.keys() <= pace.keys():
@@ -188,24 +187,22 @@ def measure_pace(configs: Mapping[str, TrainConfig], rounds: int) -> dict[str, f
     """
     from experiments.proofs.benchmark_parts import spans
 
-    bare = {name: replace(c, epochs=1, seed=0, schedule_steps=None) for name, c in configs.items()}
-    first = {name: next(each for each in bare if bare[each] == bare[name]) for name in bare}
-    configs = {name: configs[name] for name in dict.fromkeys(first.values())}
+    alike = {
+        name: replace(config, epochs=1, seed=0, schedule_steps=None).with_schedule_steps(N_IMAGES)
+        for name, config in configs.items()
+    }
     print(f"Measuring the pace of {', '.join(configs)}.", flush=True)
-    rates: dict[str, list[float]] = {name: [] for name in configs}
+    rates: dict[TrainConfig, list[float]] = {config: [] for config in alike.values()}
     with contextlib.ExitStack() as stack:
-        sides = {
-            name: stack.enter_context(in_own_process(spans, config))
-            for name, config in configs.items()
-        }
+        sides = {config: stack.enter_context(in_own_process(spans, config)) for config in rates}
         steps = {
-            name: steps_per_turn([side], configs[name].penalty.every, SECONDS)
-            for name, side in sides.items()
+            config: steps_per_turn([side], config.penalty.every, SECONDS)
+            for config, side in sides.items()
         }
         for _ in range(rounds):
-            for name, side in sides.items():
-                rates[name].append(side(steps[name]))
-    return {name: statistics.median(rates[first[name]]) for name in first}
+            for config, side in sides.items():
+                rates[config].append(side(steps[config]))
+    return {name: statistics.median(rates[config]) for name, config in alike.items()}
 
 
 def plan(

@@ -11,7 +11,7 @@ import pytest
 from cgan_jax.config import ResidualConfig
 from cgan_jax.errors import ConfigError
 from cgan_jax.models import networks
-from tests.helpers import change_by_label, each_conditioning, init_pair, n_parameters
+from tests.helpers import FUSED, change_by_label, each_conditioning, init_pair, n_parameters
 
 SMALL = {"n_classes": 3, "latent_dim": 4, "label_dim": 2, "img_size": 8, "features": 6}
 SMALL |= {"generator_widths": (8, 4), "discriminator_widths": (4, 8)}
@@ -82,7 +82,7 @@ def test_networks_with_too_many_weights_are_refused(name):
 def test_blocks_are_the_identity_at_the_start():
     """The last convolution of each is zero; the others are scaled down by the number of blocks."""
     config = ResidualConfig(**SMALL | {"generator_widths": (64, 64)}, blocks=2)
-    images, _, gen, _ = jax.jit(lambda: init_pair(config))()
+    images, _, gen, _ = jax.jit(lambda: init_pair(config), compiler_options=FUSED)()
     params = gen["params"]
     blocks = {name: params[name] for name in params if "block" in name}
     assert len(blocks) == 4
@@ -92,10 +92,10 @@ def test_blocks_are_the_identity_at_the_start():
         for conv, fan_in in (("reduce", 64), ("mix", 32 * 9)):
             np.testing.assert_allclose(block[conv]["kernel"].std() * fan_in**0.5, gain, rtol=0.15)
         params[name]["reduce"]["kernel"] *= 7  # without effect
-    apply = jax.jit(partial(networks(config)[0].apply, train=True))
+    apply = jax.jit(partial(networks(config)[0].apply, train=True), compiler_options=FUSED)
     latent = jax.random.normal(jax.random.key(1), (2, config.latent_dim))
     again = apply({"params": params}, latent, jnp.arange(2))
-    np.testing.assert_allclose(images, again, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(images, again, rtol=1e-5)
 
 
 @each_conditioning

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cgan_jax.training import spans, sweep
-from tests.helpers import ROOT
+from tests.helpers import FUSED, ROOT
 
 LIVE = [pytest.param("live", marks=pytest.mark.torch)] if find_spec("torch") else []
 
@@ -24,9 +24,9 @@ def from_torch(request):
 
 @pytest.fixture
 def as_outside_of_tests(monkeypatch):
-    """Compile steps with the fusion emitters, without which two programs round differently."""
+    """Compile steps with the fusion emitters."""
     caches = spans.compiled_train_steps, sweep._jitted
-    options = spans._update_in_place() | {"xla_cpu_use_fusion_emitters": True}
+    options = spans._update_in_place() | FUSED
     monkeypatch.setattr(spans, "_update_in_place", lambda: options)
     for cache in caches:
         cache.cache_clear()
