@@ -14,7 +14,11 @@ from .config import PenaltyConfig as PenaltyConfig
 from .config import ResidualConfig as ResidualConfig
 from .config import SNGANConfig as SNGANConfig
 from .config import TrainConfig as TrainConfig
+from .data import Batch as Batch
 from .data import Dataset as Dataset
+from .data import DatasetSource as DatasetSource
+from .data import IterableSource as IterableSource
+from .data import Source as Source
 from .data import load as load
 from .data import load_folder as load_folder
 from .data import load_npz as load_npz
@@ -22,6 +26,7 @@ from .data import load_tfds as load_tfds
 from .errors import CGANError as CGANError
 from .losses import LOSSES as LOSSES
 from .losses import AdversarialLoss as AdversarialLoss
+from .losses import DiscOutput as DiscOutput
 from .models.report import Discriminator as Discriminator
 from .models.report import Generator as Generator
 from .pictures.grids import grid as grid
@@ -40,17 +45,20 @@ from .training.callbacks import Callback as Callback
 from .training.gan import GAN as GAN
 from .training.gan import GANState as GANState
 from .training.gan import NetState as NetState
+from .training.loop import run_steps as run_steps
 from .training.loop import train as train
 from .training.sharding import data_mesh as data_mesh
-from .training.spans import Spans as Spans
-from .training.steps import Batch as Batch
-from .training.steps import Losses as Losses
-from .training.steps import RunKeys as RunKeys
-from .training.steps import run_keys as run_keys
-from .training.steps import shuffle as shuffle
-from .training.steps import train_step as train_step
-from .training.steps import train_steps as train_steps
-from .training.sweep import Member as Member
-from .training.sweep import train_members as train_members
+from .training.step import Losses as Losses
+from .training.step import RunKeys as RunKeys
+from .training.step import disc_output as disc_output
+from .training.step import generate_fakes as generate_fakes
+from .training.step import next_state as next_state
+from .training.step import real_images as real_images
+from .training.step import run_keys as run_keys
+from .training.step import sample_inputs as sample_inputs
+from .training.step import step_keys as step_keys
+from .training.step import train_step as train_step
+from .training.step import update_discriminator as update_discriminator
+from .training.step import update_generator as update_generator
 
 __version__: str

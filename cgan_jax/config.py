@@ -96,7 +96,7 @@ class OptimizerConfig:
         check_fields(self)
 
     @property
-    def changes(self) -> bool:
+    def is_scheduled(self) -> bool:
         """Whether a setting changes during training."""
         return self.lr_end is not None or self.b2_end is not None
 
@@ -160,6 +160,8 @@ class TrainConfig:
         batch_size: images per step, at least 2.
         seed: of all randomness (weights, data order, noise), in [0, 2**32).
         loss: adversarial loss; a name in `cgan_jax.LOSSES`.
+        disc_steps: updates of the discriminator for each of the generator, each on a batch of its
+            own; a step takes all these batches. 5 in WGAN-GP.
         balance: draw each class equally often, however many images it has; an epoch keeps its
             number of steps, so that images of large classes come less than once, and of small ones
             more often.
@@ -188,6 +190,7 @@ class TrainConfig:
     batch_size: Annotated[int, Range(2)] = 64  # BatchNorm needs two images
     seed: Seed = 0
     loss: LossName = "least_squares"
+    disc_steps: Count = 1
     balance: bool = False
     augment: str = ""
     background: Annotated[float, Range(-1, 1, "in [-1, 1]")] = -1.0
@@ -224,11 +227,16 @@ class TrainConfig:
             )
 
     @property
+    def images_per_step(self) -> int:
+        """The real images of a step: a batch for each update of the discriminator."""
+        return self.batch_size * self.disc_steps
+
+    @property
     def has_schedules(self) -> bool:
         """Whether a setting changes during training, so that its length matters."""
         penalty = self.penalty.kind != "none" and self.penalty.gamma_end is not None
         disc = self.disc_optimizer or self.optimizer
-        return self.optimizer.changes or disc.changes or penalty
+        return self.optimizer.is_scheduled or disc.is_scheduled or penalty
 
     def for_data(self, dataset: "Dataset") -> "TrainConfig":
         """This configuration with the name, the classes and the image size of some data.
@@ -249,7 +257,7 @@ class TrainConfig:
         """This configuration with `schedule_steps`, if it lacks them and something changes."""
         if not self.has_schedules or self.schedule_steps:
             return self
-        steps = self.epochs * -(-n_images // self.batch_size)
+        steps = self.epochs * -(-n_images // self.images_per_step)
         return dataclasses.replace(self, schedule_steps=steps)
 
     def check_data(self, n_images: int) -> None:
@@ -265,12 +273,17 @@ class TrainConfig:
                 f"not {short_repr(self.batch_size)}\n"
                 "Give a smaller one with --batch-size (batch_size=)."
             )
-        if n_images % self.batch_size == 1:
+        if self.images_per_step > n_images:
+            raise ConfigError(
+                f"disc_steps {self.disc_steps} takes {self.images_per_step} images in a step, of "
+                f"{n_images}\nexpected at most all of them\nGive fewer, or smaller batches."
+            )
+        if n_images % self.images_per_step == 1:
             raise ConfigError(
                 f"batch_size {self.batch_size} leaves a last batch of one image of {n_images}\n"
                 "expected at least two, which BatchNorm needs\nGive one more or one fewer."
             )
-        most = INT32_MAX // -(-n_images // self.batch_size)
+        most = INT32_MAX // -(-n_images // self.images_per_step)
         if self.epochs > most:
             raise ConfigError(
                 f"epochs must be at most {most} with {n_images} images in batches of "
@@ -292,7 +305,11 @@ def to_dict(config: TrainConfig) -> dict[str, Any]:
     values = dataclasses.asdict(config) | {"model": model_to_dict(config.model)}
     if config.disc_optimizer is None:
         del values["disc_optimizer"]
-    for later in ("balance", "matmul_precision"):  # so that the file is that of earlier versions
+    for later in (
+        "balance",
+        "matmul_precision",
+        "disc_steps",
+    ):  # so that the file is that of earlier versions
         if values[later] == getattr(TrainConfig, later):
             del values[later]
     return values

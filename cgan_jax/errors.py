@@ -21,4 +21,12 @@ class RunError(CGANError):
 
 
 class DivergenceError(CGANError, ArithmeticError):
-    """Training produced NaN or infinite numbers."""
+    """Training produced NaN or infinite numbers.
+
+    Attributes:
+        step: the first step that did, or of which it was noticed; None of a state to be saved.
+    """
+
+    def __init__(self, message: str, step: int | None = None) -> None:
+        super().__init__(message)
+        self.step = step

@@ -14,6 +14,22 @@ from jax.nn import relu, softplus
 from cgan_jax.config import LossName
 
 
+class DiscOutput(NamedTuple):
+    """What the discriminator made of some images.
+
+    Attributes:
+        scores: floats `[B]`.
+        output: all that it returned: the scores, or a tuple that begins with them.
+        images: what it was shown, before augmentation: floats in [-1, 1], `[B, H, W, C]`.
+        labels: their labels, int32 `[B]` or floats `[B, K]`.
+    """
+
+    scores: jax.Array
+    output: Any
+    images: jax.Array
+    labels: jax.Array
+
+
 class AdversarialLoss(NamedTuple):
     """What the two players minimise, as functions of the discriminator's raw scores.
 
@@ -24,11 +40,26 @@ class AdversarialLoss(NamedTuple):
         paired: whether score i of the fakes is compared with score i of the real images. Then the
             fakes take the batch's labels, the generator's half is given the real scores too, and
             real and fake images go through D in a pass each.
+        outputs: whether both functions are given a `DiscOutput` in the place of each array of
+            scores, so that they may use labels, images and whatever else D returns.
     """
 
-    discriminator: Callable[[jax.Array, jax.Array], jax.Array]
+    discriminator: Callable[..., Any]
     generator: Callable[..., Any]
     paired: bool = False
+    outputs: bool = False
+
+    def of_discriminator(self, real: DiscOutput, fake: DiscOutput) -> jax.Array:
+        """The discriminator's losses, `[B]`, or their mean."""
+        return self._call(self.discriminator, real, fake)
+
+    def of_generator(self, *outputs: DiscOutput) -> jax.Array:
+        """The generator's losses, `[B]`, or their mean."""
+        return self._call(self.generator, *outputs)
+
+    def _call(self, half: Callable[..., Any], *outputs: DiscOutput) -> jax.Array:
+        losses = half(*(each if self.outputs else each.scores for each in outputs))
+        return jnp.asarray(losses)
 
 
 def least_squares_discriminator(real_B: jax.Array, fake_B: jax.Array) -> jax.Array:

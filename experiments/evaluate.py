@@ -23,6 +23,7 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
+from cgan_jax.bars import work_bar
 from cgan_jax.errors import ConfigError, RunError
 from cgan_jax.files import atomic_write, write_json
 from cgan_jax.metrics.measures import MEASURES
@@ -33,7 +34,6 @@ from experiments.shared.command_line import parse, run
 from experiments.shared.evaluation_data import EvalData, Source, source_of
 from experiments.shared.output import check_output
 from experiments.shared.page import write_or_warn
-from experiments.shared.reading import work_bar
 from experiments.shared.reference import own_reference
 
 if TYPE_CHECKING:

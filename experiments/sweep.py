@@ -1,6 +1,6 @@
-"""Train many seeds, and small grids of settings, at once: each member is a run folder of its own.
+"""Train many seeds, and small grids of settings: each member is a run folder of its own.
 
-The program that trains them together is cgan_jax/training/sweep.py; the table and the plot of its
+They are trained one after another by shared/sweep_training.py; the table and the plot of the
 results are in shared/sweep_summary.py.
 """
 
@@ -19,11 +19,13 @@ from cgan_jax.data import SPECS, Dataset
 from cgan_jax.errors import ConfigError
 from cgan_jax.presets import PRESETS, preset
 from cgan_jax.runs.folder import RunFolder
+from experiments import fashion_cgan
 from experiments.shared.command_line import parse, run
 from experiments.shared.data_flags import TRAIN, DataFlags, Parts, describe_holdout
 from experiments.shared.settings import Setting, flag_fields, given, settings, with_settings
 from experiments.shared.sweep_folder import SweepFolder
 from experiments.shared.training_flags import (
+    OutputFlags,
     PresetFlag,
     command_line,
     flag_value,
@@ -42,11 +44,11 @@ DATASET = PRESETS["report"].dataset
 
 @dataclass(frozen=True)
 class Flags(DataFlags):
-    """Train with many seeds and settings at once. Run it again to resume after a stop.
+    """Train with many seeds and settings. Run it again to resume after a stop.
 
     Every combination is a run, in a folder of its own that all other commands take. Most settings
-    accept several values. Runs that differ only in seed, --lr and --b1 share one program if both
-    networks have the same optimizer; the others are trained one program after another.
+    accept several values. The runs are trained one after another; those that differ in their seed
+    alone share a compiled program.
 
     Examples:
       python -m experiments.sweep                                four seeds, 200 epochs
@@ -128,13 +130,11 @@ def members(
                 f"{each.flag} must be one or more values, each once, not {short_repr(options)}\n"
                 f"Omit it for the default, {each.value}."
             )
-    # Last what one program can vary, so that its members stand together.
-    order = sorted(grid, key=lambda each: each.flag in ("lr", "b1"))
     configs = {}
-    for combination in itertools.product(*(grid[each] for each in order)):
-        chosen = dict(zip(order, combination, strict=True))
+    for combination in itertools.product(*grid.values()):
+        chosen = dict(zip(grid, combination, strict=True))
         config = with_settings(base, fixed | chosen, img_size)
-        words = [f"{each.flag}_{_short(chosen[each])}" for each in order if len(grid[each]) > 1]
+        words = [f"{each.flag}_{_short(chosen[each])}" for each in grid if len(grid[each]) > 1]
         for seed in range(config.seed, config.seed + seeds):
             configs["_".join([*words, f"seed_{seed}"])] = replace(config, seed=seed)
     return configs
@@ -142,16 +142,6 @@ def members(
 
 def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def programs(members: dict[str, TrainConfig]) -> Sequence[dict[str, TrainConfig]]:
-    """The members that one program can train together: they differ in seed, lr or b1 alone."""
-
-    def common(member: tuple[str, TrainConfig]) -> TrainConfig:
-        optimizer = replace(member[1].optimizer, lr=1.0, b1=0.0)
-        return replace(member[1], seed=0, optimizer=optimizer)
-
-    return [dict(group) for _, group in itertools.groupby(members.items(), common)]
 
 
 def with_schedule_steps(config: TrainConfig, folder: Path, n_images: int) -> TrainConfig:
@@ -198,19 +188,28 @@ def main() -> None:
     from experiments.shared import sweep_training  # imports JAX: only when all flags are good
 
     sweep_training.run(
-        programs(configs),
+        configs,
         dataset,
         flags.workdir,
+        OutputFlags(sample_every=flags.sample_every, checkpoint_every=flags.checkpoint_every),
         command=command,
         data=flags.identity(parts),  # members that are there keep theirs
-        sample_every=flags.sample_every,
-        checkpoint_every=flags.checkpoint_every,
-        member_commands={} if flags.plain else train_commands(flags, configs, parts),
+        member_commands=train_commands(flags, configs, parts),
     )
 
 
 def train_commands(flags: Flags, members: dict[str, TrainConfig], parts: Parts) -> dict[str, str]:
-    """For each run the command of `train` that trains it alone; `evaluate` reads its data there."""
+    """For each run the command that trains it alone; `evaluate` reads its data there."""
+    if flags.plain:
+        module, data = fashion_cgan.MODULE, fashion_cgan.Flags(data_dir=flags.data_dir)
+        return {
+            name: command_line(
+                module,
+                replace(data, workdir=flags.workdir / name),
+                setting_words(config),
+            )
+            for name, config in members.items()
+        }
     data = part_of(flags, DataFlags).decided(parts)
     if parts.held_out is not None:
         seed = next(iter(members.values())).seed if data.holdout_seed is None else data.holdout_seed

@@ -5,5 +5,9 @@ from .npz import load_npz as load_npz
 from .own import has_test_split as has_test_split
 from .own import load_own as load_own
 from .resolve import load as load
+from .sources import Batch as Batch
+from .sources import DatasetSource as DatasetSource
+from .sources import IterableSource as IterableSource
+from .sources import Source as Source
 from .spec import SPECS as SPECS
 from .tfds_named import load_tfds as load_tfds

@@ -23,6 +23,9 @@ from cgan_jax.errors import DataError
 Fill: TypeAlias = Literal["white", "black"] | None
 """What transparent pixels of pictures become; None if there are none."""
 
+Placement: TypeAlias = Literal["auto", "device", "host"]
+"""Where the images are kept that are trained on; see `cgan_jax.data.sources.DatasetSource`."""
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:

@@ -1,7 +1,6 @@
 """Callbacks that write files: the table and plot of losses, sample grids, TensorBoard events.
 
-The loop that calls them is training/loop.py's. The progress bar of the commands is not here but in
-experiments/shared/progress.py.
+The loop that calls them is training/loop.py's, the bar on the screen training/progress.py's.
 """
 
 import math
@@ -18,17 +17,10 @@ from cgan_jax.pictures.grids import grid, rows_for, shown_classes
 from cgan_jax.pictures.plots import plot_losses
 from cgan_jax.runs.events import EventFile
 from cgan_jax.runs.folder import RunFolder
-from cgan_jax.runs.tables import (
-    INDEX_COLUMNS,
-    append_losses,
-    measures_at,
-    read_losses,
-    rewind_losses,
-)
+from cgan_jax.runs.tables import append_losses, read_losses, rewind_losses
 from cgan_jax.sampling.latent_space import generate
-from cgan_jax.training.callbacks import Callback, EpochEnd, SpanEnd
+from cgan_jax.training.callbacks import Callback, ChunkEnd, EpochEnd, TrainEnd, TrainStart
 from cgan_jax.training.gan import GAN, GANState
-from cgan_jax.training.spans import is_finite
 
 PLOTTING = 0.05  # the share of its time that a run may spend on plots of its losses
 
@@ -48,19 +40,19 @@ class LossesTable(Callback):
         self._plot_every = check_int("plot_every", plot_every, 1, hint=hint)
         self._next_plot = -math.inf  # seconds on the clock
 
-    def on_train_start(self, step: int, last_step: int, steps_per_epoch: int) -> None:
-        self._steps_per_epoch = steps_per_epoch
-        rewind_losses(self._run.losses, step, steps_per_epoch)
+    def on_train_start(self, start: TrainStart) -> None:
+        self._steps_per_epoch = start.steps_per_epoch
+        rewind_losses(self._run.losses, start.step, start.steps_per_epoch)
 
-    def on_span_end(self, span: SpanEnd) -> None:
-        append_losses(self._run.losses, span.epoch, span.batch, span.losses)
+    def on_chunk_end(self, chunk: ChunkEnd) -> None:
+        append_losses(self._run.losses, chunk.epoch, chunk.batch, chunk.losses)
 
     def on_epoch_end(self, epoch: EpochEnd) -> None:
         if epoch.epoch % self._plot_every == 0 and time.monotonic() >= self._next_plot:
             self._plot()
 
-    def on_train_end(self, step: int, state: GANState) -> None:
-        if step:
+    def on_train_end(self, end: TrainEnd) -> None:
+        if end.step:
             self._plot()
 
     def _plot(self) -> None:
@@ -104,24 +96,24 @@ class SampleGrids(Callback):
         self._classes = shown_classes(len(run.class_names))
         self._key = random.key(check_seed(seed))
 
-    def on_train_start(self, step: int, last_step: int, steps_per_epoch: int) -> None:
-        self._steps_per_epoch = steps_per_epoch
+    def on_train_start(self, start: TrainStart) -> None:
+        self._steps_per_epoch, self._last_epoch = start.steps_per_epoch, start.config.epochs
         with write_errors(self._run.stopped_grid):
             self._run.stopped_grid.unlink(missing_ok=True)
 
     def on_epoch_end(self, epoch: EpochEnd) -> None:
-        if epoch.epoch % self._every == 0 or epoch.epoch in (1, self._run.config.epochs):
+        if epoch.epoch % self._every == 0 or epoch.epoch in (1, self._last_epoch):
             self._draw(epoch.state, self._run.sample_grid(epoch.epoch))
 
-    def on_train_end(self, step: int, state: GANState) -> None:
-        epoch, batches = divmod(step, self._steps_per_epoch)
+    def on_train_end(self, end: TrainEnd) -> None:
+        epoch, batches = divmod(end.step, self._steps_per_epoch)
         drawn = batches == 0 and self._run.sample_grid(epoch).exists()
-        if not step or not is_finite(state.shown):  # a sweep ends diverged members like this
+        if not end.step:
             return
         if not drawn:
-            self._draw(state, self._run.stopped_grid)
+            self._draw(end.state, self._run.stopped_grid)
         if self._training is not None:
-            images = self._images(state)
+            images = self._images(end.state)
             indices = nearest_neighbours(images, self._training).indices
             self._save(np.concatenate([images, self._training[indices]], 1), self._run.nearest)
 
@@ -130,7 +122,7 @@ class SampleGrids(Callback):
 
     def _images(self, state: GANState) -> np.ndarray:
         labels = np.tile(self._classes, self._rows)
-        return generate(self._gan.generator, state.shown, labels, self._key)
+        return generate(self._gan.generator, state.sampling_variables, labels, self._key)
 
     def _save(self, images: np.ndarray, path: Path) -> None:
         names = [self._run.class_names[label] for label in self._classes]
@@ -150,35 +142,45 @@ class TensorBoard(Callback):
     def __init__(self, run: RunFolder, every: int = 50) -> None:
         self._run, self._folder = run, run.path / "events"
         self._every = check_int("every", every, 1, hint="Omit it for the default, 50.")
+        self._grid_at: tuple[int, int] | None = None  # epoch and step whose grid is not written yet
 
-    def on_train_start(self, step: int, last_step: int, steps_per_epoch: int) -> None:
-        self._step, self._seconds = step, 0.0
+    def on_train_start(self, start: TrainStart) -> None:
+        self._step, self._seconds, self._grid_at = start.step, 0.0, None
         # Events after this step come from a run that ended before it saved again.
         with write_errors(self._folder):
-            self._events = EventFile(self._folder, purge_step=step)
+            self._events = EventFile(self._folder, purge_step=start.step)
 
-    def on_span_end(self, span: SpanEnd) -> None:
+    def on_chunk_end(self, chunk: ChunkEnd) -> None:
+        self._write_grid()
         with write_errors(self._folder):
-            for i in range(-self._step % self._every, len(span.losses), self._every):
-                d_loss, g_loss = span.losses[i].tolist()
+            for i in range(-self._step % self._every, len(chunk.losses), self._every):
+                d_loss, g_loss = chunk.losses[i].tolist()
                 self._events.scalar("loss/discriminator", d_loss, self._step + i)
                 self._events.scalar("loss/generator", g_loss, self._step + i)
             self._events.flush()
-        self._step += len(span.losses)
-        self._seconds += span.seconds
+        self._step = chunk.step
+        self._seconds += chunk.seconds
 
     def on_epoch_end(self, epoch: EpochEnd) -> None:
         rate = len(epoch.losses) / self._seconds
         self._seconds = 0.0
-        grid_file = self._run.sample_grid(epoch.epoch)
-        measures = measures_at(self._run, epoch.step) or {}
+        self._grid_at = epoch.epoch, epoch.step
         with write_errors(self._folder):
             self._events.scalar("speed/steps_per_second", rate, epoch.step)
-            if grid_file.exists():
-                self._events.picture("samples", grid_file, epoch.step)
-            for name in measures.keys() - set(INDEX_COLUMNS):
-                self._events.scalar(f"measures/{name}", measures[name], epoch.step)
+            for name, value in epoch.measures.items():
+                self._events.scalar(f"measures/{name}", value, epoch.step)
 
-    def on_train_end(self, step: int, state: GANState) -> None:
+    def on_train_end(self, end: TrainEnd) -> None:
+        self._write_grid()
         with write_errors(self._folder):
             self._events.close()
+
+    def _write_grid(self) -> None:
+        """Write the last epoch's sample grid, if there is one: all callbacks have seen its end."""
+        if self._grid_at is None:
+            return
+        (epoch, step), self._grid_at = self._grid_at, None
+        grid_file = self._run.sample_grid(epoch)
+        with write_errors(self._folder):
+            if grid_file.exists():
+                self._events.picture("samples", grid_file, step)

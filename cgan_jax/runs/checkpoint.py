@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.options import MultiprocessingOptions
@@ -104,15 +105,20 @@ class Checkpoints:
             }
         return {}
 
-    def save(self, step: int, state: Any) -> None:
+    def save(self, step: int, state: Any, source: Any = None) -> None:
         """Save a tree of arrays under a step number. Returns before all of it is written.
+
+        Args:
+            step: the number of steps done.
+            state: the tree; keys of `jax.random` in it come back as keys.
+            source: the state of the batches' iterator: bytes, or what JSON can hold.
 
         Raises:
             RunError: this one or the one before could not be written.
             DivergenceError: an array has NaN or infinite values; nothing is saved.
         """
         # A copy, since the caller is free to donate these buffers to the next step.
-        arrays = {path: np.array(leaf) for path, leaf in _leaves(state).items()}
+        arrays = {path: np.array(_key_data(leaf)) for path, leaf in _leaves(state).items()}
         for path, array in arrays.items():
             if not np.isfinite(array).all():
                 raise DivergenceError(
@@ -121,6 +127,8 @@ class Checkpoints:
                 )
         leaves = {path: _describe(array) for path, array in arrays.items()}
         manifest = {"format": 2, "step": step, "leaves": leaves, "crc32": _crc([step, leaves])}
+        if source is not None:
+            manifest["source"] = {"hex": source.hex()} if isinstance(source, bytes) else source
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(arrays), manifest=ocp.args.JsonSave(manifest)
         )
@@ -151,16 +159,20 @@ class Checkpoints:
             RunError: no step is intact, or the newest intact one has other arrays than `like`.
         """
         damaged: dict[int, str] = {}
+        wanted: Any = jax.tree.map(
+            lambda x: jax.eval_shape(_key_data, x) if _is_key(x) else x, like
+        )
         for step in reversed(self._numbers(at_most)):
             try:
-                arrays = self._read(step, _leaves(like), only)
+                arrays = self._read(step, _leaves(wanted), only)
             except _DamagedError as damage:
                 damaged[step] = str(damage)
                 continue
             for bad, reason in damaged.items():
                 moved = f"; it was moved to {self._set_aside(bad)}" if self._manager else ""
                 _log.warning("The checkpoint of step %d is damaged: %s%s", bad, reason, moved)
-            return jax.tree.unflatten(jax.tree.structure(like), arrays)
+            as_in_like = map(_as_key, arrays, jax.tree.leaves(like))
+            return jax.tree.unflatten(jax.tree.structure(like), as_in_like)
         if not damaged:
             raise self._no_checkpoints()
         newest, reason = next(iter(damaged.items()))
@@ -168,6 +180,15 @@ class Checkpoints:
             f"no checkpoint in {self._directory} is intact (steps {', '.join(map(str, damaged))}): "
             f"of step {newest}, {reason}.\nPut back a copy, or start over in another folder."
         )
+
+    def source_state(self, step: int) -> Any:
+        """What was saved as `source` with a step, or None."""
+        try:
+            source = self._manifest_file(step).get("source")
+        except (OSError, ValueError):
+            return None
+        is_bytes = isinstance(source, dict) and source.keys() == {"hex"}
+        return bytes.fromhex(source["hex"]) if is_bytes else source
 
     def _numbers(self, at_most: int | None = None) -> list[int]:
         """The numbers that the folder has an entry for, in order, once all is written."""
@@ -181,8 +202,7 @@ class Checkpoints:
     def _manifest(self, step: int) -> dict[str, Any]:
         """Dtype, shape and CRC-32 of the arrays of a step by path. Format 1 has no step."""
         try:
-            file = self._directory / str(step) / "manifest" / "metadata"  # named by JsonSave
-            manifest = json.loads(file.read_text(encoding="utf-8"))
+            manifest = self._manifest_file(step)
             saved_step, leaves = manifest.get("step", step), manifest["leaves"]
             facts = [saved_step, leaves] if manifest["format"] > 1 else leaves
             if manifest["crc32"] != _crc(facts):
@@ -192,6 +212,11 @@ class Checkpoints:
             return leaves
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise _DamagedError(f"its manifest cannot be read ({_first_line(error)})") from error
+
+    def _manifest_file(self, step: int) -> dict[str, Any]:
+        file = self._directory / str(step) / "manifest" / "metadata"  # named by JsonSave
+        manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return manifest
 
     def _read(self, step: int, like: Mapping[str, Any], only: tuple[str, ...]) -> list[np.ndarray]:
         """The arrays of a step, in the order of `like`."""
@@ -280,6 +305,24 @@ def _leaves(tree: Any) -> dict[str, Any]:
     """A tree's leaves by path, such as `gen.params.output.kernel`."""
     paths, _ = jax.tree.flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in paths}
+
+
+def _key_data(leaf: Any) -> Any:
+    """The numbers of a key of `jax.random`; any other leaf as it is."""
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def _as_key(array: np.ndarray, like: Any) -> Any:
+    """An array as the key that it was when it was saved, if `like` is one."""
+    if not _is_key(like):
+        return array
+    impl = jax.random.key_impl(jnp.empty((), like.dtype))
+    return jax.random.wrap_key_data(jnp.asarray(array), impl=impl)
+
+
+def _is_key(leaf: Any) -> bool:
+    dtype = getattr(leaf, "dtype", None)
+    return dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
 
 
 def _crc(facts: Any) -> int:

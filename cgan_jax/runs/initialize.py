@@ -24,7 +24,6 @@ from cgan_jax.runs.checkpoint import Checkpoints
 from cgan_jax.runs.folder import RunFolder, run_and_checkpoints
 from cgan_jax.training.gan import GAN, GANState, NetState
 
-PARTS = ("step", "gen.params.", "gen.batch_stats.", "disc.params.", "disc.batch_stats.", "average.")
 EXPECTED = "expected the same networks, apart from the number of classes"
 # Settings of networks whose weights fit each other all the same; the classes have a check below.
 MAY_DIFFER = ("n_classes", "label_dim", "dropout_rate", "bn_momentum", "precision")
@@ -118,8 +117,8 @@ def init_from(
     with Checkpoints(folder, read_only=True) as checkpoints:
         saved = checkpoints.leaves()
         keeps_average = gan.average is not None
-        only = PARTS if keeps_average else PARTS[:-1]
-        like = {name: leaf for name, leaf in saved.items() if name.startswith(only)}
+        only = tuple(name for name in saved if _is_taken(name, keeps_average))
+        like = {name: saved[name] for name in only}
         arrays: dict[str, Any] = checkpoints.restore(like, only=only)
     _check_label_width(path, run.config.model, config.model, arrays)
     rows = class_rows(class_names, run.class_names)
@@ -137,6 +136,14 @@ def init_from(
         str(path), int(arrays.pop("step")), len(arrays) - len(tables), len(tables), names, average
     )
     return _state(gan, arrays, loaded), loaded
+
+
+def _is_taken(path: str, keeps_average: bool) -> bool:
+    """Whether a saved array is of the networks, and not of their optimizers or a user's step."""
+    part, _, rest = path.partition(".")
+    if part in ("gen", "disc"):
+        return not rest.startswith("opt_state.")
+    return path == "step" or (part == "average" and keeps_average)
 
 
 def class_rows(new: Sequence[str], old: Sequence[str]) -> list[int | None]:
@@ -188,13 +195,14 @@ def _state(gan: GAN, arrays: dict[str, np.ndarray], loaded: Loaded) -> GANState:
 
     def network(part: str, net: NetState, optimizer: optax.GradientTransformation) -> NetState:
         variables = take(part, net.variables)
-        return NetState(**variables, opt_state=optimizer.init(variables["params"]))
+        return NetState(variables, optimizer.init(variables["params"]))
 
     return GANState(
         step=jnp.zeros((), jnp.int32),
         gen=network("gen", like.gen, gan.gen_optimizer),
         disc=network("disc", like.disc, gan.disc_optimizer),
         average=take({"weights": "gen"}.get(loaded.average or "", "average"), like.average),
+        extra=gan.init_extra() if gan.init_extra else None,
     )
 
 

@@ -57,7 +57,7 @@ def restore_generator(
         raw: the newest variables, even where there is an average.
 
     Returns:
-        `params` and `batch_stats` as NumPy arrays, and how many steps they were trained for.
+        its collections as NumPy arrays, and how many steps they were trained for.
 
     Raises:
         RunError: no checkpoint can be read, or not that one.
@@ -67,12 +67,12 @@ def restore_generator(
 
     def wanted(saved: Iterable[str]) -> tuple[GANState, tuple[str, ...]]:
         if raw or not any(path.startswith("average.") for path in saved):
-            return like, ("step", "gen.params.", "gen.batch_stats.")
+            return like, ("step", *(f"gen.{name}." for name in like.gen.variables))
         no_gen: Any = None
         return replace(like, gen=no_gen, average=like.gen.variables), ("step", "average.")
 
     state = _read(run, step, best, wanted)
-    return state.shown, int(state.step)
+    return state.sampling_variables, int(state.step)
 
 
 def _read(

@@ -11,7 +11,6 @@ import numpy as np
 from cgan_jax.checks import errors_as
 from cgan_jax.errors import RunError
 from cgan_jax.files import atomic_write, write_errors, write_text
-from cgan_jax.runs.folder import RunFolder
 
 LOSSES_HEADER = "epoch,batch,d_loss,g_loss"
 CLASSES_HEADER = ("class", "images")
@@ -84,12 +83,6 @@ def read_measures(path: Path) -> list[Row]:
         if rows and not set(INDEX_COLUMNS) <= rows[0].keys():
             raise ValueError("it has other columns")
     return rows
-
-
-def measures_at(run: RunFolder, step: int) -> Row | None:
-    """The last row of a run's `measures.csv`, if it was taken after `step` steps."""
-    rows = read_measures(run.measures)
-    return rows[-1] if rows and rows[-1]["step"] == step else None
 
 
 def write_measures(path: Path, rows: Sequence[Row]) -> None:

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import optax
+import optax.contrib
 
 from cgan_jax.checks import Positive, check_fields, check_int
 from cgan_jax.config import AverageConfig
@@ -70,3 +72,20 @@ class RampedAverage:
 def average_from_config(config: AverageConfig, batch_size: int) -> RampedAverage | None:
     """The average of a configuration; None if it keeps none."""
     return RampedAverage(batch_size, config.half_life, config.ramp) if config.keep else None
+
+
+def is_schedule_free(opt_state: Any) -> bool:
+    """Whether an optimizer is schedule-free (Defazio et al. 2024), alone or within a chain."""
+    return bool(_schedule_free_states(opt_state))
+
+
+def evaluation_params(opt_state: Any, params: Any) -> Any:
+    """The parameters to evaluate a network with: its own, unless its optimizer is schedule-free."""
+    states = _schedule_free_states(opt_state)
+    return optax.contrib.schedule_free_eval_params(states[0], params) if states else params
+
+
+def _schedule_free_states(opt_state: Any) -> list[Any]:
+    kind = optax.contrib.ScheduleFreeState
+    leaves = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, kind))
+    return [leaf for leaf in leaves if isinstance(leaf, kind)]

@@ -6,7 +6,7 @@ A penalty is a function; `GAN(penalty=...)` takes any with the signature of `Pen
 
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -16,21 +16,35 @@ from cgan_jax.checks import Count, NotNegative, check_fields
 from cgan_jax.config import PenaltyConfig, PenaltyName
 from cgan_jax.training.schedules import schedule
 
-ScoreFn = Callable[[jax.Array, jax.Array], jax.Array]
-"""The discriminator in training mode: images `[B, H, W, C]` and labels `[B]` to scores `[B]`."""
+Labelled = tuple[jax.Array, jax.Array]
+"""Images in [-1, 1], `[B, H, W, C]`, and their labels, int32 `[B]` or floats `[B, K]`."""
 
-Half = tuple[jax.Array, jax.Array]
-"""Images in [-1, 1], `[B, H, W, C]`, and their labels, int32 `[B]`."""
+
+@dataclass(frozen=True)
+class ScoreFn:
+    """The discriminator in training mode: `score(images, labels)` is its scores, `[B]`.
+
+    Attributes:
+        output: the same for all that it returns: the scores, or a tuple that begins with them.
+    """
+
+    output: Callable[[jax.Array, jax.Array], Any]
+
+    def __call__(self, images: jax.Array, labels: jax.Array) -> jax.Array:
+        output = self.output(images, labels)
+        scores: jax.Array = output[0] if isinstance(output, tuple | list) else output
+        return scores
 
 
 class Penalty(Protocol):
     """A term that is added to the discriminator's loss.
 
-    If it has an attribute `every`, it is left out in the steps that `every` does not divide.
+    If it has an attribute `every`, it is left out in the steps that `every` does not divide. One that
+    depends on `GANState.extra` is a function that a step of your own makes from it.
     """
 
     def __call__(
-        self, score: ScoreFn, real: Half, fake: Half, *, step: jax.Array, key: jax.Array
+        self, score: ScoreFn, real: Labelled, fake: Labelled, *, step: jax.Array, key: jax.Array
     ) -> jax.Array:
         """The penalty of one batch.
 
@@ -47,23 +61,29 @@ class Penalty(Protocol):
         """
 
 
-def r1(score: ScoreFn, real: Half, fake: Half, *, step: jax.Array, key: jax.Array) -> jax.Array:
+def r1(
+    score: ScoreFn, real: Labelled, fake: Labelled, *, step: jax.Array, key: jax.Array
+) -> jax.Array:
     """`E ||grad_x D(x)||^2 / 2` on real images. Mescheder et al. 2018, equation 9."""
     return _squared_norms(score, *real).mean() / 2
 
 
-def r2(score: ScoreFn, real: Half, fake: Half, *, step: jax.Array, key: jax.Array) -> jax.Array:
+def r2(
+    score: ScoreFn, real: Labelled, fake: Labelled, *, step: jax.Array, key: jax.Array
+) -> jax.Array:
     """`E ||grad_x D(G(z))||^2 / 2` on fakes. Mescheder et al. 2018, equation 10."""
     return _squared_norms(score, *fake).mean() / 2
 
 
-def r1_r2(score: ScoreFn, real: Half, fake: Half, *, step: jax.Array, key: jax.Array) -> jax.Array:
+def r1_r2(
+    score: ScoreFn, real: Labelled, fake: Labelled, *, step: jax.Array, key: jax.Array
+) -> jax.Array:
     """R1 + R2, as in Huang et al. 2024."""
     return r1(score, real, fake, step=step, key=key) + r2(score, real, fake, step=step, key=key)
 
 
 def wgan_gp(
-    score: ScoreFn, real: Half, fake: Half, *, step: jax.Array, key: jax.Array
+    score: ScoreFn, real: Labelled, fake: Labelled, *, step: jax.Array, key: jax.Array
 ) -> jax.Array:
     """`E (||grad_x D(u x + (1 - u) G(z))|| - 1)^2`. Gulrajani et al. 2017, equation 3.
 
@@ -112,7 +132,7 @@ class WeightedPenalty:
         schedule("gamma", self.gamma, self.gamma_end, self.schedule_steps)
 
     def __call__(
-        self, score: ScoreFn, real: Half, fake: Half, *, step: jax.Array, key: jax.Array
+        self, score: ScoreFn, real: Labelled, fake: Labelled, *, step: jax.Array, key: jax.Array
     ) -> jax.Array:
         """See `Penalty`. That it is called in some steps alone is up to the training step."""
         gamma = schedule("gamma", self.gamma, self.gamma_end, self.schedule_steps)

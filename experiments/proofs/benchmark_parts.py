@@ -15,6 +15,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from cgan_jax.training.spans import Spans
+from cgan_jax.training.steps import Batch, run_keys, train_step
+from cgan_jax.training.sweep import member_spans
 from jax import random
 
 from cgan_jax.config import TrainConfig
@@ -23,9 +26,6 @@ from cgan_jax.model_config import as_report_model
 from cgan_jax.presets import PRESETS
 from cgan_jax.sampling.generator import TrainedGenerator
 from cgan_jax.training.gan import GAN
-from cgan_jax.training.spans import Spans
-from cgan_jax.training.steps import Batch, run_keys, train_step
-from cgan_jax.training.sweep import member_spans
 from experiments.proofs.benchmark import PEER, from_proc
 from experiments.proofs.processes import Timer
 

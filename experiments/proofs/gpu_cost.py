@@ -15,13 +15,13 @@ from unittest.mock import patch
 
 import jax
 import numpy as np
+from cgan_jax.training.spans import steps_per_epoch
+from cgan_jax.training.steps import Batch, run_keys, train_step
 
 from cgan_jax.config import TrainConfig
 from cgan_jax.models import convolution
 from cgan_jax.presets import PRESETS, preset
 from cgan_jax.training.gan import GAN, image_shape
-from cgan_jax.training.spans import steps_per_epoch
-from cgan_jax.training.steps import Batch, run_keys, train_step
 from experiments.shared.command_line import parse, run
 
 MODULE = "experiments.proofs.gpu_cost"

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from cgan_jax.training.spans import Spans, steps_per_epoch
+from cgan_jax.training.steps import Batch, run_keys, shuffle, train_step
 from flax.traverse_util import unflatten_dict
 from jax import random
 from torch import Tensor
@@ -29,8 +31,6 @@ from cgan_jax.interop import (
 )
 from cgan_jax.model_config import as_report_model
 from cgan_jax.training.gan import GAN, GANState
-from cgan_jax.training.spans import Spans, steps_per_epoch
-from cgan_jax.training.steps import Batch, run_keys, shuffle, train_step
 from experiments.proofs import torch_cgan
 from experiments.proofs.parity import ALONE, UPDATE
 from experiments.proofs.trajectory import (

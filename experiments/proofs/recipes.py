@@ -20,6 +20,7 @@ from typing import Annotated, Literal, NamedTuple, get_args
 
 import tyro
 
+from cgan_jax.bars import duration
 from cgan_jax.checks import Range
 from cgan_jax.config import TrainConfig
 from cgan_jax.data import SPECS, Dataset, load
@@ -34,7 +35,6 @@ from experiments.proofs.processes import in_own_process
 from experiments.shared.choice import NEWEST
 from experiments.shared.command_line import check_each_once, parse, run
 from experiments.shared.output import check_output
-from experiments.shared.progress import duration
 from experiments.shared.training_flags import Job, parse_job
 
 MODULE = "experiments.proofs.recipes"

@@ -68,10 +68,10 @@ def report_losses() -> tuple[Array, Array]:
 def first_losses(n_seeds: int, dataset: Dataset) -> Array:
     """The losses of the report preset's first batches, `[seeds, 25, 2]`."""
     import jax
-
-    from cgan_jax.training.gan import GAN
     from cgan_jax.training.spans import Spans
     from cgan_jax.training.steps import run_keys
+
+    from cgan_jax.training.gan import GAN
 
     gan, rows = GAN.from_config(REPORT), []
     init = jax.jit(gan.init)

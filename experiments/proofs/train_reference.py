@@ -14,11 +14,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from cgan_jax.bars import duration
 from cgan_jax.checks import Count, Seed
 from cgan_jax.data import load
 from cgan_jax.errors import ConfigError
 from experiments.shared.command_line import parse, run
-from experiments.shared.progress import duration
 
 MODULE = "experiments.proofs.train_reference"
 

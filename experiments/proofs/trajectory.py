@@ -14,13 +14,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from cgan_jax.training.steps import Losses
 from flax.traverse_util import flatten_dict
 from jax import random
 
 from cgan_jax.config import OptimizerConfig
 from cgan_jax.training import steps
 from cgan_jax.training.gan import GAN, GANState, NetState, image_shape
-from cgan_jax.training.steps import Losses
 from experiments.proofs.parity import IDLE
 
 Trees = Mapping[str, Any]  # one for each network, `gen` and `disc`

@@ -2,16 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-from tqdm import tqdm
-
+from cgan_jax.bars import work_bar
 from cgan_jax.data.stack import ProgressFn
-
-
-def work_bar(bar_format: str, **options: Any) -> Any:
-    """A tqdm bar on a terminal, as wide as that is and gone at the end; nothing elsewhere."""
-    return tqdm(disable=None, bar_format=bar_format, dynamic_ncols=True, leave=False, **options)
 
 
 @contextmanager

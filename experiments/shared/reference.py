@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from cgan_jax.bars import duration, work_bar
 from cgan_jax.checks import plural
 from cgan_jax.data import Dataset
-from experiments.shared.progress import duration
-from experiments.shared.reading import work_bar
 
 if TYPE_CHECKING:
     from cgan_jax.metrics.reference import Reference

@@ -14,10 +14,12 @@ from experiments.shared.sweep_folder import SweepFolder
 HEADER = "setting,seed,d_loss,g_loss,diverged_in_step\n"
 
 
-def summarize(sweep: SweepFolder, members: Mapping[str, TrainConfig], per_epoch: int) -> str:
+def summarize(
+    sweep: SweepFolder, members: Mapping[str, TrainConfig], per_epoch: Mapping[str, int]
+) -> str:
     """Write sweep.csv and sweep.png, and return the table: mean and standard deviation over seeds.
 
-    Losses are means of a run's last epoch, of `per_epoch` steps. Diverged runs are counted, but are
+    Losses are means of a run's last epoch, of `per_epoch[member]` steps. Diverged runs are counted, but are
     not in the means.
     """
     rows, curves = [HEADER], dict[str, list[np.ndarray]]()
@@ -28,7 +30,7 @@ def summarize(sweep: SweepFolder, members: Mapping[str, TrainConfig], per_epoch:
             cells = f",,{sweep.diverged[name]}"
         else:
             losses = read_losses(RunFolder.open(sweep.path / name).losses)
-            epochs = losses.reshape(-1, per_epoch, 2).mean(axis=1)
+            epochs = losses.reshape(-1, per_epoch[name], 2).mean(axis=1)
             curves[setting].append(epochs)
             cells = f"{epochs[-1, 0]:.6g},{epochs[-1, 1]:.6g},"
         rows.append(f"{setting},{config.seed},{cells}\n")

@@ -1,141 +1,85 @@
-"""A whole sweep from the command line: one program after another, each with several runs.
+"""A whole sweep from the command line: its runs one after another, in one process.
 
-The flags are in experiments/sweep.py, the loop in cgan_jax/training/sweep.py.
+So they share compiled programs where only seeds differ. The flags are in experiments/sweep.py; each
+run is training.py's.
 """
 
 import contextlib
+import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
+from cgan_jax.bars import duration
 from cgan_jax.config import TrainConfig
 from cgan_jax.data import Dataset
+from cgan_jax.data.sources import steps_per_epoch
+from cgan_jax.errors import DivergenceError
 from cgan_jax.files import write_text
-from cgan_jax.reporting.callbacks import LossesTable, SampleGrids, TensorBoard
-from cgan_jax.runs.checkpoint import Checkpoints
-from cgan_jax.runs.folder import RunFolder
 from cgan_jax.runs.lock import run_lock
-from cgan_jax.training.gan import GAN
-from cgan_jax.training.spans import steps_per_epoch
-from cgan_jax.training.stop_signals import StopSignals
-from cgan_jax.training.sweep import Member, train_members
-from experiments.shared.compile_cache import keep_programs
-from experiments.shared.page import write_or_warn
-from experiments.shared.progress import Progress, duration
+from experiments.shared import training
 from experiments.shared.sweep_folder import SweepFolder
 from experiments.shared.sweep_summary import summarize
-from experiments.shared.training import (
-    check_not_lost,
-    device,
-    draw_real_images,
-    keep_class_counts,
-    resume_command,
-)
+from experiments.shared.training_flags import OutputFlags
+
+_log = logging.getLogger("cgan_jax")
 
 
 def run(
-    programs: Sequence[dict[str, TrainConfig]],
+    members: Mapping[str, TrainConfig],
     dataset: Dataset,
     workdir: Path,
+    output: OutputFlags,
     *,
     command: str,
+    member_commands: Mapping[str, str],
     data: Mapping[str, Any] | None = None,
-    sample_every: int,
-    checkpoint_every: int,
-    member_commands: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Train all members in a sweep's folder, or until a signal to stop; then print a summary.
 
     Args:
-        programs: for each program, the members that it trains together, by name.
+        members: the runs' configurations, by the names of their folders.
         dataset: the training images.
         workdir: the sweep's folder.
+        output: what each run writes.
         command: the command that repeats all of this, kept in the folder.
+        member_commands: for each member, the command that trains it alone, kept in its folder.
         data: what new runs record of their data; by default `dataset.identity()`.
-        sample_every: epochs between two grids of samples.
-        checkpoint_every: epochs between two checkpoints.
-        member_commands: by a member's name, the command that trains it alone, kept in its folder.
 
     Raises:
         SystemExit: 128 + the signal's number, after a stop.
         RunError: the folder holds something else, is in use, or cannot be written.
     """
-    keep_programs()
-    data = data or dataset.identity()
-    members = {name: config for program in programs for name, config in program.items()}
     SweepFolder.check(workdir, members)
-    first = next(iter(members.values()))  # all members have its epochs and its batch size
-    epochs, per_epoch = first.epochs, steps_per_epoch(len(dataset), first.batch_size)
-    stop = StopSignals()
+    began = time.perf_counter()
     with contextlib.ExitStack() as stack:
         stack.enter_context(run_lock(workdir))
         sweep = SweepFolder.start(workdir, members)
         write_text(workdir / "command.txt", command + "\n")
-        stack.enter_context(stop.listening())
-        print(
-            f"Training {len(members)} runs in {workdir}, {len(programs[0])} at once, {epochs} "
-            f"epochs each, on {device()}. Ctrl-C stops and saves; the same command resumes."
-        )
-        began = time.perf_counter()
-        for number, program in enumerate(programs, start=1):
-            if len(programs) > 1:
-                print(f"Program {number} of {len(programs)}: {', '.join(program)}")
-            if all(name in sweep.diverged for name in program):
+        for number, (name, config) in enumerate(members.items(), start=1):
+            if name in sweep.diverged:
                 continue
-            every = sample_every, checkpoint_every
-            step = _train(sweep, program, dataset, data, per_epoch, *every, stop, member_commands)
-            for name in program:
-                write_or_warn(workdir / name)
-            if step < epochs * per_epoch and stop.caught:
-                again = resume_command(command, workdir)
-                print(f"Stopped and saved after step {step:,}. To resume: {again}")
-                raise SystemExit(128 + stop.caught)
+            print(f"Run {number} of {len(members)}: {name}")
+            try:
+                training.run(
+                    config,
+                    dataset,
+                    workdir / name,
+                    output,
+                    command=member_commands[name],
+                    data=data,
+                )
+            except DivergenceError as error:
+                _log.warning("%s: %s", name, error)
+                sweep.note_divergence(name, error.step or 0)
+            except SystemExit:  # a stop, after which the run has said how far it is
+                print(f"To resume the sweep: {training.resume_command(command, workdir)}")
+                raise
     print(f"Finished in {duration(time.perf_counter() - began)}.\n")
+    per_epoch = {
+        name: steps_per_epoch(len(dataset), config.images_per_step)
+        for name, config in members.items()
+    }
     print(summarize(sweep, members, per_epoch))
     print(f"\nEach run has its own folder in {workdir}, beside sweep.csv and sweep.png.")
-
-
-def _train(
-    sweep: SweepFolder,
-    program: dict[str, TrainConfig],
-    dataset: Dataset,
-    data: Mapping[str, Any],
-    per_epoch: int,
-    sample_every: int,
-    checkpoint_every: int,
-    stop: StopSignals,
-    commands: Mapping[str, str],
-) -> int:
-    """Train one program's members until their end or a stop, and return the last step."""
-    members = []
-    with contextlib.ExitStack() as stack:
-        for name, config in program.items():
-            stack.enter_context(run_lock(sweep.path / name))
-            folder = RunFolder.start(sweep.path / name, config, dataset.class_names, data=data)
-            checkpoints = stack.enter_context(Checkpoints(folder.checkpoints))
-            if name not in sweep.diverged:
-                check_not_lost(folder, checkpoint_every * per_epoch)
-            if name in commands:
-                write_text(folder.command, commands[name] + "\n")
-            keep_class_counts(dataset, folder.class_counts)
-            draw_real_images(dataset, folder.path / "real.png")
-            callbacks = [
-                LossesTable(folder, plot_every=sample_every),
-                SampleGrids(
-                    GAN.from_config(config), folder, every=sample_every, training=dataset.images
-                ),
-                TensorBoard(folder),
-            ]
-            members.append(Member(name, config, callbacks, checkpoints))
-        states = train_members(
-            members,
-            dataset,
-            callbacks=[Progress(members[0].config.epochs)],
-            checkpoint_every=checkpoint_every,
-            should_stop=stop,
-            diverged=sweep.diverged,
-            on_divergence=sweep.note_divergence,
-        )
-    return int(states[0].step)

@@ -7,15 +7,19 @@ import contextlib
 import shlex
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
+from cgan_jax.bars import duration
 from cgan_jax.checks import plural
 from cgan_jax.config import TrainConfig, leaves
 from cgan_jax.data import Dataset
+from cgan_jax.data.dataset import Placement
+from cgan_jax.data.sources import DatasetSource, steps_per_epoch
 from cgan_jax.errors import ConfigError, RunError
 from cgan_jax.files import atomic_write, write_text
 from cgan_jax.pictures.grids import grid, labelled_examples, rows_for, shown_classes
@@ -27,19 +31,18 @@ from cgan_jax.runs.folder import RunFolder
 from cgan_jax.runs.initialize import Loaded
 from cgan_jax.runs.lock import run_lock
 from cgan_jax.runs.tables import write_class_counts
-from cgan_jax.training.callbacks import Callback, SpanEnd
+from cgan_jax.training.callbacks import Callback, ChunkEnd, StopWhen
 from cgan_jax.training.gan import GAN, GANState
 from cgan_jax.training.hosts import is_leader
-from cgan_jax.training.loop import newest_state, train
+from cgan_jax.training.loop import ChunkRunner, newest_state, train
+from cgan_jax.training.progress import Progress
 from cgan_jax.training.sharding import check_shares, data_mesh
-from cgan_jax.training.spans import Spans, steps_per_epoch
-from cgan_jax.training.steps import run_keys
+from cgan_jax.training.step import run_keys
 from cgan_jax.training.stop_signals import StopSignals
 from experiments.shared.compile_cache import keep_programs
 from experiments.shared.page import write_or_warn
-from experiments.shared.progress import Progress, duration
 from experiments.shared.reference import own_reference
-from experiments.shared.training_flags import OutputFlags
+from experiments.shared.training_flags import DeviceFlags, OutputFlags
 
 
 def run(
@@ -51,7 +54,7 @@ def run(
     command: str,
     data: Mapping[str, Any] | None = None,
     resume: bool = True,
-    n_devices: int | None = None,
+    device: DeviceFlags = DeviceFlags(),
     init_from: Path | None = None,
 ) -> None:
     """Train in a run folder until the configuration's last epoch, or a signal to stop.
@@ -66,7 +69,7 @@ def run(
         command: the command that repeats all of this, kept in the folder.
         data: what a new run records of its data; by default `dataset.identity()`.
         resume: resume a run that is there; otherwise move it aside.
-        n_devices: how many devices share each batch; by default one, of several processes all.
+        device: which devices share each batch, and where the images are kept.
         init_from: the run whose weights a new run starts from; by default the seed draws them.
 
     Raises:
@@ -75,10 +78,10 @@ def run(
         RunError: the folder holds something else, is in use, or cannot be written.
     """
     keep_programs()
-    gan, mesh, stop = GAN.from_config(config), _mesh(config, n_devices), StopSignals()
+    gan, mesh, stop = GAN.from_config(config), _mesh(config, device.devices), StopSignals()
     if not is_leader():
-        return _follow(gan, config, dataset, mesh, stop)
-    last_step = config.epochs * steps_per_epoch(len(dataset), config.batch_size)
+        return _follow(gan, config, dataset, mesh, device.placement, stop)
+    last_step = config.epochs * steps_per_epoch(len(dataset), config.images_per_step)
     data = data or dataset.identity()
     first = _first_state(gan, config, dataset, data, workdir, resume, init_from)
     with contextlib.ExitStack() as stack:
@@ -96,7 +99,9 @@ def run(
         print(_first_line(workdir, config, step, last_step, mesh))
         if step >= last_step:
             return
-        state, took = _train(gan, folder, dataset, output, measure, state, checkpoints, stop, mesh)
+        state, took = _train(
+            gan, folder, dataset, output, measure, state, checkpoints, stop, mesh, device.placement
+        )
         page = write_or_warn(folder.path)
     print(_last_line(command, workdir, page, step, int(state.step), last_step, took))
     if int(state.step) < last_step and stop.caught:
@@ -113,6 +118,7 @@ def _train(
     checkpoints: Checkpoints,
     stop: StopSignals,
     mesh: Mesh | None,
+    placement: Placement,
 ) -> tuple[GANState, float]:
     """Train in a folder that is open, see `cgan_jax.train`; the last state, and the seconds."""
     draw_real_images(dataset, folder.path / "real.png")
@@ -122,22 +128,27 @@ def _train(
         folder.config,
         dataset,
         state=state,
-        callbacks=_callbacks(gan, folder, dataset, output, measure),
+        callbacks=[*_callbacks(gan, folder, dataset, output, measure), StopWhen(stop)],
         checkpoints=checkpoints,
         checkpoint_every=output.checkpoint_every,
-        should_stop=stop,
         mesh=mesh,
+        placement=placement,
     )
     return state, time.perf_counter() - began
 
 
 def _follow(
-    gan: GAN, config: TrainConfig, dataset: Dataset, mesh: Mesh | None, stop: StopSignals
+    gan: GAN,
+    config: TrainConfig,
+    dataset: Dataset,
+    mesh: Mesh | None,
+    placement: Placement,
+    stop: StopSignals,
 ) -> None:
     """Take the same steps as the first process, which has the folder."""
     with stop.listening():
         state = newest_state(gan, None)  # the first process shares its own
-        train(gan, config, dataset, state=state, mesh=mesh)
+        train(gan, config, dataset, state=state, mesh=mesh, placement=placement)
     if stop.caught:
         raise SystemExit(128 + stop.caught)
 
@@ -171,7 +182,7 @@ def _open(
         workdir, config, dataset.class_names, resume=resume, n_devices=n_devices, data=data
     )
     check_not_lost(
-        folder, output.checkpoint_every * steps_per_epoch(len(dataset), config.batch_size)
+        folder, output.checkpoint_every * steps_per_epoch(len(dataset), config.images_per_step)
     )
     keep_class_counts(dataset, folder.class_counts)
     return folder
@@ -248,7 +259,7 @@ def _callbacks(
         SampleGrids(gan, folder, every=output.sample_every, training=dataset.images),
         *evaluation,
         TensorBoard(folder),
-        Progress(folder.config.epochs, output.log_every, folder),
+        Progress(output.log_every),
     ]
 
 
@@ -266,7 +277,7 @@ def _first_line(
         what += f" (its schedules end at step {end:,}; their last values then stay)"
     return (
         f"{'Resuming' if step else 'Training'} in {workdir}: {what}, "
-        f"{plural(last_step - step, 'step')} to take on {device(mesh.size if mesh else 1)}. "
+        f"{plural(last_step - step, 'step')} to take on {describe_device(mesh.size if mesh else 1)}. "
         "Ctrl-C stops and saves; the same command resumes."
     )
 
@@ -301,7 +312,7 @@ def describe(
     *,
     data: Mapping[str, Any] | None = None,
     resume: bool = True,
-    n_devices: int | None = None,
+    device: DeviceFlags = DeviceFlags(),
     init_from: Path | None = None,
 ) -> None:
     """Print what `run` would do, how long and in how much memory; train and write nothing."""
@@ -312,14 +323,15 @@ def describe(
     data = data or dataset.identity()
     first = _first_state(gan, config, dataset, data, workdir, resume, init_from)
     shapes = jax.eval_shape(gan.init, jax.random.key(0))
-    total = config.epochs * steps_per_epoch(len(dataset), config.batch_size)
+    total = config.epochs * steps_per_epoch(len(dataset), config.images_per_step)
     left, steps = total, f"{total:,} steps"
     if resume and (workdir / "config.json").exists():
         left -= min(total, RunFolder.open(workdir).steps_done())
         steps = f"{left:,} of the {steps}"
     timer = PaceTimer()
-    mesh = _mesh(config, n_devices)
-    train(gan, config, dataset, callbacks=[timer], should_stop=timer.is_done, mesh=mesh)
+    mesh = _mesh(config, device.devices)
+    placement = device.placement
+    train(gan, config, dataset, callbacks=[timer], mesh=mesh, placement=placement, progress=False)
     for name, net in (("generator", shapes.gen), ("discriminator", shapes.disc)):
         print(f"{name:<28} {sum(leaf.size for leaf in jax.tree.leaves(net.params)):,} parameters")
     print(f"{'data':<28} {len(dataset):,} images from {dataset.source}")
@@ -329,40 +341,58 @@ def describe(
     if first:
         print(first[1])
     print(f"{'run folder':<28} {workdir}")
-    precision, keys = config.matmul_precision, run_keys(config.seed)
-    print(f"{'device':<28} {device(mesh.size if mesh else 1)}")
-    spans = Spans(gan, dataset, config.batch_size, keys, mesh=mesh, matmul_precision=precision)
+    print(f"{'device':<28} {describe_device(mesh.size if mesh else 1)}")
+    keys = run_keys(config.seed)
+    source = DatasetSource(
+        dataset, config.images_per_step, keys.order, placement=placement, mesh=mesh
+    )
+    runner = ChunkRunner(gan, source, keys.steps, config, mesh=mesh)
     each = "each" if mesh else "the"
-    print(f"{'memory':<28} {spans.memory() / 2**20:,.0f} MiB on {each} device, as XLA counts it")
+    needed = program_memory(runner.lower(shapes)) / 2**20
+    print(f"{'images are kept':<28} {source}")
+    print(f"{'memory':<28} {needed:,.0f} MiB on {each} device, as XLA counts it")
     print(
         f"{'expected time':<28} {duration(left / timer.steps_per_second())} for {steps} "
         f"({timer.steps_per_second():.0f} a second, measured just now)"
     )
 
 
+def program_memory(program: jax.stages.Lowered) -> int:
+    """Bytes that a program takes on a device: arguments, results and temporary values."""
+    analysis = program.compile().memory_analysis()
+    assert analysis  # every platform of JAX has it
+    total: int = (
+        analysis.argument_size_in_bytes
+        + analysis.temp_size_in_bytes
+        + analysis.output_size_in_bytes
+        - analysis.alias_size_in_bytes
+    )
+    return total
+
+
 class PaceTimer(Callback):
-    """Times a few seconds of training, without the spans that compile and the first one after.
+    """Times a few seconds of training, without the chunks that compile and the first one after.
 
     Attributes:
-        spans: all spans so far.
+        chunks: all chunks so far.
     """
 
     def __init__(self, seconds: float = 3.0) -> None:
         self._wanted = seconds
-        self.spans: list[SpanEnd] = []
+        self.chunks: list[ChunkEnd] = []
 
-    def on_span_end(self, span: SpanEnd) -> None:
-        self.spans.append(span)
+    def on_chunk_end(self, chunk: ChunkEnd) -> None:
+        self.chunks.append(replace(chunk, state=None))  # type: ignore[arg-type]  # it is donated
 
-    def is_done(self) -> bool:
-        return sum(span.seconds for span in self._warm()) > self._wanted
+    def should_stop(self) -> bool:
+        return sum(chunk.seconds for chunk in self._warm()) > self._wanted
 
-    def _warm(self) -> list[SpanEnd]:
-        return [span for span in self.spans if not span.compiled][1:]
+    def _warm(self) -> list[ChunkEnd]:
+        return [chunk for chunk in self.chunks if not chunk.compiled][1:]
 
     def steps_per_second(self) -> float:
-        spans = self._warm() or self.spans
-        return sum(len(span.losses) for span in spans) / sum(span.seconds for span in spans)
+        chunks = self._warm() or self.chunks
+        return sum(len(chunk.losses) for chunk in chunks) / sum(chunk.seconds for chunk in chunks)
 
 
 def check_not_lost(folder: RunFolder, save_every: int) -> None:
@@ -392,9 +422,9 @@ def keep_class_counts(dataset: Dataset, path: Path) -> None:
         write_class_counts(path, dataset.class_names, dataset.class_counts().tolist())
 
 
-def device(n_devices: int = 1) -> str:
+def describe_device(n_devices: int = 1) -> str:
     """What JAX computes on, as a person says it."""
-    device = jax.devices()[0]
+    first = jax.devices()[0]
     if n_devices > 1:
-        return f"{n_devices} devices ({device.device_kind})"
-    return "the CPU" if device.platform == "cpu" else f"a GPU ({device.device_kind})"
+        return f"{n_devices} devices ({first.device_kind})"
+    return "the CPU" if first.platform == "cpu" else f"a GPU ({first.device_kind})"

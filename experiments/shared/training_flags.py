@@ -19,6 +19,7 @@ import tyro
 from cgan_jax.checks import Count, ImageSize, Range
 from cgan_jax.config import TrainConfig
 from cgan_jax.data import Dataset
+from cgan_jax.data.dataset import Placement
 from cgan_jax.errors import CGANError, ConfigError
 from cgan_jax.presets import PRESETS, preset
 from cgan_jax.runs.folder import RunFolder, run_and_checkpoints
@@ -100,6 +101,9 @@ class DeviceFlags:
 
     devices: Annotated[Count | None, INT] = None
     """How many devices share each batch. By default one; of several processes, all."""
+    placement: Placement = "auto"
+    """Where the images are kept: on the device, or on the host, from where each chunk is read as
+    it is needed, for data that fit into no memory. By default on the device if they are small."""
     distributed: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """One of several processes that train the run together. Under Slurm, Open MPI or Kubernetes
     they find each other; elsewhere say how with the next three."""
@@ -179,7 +183,7 @@ class Job(Generic[Own]):
         common: dict[str, Any] = {
             "data": data,
             "resume": self.start.resume,
-            "n_devices": self.device.devices,
+            "device": self.device,
             "init_from": self.weights.init_from,
         }
         if self.start.dry_run:

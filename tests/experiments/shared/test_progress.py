@@ -12,7 +12,8 @@ from cgan_jax.runs.tables import write_measures
 from cgan_jax.training.callbacks import EpochEnd, SpanEnd
 from experiments.proofs.tiny import CONFIG
 from experiments.shared import progress
-from experiments.shared.progress import Progress, duration
+from cgan_jax.bars import duration
+from cgan_jax.training.progress import Progress
 
 
 @pytest.mark.parametrize(

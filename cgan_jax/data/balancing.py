@@ -1,6 +1,6 @@
 """The order of the images in an epoch with equally many images of each class.
 
-The order in which each image comes once per epoch is `cgan_jax.training.steps.shuffle`'s.
+The order in which each image comes once per epoch is `cgan_jax.data.sources.epoch_order`'s.
 """
 
 import jax
