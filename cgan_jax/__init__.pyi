@@ -42,10 +42,10 @@ from .sampling.inversion import Inverted as Inverted
 from .sampling.inversion import invert as invert
 from .sampling.inversion import load_inverted as load_inverted
 from .training.callbacks import Callback as Callback
+from .training.chunks import run_steps as run_steps
 from .training.gan import GAN as GAN
 from .training.gan import GANState as GANState
 from .training.gan import NetState as NetState
-from .training.loop import run_steps as run_steps
 from .training.loop import train as train
 from .training.sharding import data_mesh as data_mesh
 from .training.step import Losses as Losses

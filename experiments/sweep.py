@@ -201,11 +201,10 @@ def main() -> None:
 def train_commands(flags: Flags, members: dict[str, TrainConfig], parts: Parts) -> dict[str, str]:
     """For each run the command that trains it alone; `evaluate` reads its data there."""
     if flags.plain:
-        module, data = fashion_cgan.MODULE, fashion_cgan.Flags(data_dir=flags.data_dir)
         return {
             name: command_line(
-                module,
-                replace(data, workdir=flags.workdir / name),
+                fashion_cgan.MODULE,
+                fashion_cgan.Flags(flags.workdir / name, flags.data_dir),
                 setting_words(config),
             )
             for name, config in members.items()

@@ -164,7 +164,7 @@ class Checkpoints:
         )
         for step in reversed(self._numbers(at_most)):
             try:
-                arrays = self._read(step, _leaves(wanted), only)
+                arrays = self._read(step, wanted, only)
             except _DamagedError as damage:
                 damaged[step] = str(damage)
                 continue
@@ -213,10 +213,9 @@ class Checkpoints:
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise _DamagedError(f"its manifest cannot be read ({_first_line(error)})") from error
 
-    def _manifest_file(self, step: int) -> dict[str, Any]:
+    def _manifest_file(self, step: int) -> Any:
         file = self._directory / str(step) / "manifest" / "metadata"  # named by JsonSave
-        manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        return manifest
+        return json.loads(file.read_text(encoding="utf-8"))
 
     def _read(self, step: int, like: Mapping[str, Any], only: tuple[str, ...]) -> list[np.ndarray]:
         """The arrays of a step, in the order of `like`."""
@@ -310,6 +309,11 @@ def _leaves(tree: Any) -> dict[str, Any]:
 def _key_data(leaf: Any) -> Any:
     """The numbers of a key of `jax.random`; any other leaf as it is."""
     return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def _like_saved(leaf: Any) -> Any:
+    """The shape and dtype with which a leaf is saved."""
+    return jax.eval_shape(_key_data, leaf) if _is_key(leaf) else leaf
 
 
 def _as_key(array: np.ndarray, like: Any) -> Any:

@@ -39,8 +39,8 @@ class ScoreFn:
 class Penalty(Protocol):
     """A term that is added to the discriminator's loss.
 
-    If it has an attribute `every`, it is left out in the steps that `every` does not divide. One that
-    depends on `GANState.extra` is a function that a step of your own makes from it.
+    If it has an attribute `every`, it is left out in the steps that `every` does not divide. One
+    that depends on `GANState.extra` is a function that a step of your own makes from it.
     """
 
     def __call__(

@@ -13,7 +13,7 @@ from cgan_jax.training.callbacks import Callback, ChunkEnd, EpochEnd, TrainEnd, 
 
 
 class Progress(Callback):
-    """A bar in a terminal or a notebook; one line per epoch; and the report's line for some batches.
+    """A bar in a terminal or a notebook, one line per epoch, the report's line for some batches.
 
     Args:
         log_every: print the report's line for every `log_every`-th batch; 0 for none. It counts

@@ -80,7 +80,7 @@ def _run_keys(seed: jax.Array) -> RunKeys:
 
 
 class Step(Protocol):
-    """What `train` and `run_steps` take as `step`: a pure function with `train_step`'s signature."""
+    """What `train` and `run_steps` take as `step`: pure, with the signature of `train_step`."""
 
     def __call__(
         self, gan: GAN, state: GANState, batch: Batch, key: jax.Array

@@ -19,8 +19,8 @@ def summarize(
 ) -> str:
     """Write sweep.csv and sweep.png, and return the table: mean and standard deviation over seeds.
 
-    Losses are means of a run's last epoch, of `per_epoch[member]` steps. Diverged runs are counted, but are
-    not in the means.
+    Losses are means of a run's last epoch, of `per_epoch[member]` steps. Diverged runs are counted,
+    but are not in the means.
     """
     rows, curves = [HEADER], dict[str, list[np.ndarray]]()
     for name, config in members.items():

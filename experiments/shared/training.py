@@ -32,9 +32,10 @@ from cgan_jax.runs.initialize import Loaded
 from cgan_jax.runs.lock import run_lock
 from cgan_jax.runs.tables import write_class_counts
 from cgan_jax.training.callbacks import Callback, ChunkEnd, StopWhen
+from cgan_jax.training.chunks import ChunkRunner
 from cgan_jax.training.gan import GAN, GANState
 from cgan_jax.training.hosts import is_leader
-from cgan_jax.training.loop import ChunkRunner, newest_state, train
+from cgan_jax.training.loop import newest_state, train
 from cgan_jax.training.progress import Progress
 from cgan_jax.training.sharding import check_shares, data_mesh
 from cgan_jax.training.step import run_keys
@@ -43,6 +44,8 @@ from experiments.shared.compile_cache import keep_programs
 from experiments.shared.page import write_or_warn
 from experiments.shared.reference import own_reference
 from experiments.shared.training_flags import DeviceFlags, OutputFlags
+
+ONE_DEVICE = DeviceFlags()
 
 
 def run(
@@ -54,7 +57,7 @@ def run(
     command: str,
     data: Mapping[str, Any] | None = None,
     resume: bool = True,
-    device: DeviceFlags = DeviceFlags(),
+    device: DeviceFlags = ONE_DEVICE,
     init_from: Path | None = None,
 ) -> None:
     """Train in a run folder until the configuration's last epoch, or a signal to stop.
@@ -277,7 +280,8 @@ def _first_line(
         what += f" (its schedules end at step {end:,}; their last values then stay)"
     return (
         f"{'Resuming' if step else 'Training'} in {workdir}: {what}, "
-        f"{plural(last_step - step, 'step')} to take on {describe_device(mesh.size if mesh else 1)}. "
+        f"{plural(last_step - step, 'step')} to take on "
+        f"{describe_device(mesh.size if mesh else 1)}. "
         "Ctrl-C stops and saves; the same command resumes."
     )
 
@@ -312,7 +316,7 @@ def describe(
     *,
     data: Mapping[str, Any] | None = None,
     resume: bool = True,
-    device: DeviceFlags = DeviceFlags(),
+    device: DeviceFlags = ONE_DEVICE,
     init_from: Path | None = None,
 ) -> None:
     """Print what `run` would do, how long and in how much memory; train and write nothing."""
