@@ -18,8 +18,10 @@ from cgan_jax.checks import (
     plural,
     short_repr,
 )
+from cgan_jax.data.mapped import MappedRows
 from cgan_jax.errors import DataError
 
+_ROWS_AT_ONCE = 2**13
 Fill: TypeAlias = Literal["white", "black"] | None
 """What transparent pixels of pictures become; None if there are none."""
 
@@ -32,9 +34,12 @@ class Dataset:
     """Labelled images as arrays. Two objects are equal only if they are the same object.
 
     Args:
-        images: uint8 [N, H, W, C], N, H, W and C at least 1, pixel values 0 to 255.
-        labels: int32 [N], 0 <= label < len(class_names).
-        class_names: one name per class, at least one, of one line each; a label is its index.
+        images: uint8 [N, H, W, C], N, H, W and C at least 1, pixel values 0 to 255; an array in
+            memory or memory-mapped.
+        labels: int32 [N], 0 <= label < len(class_names); or vectors, float32 [N, K], as of
+            attributes, for networks of your own (a generator with `condition_dim`).
+        class_names: one name per class, at least one, of one line each; a label is its index. With
+            vectors, one name per column.
         name: the name of the data set, such as "fashion_mnist".
         source: one line that says where the arrays were read from.
         background: what transparent pixels of the pictures become; None if none are transparent
@@ -44,7 +49,7 @@ class Dataset:
         DataError: an array has another shape, dtype or range, or a name is not valid Unicode.
     """
 
-    images: np.ndarray
+    images: Any  # np.ndarray, or MappedRows
     labels: np.ndarray
     class_names: tuple[str, ...]
     name: str
@@ -53,7 +58,7 @@ class Dataset:
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
-        if not isinstance(images, np.ndarray) or not isinstance(labels, np.ndarray):
+        if not isinstance(images, np.ndarray | MappedRows) or not isinstance(labels, np.ndarray):
             raise DataError(
                 f"{self.name}: images and labels are {type(images).__name__} and "
                 f"{type(labels).__name__}\nexpected NumPy arrays\nUse Dataset.from_arrays."
@@ -64,13 +69,23 @@ class Dataset:
                 "expected uint8 [N, H, W, C] with no empty dimension\n"
                 "Give pixel values from 0 to 255 as uint8, with C = 1 for grey images."
             )
-        if labels.dtype != np.int32 or labels.shape != images.shape[:1]:
+        row = () if labels.ndim == 1 else (len(self.class_names),)
+        kind = np.int32 if labels.ndim == 1 else np.float32
+        if labels.dtype != kind or labels.shape != (len(images), *row):
             raise DataError(
                 f"{self.name}: labels are {labels.dtype} {list(labels.shape)}\n"
-                f"expected int32 [{len(images)}]\nGive one label per image."
+                f"expected int32 [{len(images)}], or float32 [{len(images)}, K], K class names\n"
+                "Give one label, or one vector, per image."
             )
         check_encodable(str(self.name), "the data set's name")
         n_classes = len(check_class_names(self.class_names, self.name))
+        if labels.ndim == 2:
+            if not np.isfinite(labels).all():
+                raise DataError(
+                    f"{self.name}: labels have NaN or infinite numbers\nexpected finite ones\n"
+                    "Replace them, or leave these images out."
+                )
+            return
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= n_classes:
             raise DataError(
@@ -92,7 +107,9 @@ class Dataset:
         )
 
     def class_counts(self) -> np.ndarray:
-        """How many images each class has, int64 `[len(class_names)]`."""
+        """How many images each class has, int64 `[len(class_names)]`; of vectors, those above 0."""
+        if self.labels.ndim == 2:
+            return (self.labels > 0).sum(0)
         return np.bincount(self.labels, minlength=len(self.class_names))
 
     def count_words(self) -> str:
@@ -104,7 +121,8 @@ class Dataset:
         digest = hashlib.sha256("\n".join(self.class_names).encode())
         for array in (self.images, self.labels):
             digest.update(f"\n{array.dtype.str} {array.shape}\n".encode())
-            digest.update(np.ascontiguousarray(array).data)
+            for start in range(0, len(array), _ROWS_AT_ONCE):  # which may be on disk
+                digest.update(np.ascontiguousarray(array[start : start + _ROWS_AT_ONCE]).data)
         return {"name": self.name, "n_images": len(self), "sha256": digest.hexdigest()}
 
     @classmethod
@@ -121,8 +139,8 @@ class Dataset:
 
         Args:
             images: uint8 [N, H, W, C], or [N, H, W] for grey images (C = 1 is added).
-            labels: [N], any integer type.
-            class_names: one name per class.
+            labels: [N], any integer type; or vectors [N, K], any type of floats.
+            class_names: one name per class, or per column of the vectors.
             name: the name of the data set.
             source: one line that says where the arrays come from.
 
@@ -132,12 +150,15 @@ class Dataset:
         names = check_class_names(class_names, name)
         then = "expected images of one size, and one label per image\nConvert them to arrays."
         with errors_as(DataError, f"{name}: images or labels are not an array", then):
-            images, labels = np.asarray(images), np.asarray(labels)
+            images = images if isinstance(images, MappedRows) else np.asarray(images)
+            labels = np.asarray(labels)
         if images.ndim == 3:
             images = images[..., np.newaxis]
+        if labels.ndim == 2 and np.issubdtype(labels.dtype, np.floating):
+            return cls(images, labels.astype(np.float32), names, name, source)
         if not np.issubdtype(labels.dtype, np.integer):
             raise DataError(
-                f"{name}: labels are {labels.dtype}\nexpected integers\n"
+                f"{name}: labels are {labels.dtype}\nexpected integers, or vectors of floats\n"
                 "Give the index of each image's class name, counted from 0."
             )
         as_int32 = labels.astype(np.int32)

@@ -7,7 +7,7 @@ import numpy as np
 
 from cgan_jax.checks import check_seed, short_repr
 from cgan_jax.data.dataset import Dataset
-from cgan_jax.data.stack import empty_images
+from cgan_jax.data.mapped import MappedRows, choose_rows
 from cgan_jax.errors import ConfigError, DataError
 
 DEFAULT_SHARE = 0.1
@@ -74,7 +74,7 @@ def hold_out(
         share: from above 0 to below 1.
         seed: in [0, 2**32), of the choice of the images.
         in_place: move the images to train on to the beginning of the memory of `dataset`, which
-            must not be used afterwards, instead of copying them.
+            must not be used afterwards, instead of copying them. Images on disk stay there.
 
     Returns:
         the images to train on, and those held out, both in the order of the data set and with all
@@ -86,7 +86,7 @@ def hold_out(
     """
     kept, held = choose_held_out(dataset, share, seed)
     held_out = take_rows(dataset, held)
-    if not in_place:
+    if not in_place or isinstance(dataset.images, MappedRows) or not dataset.images.flags.writeable:
         return take_rows(dataset, kept), held_out
     images = dataset.images
     for start in range(0, len(kept), 1000):  # no image moves backwards
@@ -96,7 +96,5 @@ def hold_out(
 
 
 def take_rows(dataset: Dataset, rows: np.ndarray) -> Dataset:
-    """Copies of some images, where JAX, on a CPU, uses them without another copy."""
-    images = empty_images((len(rows), *dataset.images.shape[1:]))
-    np.take(dataset.images, rows, 0, out=images, mode="clip")  # "raise" would need a buffer
-    return replace(dataset, images=images, labels=dataset.labels[rows])
+    """Some images: copies, or if they are many and on disk, their places there."""
+    return replace(dataset, images=choose_rows(dataset.images, rows), labels=dataset.labels[rows])

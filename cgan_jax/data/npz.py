@@ -15,6 +15,7 @@ from cgan_jax.data.class_names import check_different
 from cgan_jax.data.crops import Background, Crop, Options, PictureFormat, to_pillow
 from cgan_jax.data.dataset import Dataset
 from cgan_jax.data.listing import check_split
+from cgan_jax.data.mapped import check_unpacked_size, read_array
 from cgan_jax.data.stack import ProgressFn
 from cgan_jax.errors import DataError
 
@@ -51,8 +52,9 @@ def load_npz(
 
     Raises:
         ConfigError: an invalid option.
-        DataError: no such file; arrays that are missing, pickled, of another shape or dtype, or too
-            large for this machine's memory; a class with another's name, or test images alone.
+        DataError: no such file; arrays that are missing, pickled, of another shape or dtype, or
+            compressed and too large for this machine's memory; a class with another's name, or test
+            images alone.
     """
     options = crops.check_options(img_size, channels, background)
     check_split(split)
@@ -125,11 +127,11 @@ def _crop(
 def _read(file: Path, wanted: tuple[str, ...]) -> dict[str, np.ndarray]:
     """The wanted arrays of a file and, if present, its `class_names`."""
     with _read_errors(file):
-        with zipfile.ZipFile(file) as archive:  # a small file can unpack to any size
-            stack.check_memory(str(file), (sum(i.file_size for i in archive.infolist()),))
+        with zipfile.ZipFile(file) as archive:
+            check_unpacked_size(file, archive, stack.machine_memory())
         with np.load(file, allow_pickle=False) as saved:
             names = [name for name in (*wanted, "class_names") if name in saved]
-            arrays = {name: _array(saved, name) for name in names}
+            arrays = {name: _array(file, saved, name) for name in names}
             found = one_line(", ".join(saved), 80)
     for name in wanted:
         if name not in arrays:
@@ -141,10 +143,10 @@ def _read(file: Path, wanted: tuple[str, ...]) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _array(saved: Any, name: str) -> np.ndarray:
-    """An array of a file; one of uint8 as it can be trained on without a copy."""
+def _array(file: Path, saved: Any, name: str) -> np.ndarray:
+    """An array of a file; one of uint8 as it can be trained on without a copy, on disk."""
     try:
-        return stack.read_uint8(saved.zip, f"{name}.npy")
+        return read_array(file, saved.zip, f"{name}.npy")
     except (TypeError, ValueError):  # of other numbers, or with a header of another version
         return saved[name]
 

@@ -21,7 +21,7 @@ from cgan_jax.checks import one_line
 from cgan_jax.data.cache import default_directory
 from cgan_jax.data.crops import Options
 from cgan_jax.data.dataset import Fill
-from cgan_jax.data.stack import read_uint8
+from cgan_jax.data.mapped import read_array
 from cgan_jax.errors import CGANError
 from cgan_jax.files import atomic_write
 
@@ -78,7 +78,7 @@ def load(folder: Path, split: str, mark: str, options: Options) -> Pictures | No
             pairs = zip(wanted, about["asked"], about["decided"], strict=True)
             if any(want not in pair for want, *pair in pairs):
                 return None
-            images = read_uint8(saved.zip, "images.npy")
+            images = read_array(entry, saved.zip, "images.npy")
             labels = saved["labels"].tolist()
             pictures = Pictures(images, labels, about["notices"], about["background"])
         _log.info("%s: %s images from the cache %s", folder, f"{len(pictures.labels):,}", entry)

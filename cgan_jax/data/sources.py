@@ -17,7 +17,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from cgan_jax.checks import check_int, plural, short_repr
 from cgan_jax.data.balancing import balanced_order
 from cgan_jax.data.dataset import Dataset, Placement
-from cgan_jax.data.stack import empty_images, machine_memory
+from cgan_jax.data.mapped import MappedRows, empty_images
+from cgan_jax.data.stack import machine_memory
 from cgan_jax.errors import ConfigError, DataError
 
 DEVICE_SHARE = 0.25  # of a device's memory, up to which images are kept there
@@ -165,11 +166,11 @@ class DatasetSource:
 
 
 def _take_into(images: Any, rows: np.ndarray, out: np.ndarray) -> None:
-    """`images[rows]` without a second copy. Of a memory map, only the rows' pages are read."""
-    if isinstance(images, np.ndarray):
-        np.take(images, rows, 0, out=out, mode="clip")  # "raise" would need a buffer
+    """`images[rows]` without a second copy. Of what is on disk, only the rows' pages are read."""
+    if isinstance(images, MappedRows):
+        images.take(rows, out)
     else:
-        out[:] = images[rows]
+        np.take(images, rows, 0, out=out, mode="clip")  # "raise" would need a buffer
 
 
 class IterableSource:

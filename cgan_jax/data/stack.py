@@ -6,7 +6,6 @@ crops.py has what becomes of each picture.
 import logging
 import math
 import os
-import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,14 +16,14 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 import numpy as np
 
 from cgan_jax.checks import first_names, plural
+from cgan_jax.data.cache import default_directory
 from cgan_jax.data.crops import MODES, Crop, PictureFormat
 from cgan_jax.data.dataset import Dataset, Fill
+from cgan_jax.data.mapped import empty_images, empty_on_disk
 from cgan_jax.errors import DataError
 
 ProgressFn: TypeAlias = Callable[[int, int], object]  # of the pictures that are done, and of all
-_ALIGNMENT = 64  # bytes
 _AT_ONCE = 1024  # pictures that are passed to the threads
-_PIECE = 2**20  # bytes that are read at a time
 _PER_TASK = 8  # a task for each would cost as much as decoding a small picture
 _log = logging.getLogger("cgan_jax")
 T = TypeVar("T")
@@ -43,47 +42,6 @@ class Stacked(NamedTuple):
     images: np.ndarray
     unreadable: dict[int, str]
     n_changed: int
-
-
-def check_memory(name: str, shape: tuple[int, ...]) -> None:
-    """Raise a DataError if uint8 of this shape takes more than half of this machine's memory."""
-    size, memory = math.prod(shape), machine_memory()
-    if 2 * size > memory:
-        raise DataError(
-            f"{name}: {' x '.join(map(str, shape))} bytes are {size / 1e9:.1f} GB\n"
-            f"expected at most half of this machine's {memory / 1e9:.1f} GB\n"
-            "Choose a smaller --img-size (img_size=), or use fewer images."
-        )
-
-
-def empty_images(shape: tuple[int, ...]) -> np.ndarray:
-    """An uninitialised uint8 array that begins where JAX, on a CPU, uses it without a copy."""
-    memory = np.empty(math.prod(shape) + _ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % _ALIGNMENT
-    return memory[start : start + math.prod(shape)].reshape(shape)
-
-
-def read_uint8(archive: zipfile.ZipFile, member: str) -> np.ndarray:
-    """A uint8 array of an .npz file in memory as of `empty_images`; the archive has its checksum.
-
-    Raises:
-        TypeError: its numbers are of another type, or in Fortran's order.
-        Exception: of many kinds, if the archive is broken.
-    """
-    with archive.open(member) as file:
-        np.lib.format.read_magic(file)
-        shape, in_fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
-        if in_fortran_order or dtype != np.uint8:
-            raise TypeError(f"{member} is {dtype}")
-        array = empty_images(shape)
-        rest = array.reshape(-1).data
-        while len(rest):
-            piece = file.read(min(len(rest), _PIECE))
-            if not piece:
-                raise EOFError(f"{member} is cut")
-            rest[: len(piece)] = piece
-            rest = rest[len(piece) :]
-    return array
 
 
 def parallel(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
@@ -121,14 +79,13 @@ def stack(
         on_progress: called as the work proceeds.
 
     Raises:
-        DataError: they do not fit into this machine's memory.
+        RunError: they fit neither into this machine's memory nor on its disk.
     """
     shape = n, *picture_format.size, picture_format.channels
-    check_memory(name, shape)
     mode = {"L": "grey"}.get(MODES[shape[3]], MODES[shape[3]])
     what = f"{plural(n, 'image')} of {shape[1]}x{shape[2]} in {mode}"
     _log.info("%s: reading %s (%.1f MB)", name, what, math.prod(shape) / 1e6)
-    images, n_changed, n_read = empty_images(shape), 0, 0
+    images, n_changed, n_read = _room_for(shape, name), 0, 0
     unreadable: dict[int, str] = {}
     for i, result in enumerate(parallel(crop, items)):
         if isinstance(result, str):
@@ -140,6 +97,15 @@ def stack(
         if on_progress and (i + 1 == n or i % 100 == 99):
             on_progress(i + 1, n)
     return Stacked(images[:n_read], unreadable, n_changed)
+
+
+def _room_for(shape: tuple[int, ...], name: str) -> np.ndarray:
+    """An array for pictures: in memory, or in a file if they take much of it."""
+    if 2 * math.prod(shape) <= machine_memory():
+        return empty_images(shape)
+    folder = default_directory() / "pictures"
+    _log.info("%s: the images are kept in %s, since they exceed half of the memory", name, folder)
+    return empty_on_disk(shape, folder)
 
 
 def to_dataset(

@@ -159,9 +159,7 @@ class Checkpoints:
             RunError: no step is intact, or the newest intact one has other arrays than `like`.
         """
         damaged: dict[int, str] = {}
-        wanted: Any = jax.tree.map(
-            lambda x: jax.eval_shape(_key_data, x) if _is_key(x) else x, like
-        )
+        wanted = _leaves(jax.tree.map(_like_saved, like))
         for step in reversed(self._numbers(at_most)):
             try:
                 arrays = self._read(step, wanted, only)

@@ -320,7 +320,5 @@ def test_more_data_than_memory_is_refused_before_reading(tmp_path, monkeypatch):
     assert file.stat().st_size < 1000
     monkeypatch.setattr(stack, "machine_memory", lambda: 1000.0)
     monkeypatch.setattr(np, "load", never)
-    with pytest.raises(DataError, match="set.npz: .* bytes are 0.0 GB"):
+    with pytest.raises(DataError, match="set.npz: its compressed arrays unpack to 0.0 GB"):
         load_npz(file)
-    with pytest.raises(DataError, match=r"set: 10 x 8 x 8 x 1 bytes are 0.0 GB"):
-        stack.stack(never, iter(never, None), 10, crops.PictureFormat((8, 8), 1), "set")
