@@ -41,6 +41,9 @@ from .sampling.generator import load_generator as load_generator
 from .sampling.inversion import Inverted as Inverted
 from .sampling.inversion import invert as invert
 from .sampling.inversion import load_inverted as load_inverted
+from .sampling.run import Run as Run
+from .sampling.run import TrainedDiscriminator as TrainedDiscriminator
+from .sampling.run import load_run as load_run
 from .training.callbacks import Callback as Callback
 from .training.chunks import run_steps as run_steps
 from .training.gan import GAN as GAN

@@ -46,7 +46,7 @@ class MappedRows:
         if isinstance(first, slice):
             chosen: np.ndarray = self._base[rows]
             return chosen[(slice(None), *rest)]
-        return self._base[(rows, *rest)]  # type: ignore[no-any-return]
+        return self._base[(rows, *rest)]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self[:], dtype)

@@ -6,11 +6,13 @@ The loop that calls them is training/loop.py's, the bar on the screen training/p
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jax import random
 
-from cgan_jax.checks import check_int, check_seed
+from cgan_jax.checks import check_int, check_seed, short_repr
+from cgan_jax.errors import ConfigError
 from cgan_jax.files import atomic_write, write_errors
 from cgan_jax.metrics.diversity import nearest_neighbours
 from cgan_jax.pictures.grids import grid, rows_for, shown_classes
@@ -20,7 +22,7 @@ from cgan_jax.runs.folder import RunFolder
 from cgan_jax.runs.tables import append_losses, read_losses, rewind_losses
 from cgan_jax.sampling.latent_space import generate
 from cgan_jax.training.callbacks import Callback, ChunkEnd, EpochEnd, TrainEnd, TrainStart
-from cgan_jax.training.gan import GAN, GANState
+from cgan_jax.training.gan import GAN, GANState, condition_dim
 
 PLOTTING = 0.05  # the share of its time that a run may spend on plots of its losses
 
@@ -76,6 +78,8 @@ class SampleGrids(Callback):
         rows: images of each class; by default 10, or fewer of more than 40 classes. More than 200
             classes are not all drawn.
         seed: of the latent points.
+        conditions: of a generator with a `condition_dim`, the vector of each column, floats
+            `[columns, condition_dim]`.
         training: the training images, uint8 `[N, H, W, C]`. With them, the last samples are
             drawn in `nearest.png`, each above the training image nearest to it, to show copies.
     """
@@ -87,13 +91,23 @@ class SampleGrids(Callback):
         every: int = 5,
         rows: int | None = None,
         seed: int = 0,
+        conditions: np.ndarray | None = None,
         training: np.ndarray | None = None,
     ) -> None:
         self._gan, self._run, self._training = gan, run, training
         self._every = check_int("every", every, 1, hint="Omit it for the default, 5.")
-        rows = rows_for(len(run.class_names)) if rows is None else rows
+        self._columns: Any = shown_classes(len(run.class_names))
+        self._names = [run.class_names[label] for label in self._columns]
+        if (conditions is None) != (condition_dim(gan.generator) is None):
+            raise ConfigError(
+                f"conditions is {short_repr(conditions)}\nexpected one vector per column, if and "
+                "only if the generator has a condition_dim\nPass some of the data's labels."
+            )
+        if conditions is not None:
+            self._columns = np.asarray(conditions, np.float32)
+            self._names = [str(i) for i in range(len(conditions))]
+        rows = rows_for(len(self._names)) if rows is None else rows
         self._rows = check_int("rows", rows, 1, hint="Omit it for the default, at most 10.")
-        self._classes = shown_classes(len(run.class_names))
         self._key = random.key(check_seed(seed))
 
     def on_train_start(self, start: TrainStart) -> None:
@@ -121,11 +135,11 @@ class SampleGrids(Callback):
         self._save(self._images(state), path)
 
     def _images(self, state: GANState) -> np.ndarray:
-        labels = np.tile(self._classes, self._rows)
+        labels = np.concatenate([self._columns] * self._rows)
         return generate(self._gan.generator, state.sampling_variables, labels, self._key)
 
     def _save(self, images: np.ndarray, path: Path) -> None:
-        names = [self._run.class_names[label] for label in self._classes]
+        names = self._names
         picture = grid(images.reshape(self._rows, len(names), *images.shape[1:]), names)
         with atomic_write(path) as temporary:
             picture.save(temporary)

@@ -2,16 +2,25 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from cgan_jax.checks import one_line
 from cgan_jax.errors import RunError
 from cgan_jax.runs.checkpoint import Checkpoints
 from cgan_jax.runs.folder import RunFolder
-from cgan_jax.training.gan import GAN, GANState, generator_like
+from cgan_jax.training.gan import (
+    GAN,
+    GANState,
+    NetState,
+    example_labels,
+    generator_like,
+    image_shape,
+)
 
 
 def restore_run(
@@ -73,6 +82,34 @@ def restore_generator(
 
     state = _read(run, step, best, wanted)
     return state.sampling_variables, int(state.step)
+
+
+def restore_discriminator(
+    run: RunFolder, module: nn.Module, generator: nn.Module, *, step: int, best: bool = False
+) -> Any:
+    """The variables of a run's discriminator.
+
+    Args:
+        run: the run folder.
+        module: the discriminator.
+        generator: the generator, which says what images and labels it is given.
+        step: read the checkpoint of this step.
+        best: read it in `best/`.
+
+    Returns:
+        its collections as NumPy arrays.
+
+    Raises:
+        RunError: the checkpoint cannot be read.
+    """
+    labels = example_labels(generator)
+    images = jnp.zeros((len(labels), *image_shape(generator)))
+    init = partial(module.init, train=False)
+    variables: Any = jax.eval_shape(init, jax.random.key(0), images, labels)
+    no_gen: Any = None
+    like = replace(generator_like(generator), gen=no_gen, disc=NetState(dict(variables), None))
+    only = ("step", *(f"disc.{name}." for name in variables))
+    return _read(run, step, best, lambda saved: (like, only)).disc.variables
 
 
 def _read(

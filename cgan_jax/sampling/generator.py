@@ -37,7 +37,7 @@ from cgan_jax.models import networks
 from cgan_jax.runs.folder import RunFolder
 from cgan_jax.runs.restore import restore_generator
 from cgan_jax.sampling import generator_file, latent_space
-from cgan_jax.training.gan import image_shape
+from cgan_jax.training.gan import condition_dim, image_shape
 
 Labels = int | str | Sequence[int | str] | np.ndarray
 
@@ -129,7 +129,7 @@ class TrainedGenerator:
 
     Attributes:
         module: the network.
-        variables: its `params` and `batch_stats`.
+        variables: its collections, such as `params` and `batch_stats`.
         class_names: one per class.
         step: the number of training steps.
     """
@@ -159,7 +159,8 @@ class TrainedGenerator:
         `generate(["Bag", "Coat", "Bag", "Coat"])`.
 
         Args:
-            labels: class ids or names, or one of them.
+            labels: class ids or names, or one of them; of a generator with a `condition_dim`,
+                vectors, floats `[labels, condition_dim]`.
             n: number of images for each of them.
             seed: in [0, 2**32). Image i depends on `(seed, i, labels[i])` alone, and not on what
                 else is asked for with it.
@@ -176,17 +177,34 @@ class TrainedGenerator:
             ConfigError: a label is not a class, an argument is out of range, the latent points have
                 another shape, or the images do not fit in memory.
         """
-        ids = self._repeat(label_ids(labels, self.class_names), n)
-        limit = _truncation(truncation)
-        key: jax.Array | None = _key(seed)
-        points = None
+        ids = self._repeat(self._labels(labels), n)
+        limit, points = _truncation(truncation), None
         if latent is not None:
             _refuse_truncation(limit)
-            key = None
             ids, points = _as_long(ids, self._points("latent", latent))
         return latent_space.generate(
-            self.module, self.variables, ids, key, limit, latent=points, on_progress=on_progress
+            self.module,
+            self.variables,
+            ids,
+            _key(seed),
+            limit,
+            latent=points,
+            on_progress=on_progress,
         )
+
+    def apply(self, latent: jax.Array, labels: jax.Array, **options: Any) -> jax.Array:
+        """The generator as a plain JAX function, for jit, vmap and grad. Nothing is checked.
+
+        Args:
+            latent: floats `[n, latent_dim]`.
+            labels: class ids, integers `[n]`; or vectors, floats `[n, K]`.
+            options: of Flax's `apply`, such as `rngs` for a network that draws noise.
+
+        Returns:
+            floats in [-1, 1], `[n, H, W, C]`.
+        """
+        images: Any = self.module.apply(self.variables, latent, labels, train=False, **options)
+        return jnp.asarray(images)
 
     def morph(
         self,
@@ -240,7 +258,6 @@ class TrainedGenerator:
             if end_latent is not None:
                 last = self._points("end_latent", end_latent)
             starts, ends, *points = self._path_ends(starts, ends, (first, last), keys, limit)
-            keys = None
         return latent_space.morph(
             self.module, self.variables, (starts, ends), keys, frames, limit, latent=points
         )
@@ -303,6 +320,13 @@ class TrainedGenerator:
         n_bytes = math.prod(image_shape(self.module))
         _check_memory(n * len(ids) * frames, "images", n_bytes)
         return np.concatenate([ids] * n)
+
+    def _labels(self, labels: Any) -> np.ndarray:
+        """Class ids of labels; or the vectors that a generator with a `condition_dim` takes."""
+        width = condition_dim(self.module)
+        if width is None:
+            return label_ids(labels, self.class_names)
+        return _rows("labels", labels, width, "Pass one row per image, as the data's labels are.")
 
     def _classes(self, name: str, labels: Any) -> np.ndarray:
         """Class ids of labels, or a user's weights of all classes as float32 `[n, classes]`."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -71,19 +72,20 @@ def generate(
     module: nn.Module,
     variables: Any,
     labels: np.ndarray,
-    key: jax.Array | None,
+    key: jax.Array,
     truncation: float | None = None,
     *,
     latent: np.ndarray | None = None,
     on_progress: ProgressFn | None = None,
 ) -> np.ndarray:
-    """Images for class ids, by a generator in evaluation mode.
+    """Images of some labels, by a generator in evaluation mode.
 
     Args:
         module: the network; it has a `latent_dim`.
         variables: its collections.
-        labels: int32 `[n]`.
-        key: of the latent points; point i depends on `(key, i)` alone. None with `latent`.
+        labels: class ids, int32 `[n]`; or vectors, float32 `[n, K]`.
+        key: of the latent points, and of the noise that the network itself draws, if it does; both
+            of image i depend on `(key, i)` alone.
         truncation: see `latent_points`.
         latent: the latent points themselves, float32 `[n, latent_dim]`.
         on_progress: called after each chunk of images.
@@ -91,9 +93,10 @@ def generate(
     Returns:
         uint8 `[n, H, W, C]`.
     """
-    points = np.arange(len(labels), dtype=np.int32) if latent is None else latent
+    indices = np.arange(len(labels), dtype=np.int32)
+    points = () if latent is None else (latent,)
     program = partial(_generate_chunk, module, truncation, variables, key)
-    (images,) = in_chunks(program, CHUNK, points, labels, on_progress=on_progress)
+    (images,) = in_chunks(program, CHUNK, indices, labels, *points, on_progress=on_progress)
     return images
 
 
@@ -101,7 +104,7 @@ def morph(
     module: nn.Module,
     variables: Any,
     labels: tuple[np.ndarray, np.ndarray],
-    keys: tuple[jax.Array, jax.Array] | None,
+    keys: tuple[jax.Array, jax.Array],
     frames: int,
     truncation: float | None = None,
     *,
@@ -114,7 +117,8 @@ def morph(
         variables: its collections.
         labels: at the start and at the end, int32 `[n]` each; or weights of all classes, whose
             embeddings are mixed with them, float32 `[n, classes]` each.
-        keys: of the latent points at the start and at the end. None with `latent`.
+        keys: of the latent points at the start and at the end, and the first one of the noise that
+            the network itself draws, if it does: the same in all images of a path.
         frames: number of images on each path, at least 2.
         truncation: see `latent_points`.
         latent: the latent points themselves, at both ends, float32 `[n, latent_dim]` each.
@@ -127,11 +131,11 @@ def morph(
     """
     n = len(labels[0])
     indices = np.arange(n, dtype=np.int32)
-    ends = (*(latent or (indices, indices)), *labels)
+    ends = (indices, *labels, *(latent or ()))
     t = np.linspace(0, 1, frames, dtype=np.float32).repeat(n)
     mixed = labels[0].ndim > 1 or not np.array_equal(*labels)
     program = partial(_morph_chunk, module, truncation, mixed, variables, keys)
-    (images,) = in_chunks(program, CHUNK, *(np.concatenate([end] * frames) for end in ends), t)
+    (images,) = in_chunks(program, CHUNK, t, *(np.concatenate([end] * frames) for end in ends))
     return images.reshape(frames, n, *images.shape[1:])
 
 
@@ -171,14 +175,50 @@ def _generate_chunk(
     module: nn.Module,
     truncation: float | None,
     variables: Any,
-    key: jax.Array | None,
-    points: jax.Array,
+    key: jax.Array,
+    indices: jax.Array,
     labels: jax.Array,
+    latent: jax.Array | None = None,
 ) -> jax.Array:
-    """Images of latent points, or with a key of their indices."""
-    latent = points if key is None else latent_points(key, points, module.latent_dim, truncation)
-    images: Any = module.apply(variables, latent, labels, train=False)
-    return to_uint8(images)
+    """Images of latent points, by default those of the indices."""
+    if latent is None:
+        latent = latent_points(key, indices, module.latent_dim, truncation)
+    return to_uint8(evaluate(module, variables, latent, labels, key, indices))
+
+
+def evaluate(
+    module: nn.Module,
+    variables: Any,
+    latent: jax.Array,
+    labels: jax.Array,
+    key: jax.Array,
+    indices: jax.Array,
+) -> jax.Array:
+    """A generator's images in evaluation mode, `[n, H, W, C]`, in [-1, 1].
+
+    Of a network that draws noise all the same, each image is computed by itself, with keys that
+    depend on `(key, index)` alone.
+    """
+    apply = partial(module.apply, variables, train=False)
+    if not _draws_noise(apply, latent, labels):
+        images: Any = apply(latent, labels)
+        return jnp.asarray(images)
+
+    def one(latent: jax.Array, label: jax.Array, key: jax.Array) -> jax.Array:
+        rngs = dict(zip(("noise", "dropout", "params"), random.split(key, 3), strict=True))
+        image: Any = apply(latent[None], label[None], rngs=rngs)
+        return jnp.asarray(image[0])
+
+    keys = jax.vmap(partial(random.fold_in, random.fold_in(key, 2)))(indices)
+    return jax.vmap(one)(latent, labels, keys)
+
+
+def _draws_noise(apply: Callable[..., Any], latent: jax.Array, labels: jax.Array) -> bool:
+    try:
+        jax.eval_shape(apply, latent, labels)
+    except flax.errors.InvalidRngError:
+        return True
+    return False
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
@@ -187,29 +227,25 @@ def _morph_chunk(
     truncation: float | None,
     mixed: bool,
     variables: Any,
-    keys: tuple[jax.Array, jax.Array] | None,
-    start_points: jax.Array,
-    end_points: jax.Array,
+    keys: tuple[jax.Array, jax.Array],
+    t: jax.Array,
+    indices: jax.Array,
     starts: jax.Array,
     ends: jax.Array,
-    t: jax.Array,
+    *latent: jax.Array,
 ) -> jax.Array:
-    """Images between latent points, or with keys between those of indices."""
-    start, end = start_points, end_points
-    if keys is not None:
-        start, end = (
-            latent_points(key, points, module.latent_dim, truncation)
-            for key, points in zip(keys, (start_points, end_points), strict=True)
-        )
-    latent = slerp(start, end, t)
+    """Images between latent points, by default between those of the indices."""
+    start, end = latent or (
+        latent_points(key, indices, module.latent_dim, truncation) for key in keys
+    )
+    between = slerp(start, end, t)
     if not mixed:
-        images: Any = module.apply(variables, latent, starts, train=False)
-        return to_uint8(images)
+        return to_uint8(evaluate(module, variables, between, starts, keys[0], indices))
 
     def mix(embed: EmbedFn) -> jax.Array:
         return (1 - t)[:, None] * embed(starts) + t[:, None] * embed(ends)
 
-    return to_uint8(apply_mixed(module, variables, latent, starts, mix))
+    return to_uint8(apply_mixed(module, variables, between, starts, mix))
 
 
 def apply_mixed(
