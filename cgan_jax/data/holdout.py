@@ -7,7 +7,7 @@ import numpy as np
 
 from cgan_jax.checks import check_seed, short_repr
 from cgan_jax.data.dataset import Dataset
-from cgan_jax.data.mapped import MappedRows, choose_rows
+from cgan_jax.data.mapped import choose_rows, is_on_disk
 from cgan_jax.errors import ConfigError, DataError
 
 DEFAULT_SHARE = 0.1
@@ -86,7 +86,7 @@ def hold_out(
     """
     kept, held = choose_held_out(dataset, share, seed)
     held_out = take_rows(dataset, held)
-    if not in_place or isinstance(dataset.images, MappedRows) or not dataset.images.flags.writeable:
+    if not in_place or is_on_disk(dataset.images):
         return take_rows(dataset, kept), held_out
     images = dataset.images
     for start in range(0, len(kept), 1000):  # no image moves backwards

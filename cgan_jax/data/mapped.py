@@ -56,6 +56,13 @@ class MappedRows:
         np.take(self._base, self._rows[rows], 0, out=out, mode="clip")
 
 
+def is_on_disk(images: Any) -> bool:
+    """Whether an array, or what it is a view of, is memory-mapped."""
+    while images is not None and not isinstance(images, np.memmap | MappedRows):
+        images = getattr(images, "base", None)
+    return images is not None
+
+
 def choose_rows(images: Any, rows: np.ndarray) -> Any:
     """The images with these indices: of a large mapped array `MappedRows`, otherwise a copy.
 
@@ -63,7 +70,7 @@ def choose_rows(images: Any, rows: np.ndarray) -> Any:
     """
     if isinstance(images, MappedRows):
         return MappedRows(images._base, images._rows[rows])
-    if not images.flags.writeable and images.nbytes >= LARGE:
+    if images.nbytes >= LARGE and is_on_disk(images):
         return MappedRows(images, rows)
     chosen = empty_images((len(rows), *images.shape[1:]))
     np.take(images, rows, 0, out=chosen, mode="clip")  # "raise" would need a buffer

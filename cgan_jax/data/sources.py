@@ -5,6 +5,7 @@ read from disk by the other modules of this package.
 """
 
 import logging
+import math
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
@@ -17,8 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from cgan_jax.checks import check_int, plural, short_repr
 from cgan_jax.data.balancing import balanced_order
 from cgan_jax.data.dataset import Dataset, Placement
-from cgan_jax.data.mapped import MappedRows, empty_images
-from cgan_jax.data.stack import machine_memory
+from cgan_jax.data.mapped import LARGE, MappedRows, empty_images, is_on_disk
 from cgan_jax.errors import ConfigError, DataError
 
 DEVICE_SHARE = 0.25  # of a device's memory, up to which images are kept there
@@ -71,7 +71,7 @@ class DatasetSource:
         placement: where the images are kept. "device": in the device's memory, which on a CPU is
             the machine's. "host": where they are; each chunk is read in the background while the
             one before is trained on. "auto": on the device while they take no more than
-            DEVICE_SHARE of its memory.
+            DEVICE_SHARE of its memory; on a CPU, unless they are many and on disk.
         mesh: devices that share each batch. Each is sent its own part, from the host.
 
     Attributes:
@@ -98,7 +98,8 @@ class DatasetSource:
         if self.placement == "host":
             self._reader = ThreadPoolExecutor(1, "batches")
         elif jax.default_backend() == "cpu":
-            self._images = np.asarray(dataset.images)
+            if is_on_disk(dataset.images):  # where others might change them
+                self._images = np.array(dataset.images)
         else:
             self._images = jax.device_put(np.asarray(dataset.images))
         self._epoch, self._order = -1, np.empty(0, np.int32)
@@ -314,9 +315,11 @@ def _place(dataset: Dataset, placement: Placement, mesh: Mesh | None) -> Literal
         return "host"
     if placement != "auto":
         return placement
-    stats = jax.devices()[0].memory_stats() or {}
-    memory = stats.get("bytes_limit", machine_memory())
-    return "device" if dataset.images.nbytes <= DEVICE_SHARE * memory else "host"
+    n_bytes = dataset.images.nbytes
+    if jax.default_backend() == "cpu":
+        return "host" if n_bytes >= LARGE and is_on_disk(dataset.images) else "device"
+    memory = (jax.devices()[0].memory_stats() or {}).get("bytes_limit", math.inf)
+    return "device" if n_bytes <= DEVICE_SHARE * memory else "host"
 
 
 def _as_batch(item: Any) -> Batch:

@@ -31,6 +31,8 @@ class Progress(Callback):
         self._epoch_steps = 0
         line = "{desc} {percentage:3.0f}%{postfix} |{bar}|"  # the bar takes what is left
         self._bar = work_bar(line, total=start.last_step, initial=start.step)
+        if start.data:
+            self._bar.write(f"Training on {start.data}.")
         if self._log_every:
             self._bar.write("[Epoch] and [Batch] count from 0, as in the report.")
 

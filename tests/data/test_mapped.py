@@ -8,12 +8,6 @@ from cgan_jax.errors import DataError
 from cgan_jax.training.step import run_keys
 
 
-def is_on_disk(array):
-    while array is not None and not isinstance(array, np.memmap):
-        array = array.base
-    return array is not None
-
-
 def test_images_beyond_half_the_memory_stay_on_disk(tmp_path, monkeypatch):
     """Those of an uncompressed file where they are, and decoded ones in a file of their own."""
     images = np.arange(640).astype(np.uint8).reshape(10, 8, 8)
@@ -22,10 +16,10 @@ def test_images_beyond_half_the_memory_stay_on_disk(tmp_path, monkeypatch):
     monkeypatch.setenv("CGAN_JAX_CACHE", str(tmp_path))
     dataset = load_npz(tmp_path / "set.npz")
     np.testing.assert_array_equal(dataset.images[..., 0], images)
-    assert is_on_disk(dataset.images)
+    assert mapped.is_on_disk(dataset.images)
     in_colour = load_npz(tmp_path / "set.npz", img_size=8, channels=3)
     np.testing.assert_array_equal(in_colour.images, np.stack([images] * 3, -1))
-    assert is_on_disk(in_colour.images)
+    assert mapped.is_on_disk(in_colour.images)
 
 
 def test_a_compressed_file_is_read_into_memory(tmp_path):
@@ -33,7 +27,7 @@ def test_a_compressed_file_is_read_into_memory(tmp_path):
     np.savez_compressed(tmp_path / "set.npz", images=images, labels=[0, 1] * 5)
     dataset = load_npz(tmp_path / "set.npz")
     np.testing.assert_array_equal(dataset.images[..., 0], images)
-    assert not is_on_disk(dataset.images)
+    assert not mapped.is_on_disk(dataset.images)
 
 
 def test_a_changed_byte_of_a_mapped_file_is_noticed(tmp_path):
