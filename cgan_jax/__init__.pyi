@@ -63,5 +63,6 @@ from .training.step import step_keys as step_keys
 from .training.step import train_step as train_step
 from .training.step import update_discriminator as update_discriminator
 from .training.step import update_generator as update_generator
+from .training.step import update_networks as update_networks
 
 __version__: str

@@ -7,7 +7,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +24,7 @@ from cgan_jax.training.sharding import replicated
 from cgan_jax.training.step import (
     Losses,
     Step,
+    in_due_steps,
     penalty_period,
     train_step,
     with_and_without_penalty,
@@ -72,11 +73,12 @@ def run_steps(
     if n_steps is None:
         return _run_groups(gan, state, batches, one)
 
+    take = partial(in_due_steps, step) if every > 1 else step
+
     def body(i: jax.Array, carry: tuple[GANState, Losses]) -> tuple[GANState, Losses]:
         state, losses = carry
         batch = jax.tree.map(lambda rows: lax.dynamic_index_in_dim(rows, i, 0, False), batches)
-        # With a rare penalty, this step has to decide by itself whether it is due.
-        state, now = one(gan, state, batch)
+        state, now = take(gan, state, batch, random.fold_in(key, state.step))
         return state, jax.tree.map(lambda all_, loss: all_.at[i].set(loss), losses, now)
 
     no_losses = Losses(jnp.zeros(n_batches), jnp.zeros(n_batches))

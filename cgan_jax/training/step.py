@@ -122,6 +122,28 @@ def train_step(gan: GAN, state: GANState, batch: Batch, key: jax.Array) -> tuple
     check_batch(gan, batch)
     if penalty_period(gan) > 1:
         return in_due_steps(train_step, gan, state, batch, key)
+    gen, disc = update_networks(gan, state, batch, key)
+    return next_state(gan, state, gen.net, disc.net), Losses(disc.loss, gen.loss)
+
+
+def update_networks(
+    gan: GAN, state: GANState, batch: Batch, key: jax.Array
+) -> tuple["GeneratorUpdate", "DiscriminatorUpdate"]:
+    """All updates of a step; with `next_state`, they are `train_step`.
+
+    A step of your own can look at what they give, or pass a GAN with parts that depend on
+    `state.extra`, as by `replace(gan, augment=...)`.
+
+    Args:
+        gan: networks, optimizers, loss and more.
+        state: the state before the step.
+        batch: B real images and labels.
+        key: the source of all of this step's randomness.
+
+    Returns:
+        the updated networks with their losses; of several updates of D, the last one with the mean
+        of all losses.
+    """
     d_losses: list[jax.Array] = []
     if gan.disc_steps > 1:
         state, batch, d_losses = _update_discriminator_alone(gan, state, batch, key)
@@ -133,9 +155,9 @@ def train_step(gan: GAN, state: GANState, batch: Batch, key: jax.Array) -> tuple
     gen = update_generator(gan, state, inputs, real, keys)
     # The fakes from before the generator's update; constants to the discriminator's loss.
     disc = update_discriminator(gan, state, real, (gen.images, inputs[1]), keys)
-
-    d_loss = jnp.stack([*d_losses, disc.loss]).mean() if d_losses else disc.loss
-    return next_state(gan, state, gen.net, disc.net), Losses(d_loss, gen.loss)
+    if d_losses:
+        disc = disc._replace(loss=jnp.stack([*d_losses, disc.loss]).mean())
+    return gen, disc
 
 
 class GeneratorUpdate(NamedTuple):
