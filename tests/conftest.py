@@ -12,6 +12,7 @@ import pytest
 from cgan_jax.config import TrainConfig
 from cgan_jax.data import Dataset, load
 from experiments.proofs import tiny
+from tests.xla import HAS_OLD_EMITTERS
 
 # These compare with PyTorch, of the extra `torch`, run ONNX graphs, of the extra `onnx`, or compare
 # with the measures of others or drive a browser, of the extra `dev`, which they import at their
@@ -25,20 +26,19 @@ collect_ignore_glob += [] if find_spec("playwright") else ["*_in_a_browser.py"]
 def pytest_configure(config):
     """Spend less time on compilation, which is most of a test's time.
 
-    XLA does not optimise programs, most of which run for milliseconds here, nor use its fusion
-    emitters, which take longest to compile. (An XLA that lacks one of the flags would refuse to
-    start.) JAX keeps the programs in pytest's cache, so that tests, the processes of pytest-xdist
-    and later sessions share them. Commands that tests start inherit all this. What is compared
-    stays the same: numbers of NumPy and PyTorch, or two programs compiled alike.
+    XLA does not optimise programs, most of which run for milliseconds here, nor, where it can do
+    without, use its fusion emitters, which take longest to compile. JAX keeps the programs in
+    pytest's cache, so that tests, the processes of pytest-xdist and later sessions share them.
+    Commands that tests start inherit all this. What is compared stays the same: numbers of NumPy
+    and PyTorch, or two programs compiled alike.
 
     NumPy gets one thread in the processes of pytest-xdist. The threads of its OpenBLAS busy-wait
     for one another: beside other work, an eigendecomposition took 140 times as long with two.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    flags = (
-        "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-        " --xla_cpu_use_fusion_emitters=false"
-    )
+    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    if HAS_OLD_EMITTERS:
+        flags += " --xla_cpu_use_fusion_emitters=false"
     if flags not in os.environ.get("XLA_FLAGS", ""):  # of the session that started this one
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
     if cache := getattr(config, "cache", None):  # none with -p no:cacheprovider

@@ -87,10 +87,6 @@ def init_pair(config):
     return images, scores, gen, disc
 
 
-# Compiles as outside of tests (conftest.py): without this, programs that differ round differently.
-FUSED = {"xla_cpu_use_fusion_emitters": True}
-
-
 def first_fast(*cases):
     """Values for `parametrize`: the first case is a fast test, the others are slow ones."""
     first, *others = (case if isinstance(case, tuple) else (case,) for case in cases)

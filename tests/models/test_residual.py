@@ -11,7 +11,8 @@ import pytest
 from cgan_jax.config import ResidualConfig
 from cgan_jax.errors import ConfigError
 from cgan_jax.models import networks
-from tests.helpers import FUSED, change_by_label, each_conditioning, init_pair, n_parameters
+from tests.helpers import change_by_label, each_conditioning, init_pair, n_parameters
+from tests.xla import FUSED
 
 SMALL = {"n_classes": 3, "latent_dim": 4, "label_dim": 2, "img_size": 8, "features": 6}
 SMALL |= {"generator_widths": (8, 4), "discriminator_widths": (4, 8)}

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from cgan_jax.training import spans, sweep
-from tests.helpers import FUSED, ROOT
+from tests.helpers import ROOT
+from tests.xla import FUSED
 
 LIVE = [pytest.param("live", marks=pytest.mark.torch)] if find_spec("torch") else []
 
