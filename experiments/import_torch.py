@@ -84,8 +84,8 @@ def main() -> None:
     fresh = jax.jit(gan.init)(jax.random.key(0))
     state = fresh.replace(
         step=jnp.int32(step),
-        gen=fresh.gen.replace(params=gen["params"], batch_stats=gen.get("batch_stats", {})),
-        disc=fresh.disc.replace(params=disc["params"]),
+        gen=fresh.gen.replace(**gen),
+        disc=fresh.disc.replace(**disc),
     )
     with run_lock(flags.workdir):
         folder = RunFolder.start(flags.workdir, config, names)

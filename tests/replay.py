@@ -7,14 +7,14 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import random
 
-from cgan_jax.training import steps
-from cgan_jax.training.steps import train_step
+from cgan_jax.training import step
+from cgan_jax.training.step import train_step
 
 
 def replay_step(gan, state, batch, noise):
     """The library's `train_step` with noise from outside. Jit it with `gan` static.
 
-    What `steps.generator_inputs` and linen's Dropout draw is replaced while the step is traced. A
+    What `step.sample_inputs` and linen's Dropout draw is replaced while the step is traced. A
     dropout layer that is switched off takes no mask.
 
     Raises:
@@ -31,12 +31,13 @@ def replay_step(gan, state, batch, noise):
         assert mask.shape == x.shape, f"a mask of {mask.shape} for {x.shape}"
         return jnp.where(mask, x / (1 - context.module.rate), 0)
 
-    def inputs(gan, latent_key, label_key, n):
+    def inputs(gan, batch, keys):
+        n = len(batch.labels)
         assert noise.latent.shape == (n, gan.generator.latent_dim)
         assert noise.labels.shape == (n,)
         return jnp.asarray(noise.latent), jnp.asarray(noise.labels)
 
-    with mock.patch.object(steps, "generator_inputs", inputs), nn.intercept_methods(drop):
+    with mock.patch.object(step, "sample_inputs", inputs), nn.intercept_methods(drop):
         new, losses = train_step(gan, state, batch, random.key(0))
     assert not masks, "less dropout than masks"
     return new, losses

@@ -22,9 +22,8 @@ from cgan_jax.files import write_json
 from experiments.shared.command_line import parse, run
 
 MODULE = "experiments.proofs.benchmark"
-OURS = "cgan_jax, spans of steps"
+OURS = "cgan_jax, chunks of steps"
 PEER = "PyTorch, eager, in memory"  # the report's own loop, which the ratios refer to
-N_SEEDS = 4
 PRODUCTS, ADAM = "a step's products alone", "a step's Adam alone"
 
 Part = Literal["training", "machine", "startup", "sampling", "data", "sizes"]
@@ -74,9 +73,8 @@ def measure(flags: Flags) -> dict[str, Any]:
     contestants: dict[str, Callable[[int], float]] = {}
     if "training" in flags.parts:
         contestants = {
-            OURS: parts.spans(),
-            f"cgan_jax, {N_SEEDS} seeds at once, all steps": parts.seeds_at_once(N_SEEDS),
-            "cgan_jax, single steps from NumPy": parts.single(),
+            OURS: parts.training_timer(),
+            "cgan_jax, single steps from NumPy": parts.single_steps_timer(),
         }
         if find_spec("torch"):
             contestants |= parts.torch_contestants(compiled=flags.compiled)

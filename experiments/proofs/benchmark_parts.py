@@ -9,23 +9,25 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from cgan_jax.training.spans import Spans
-from cgan_jax.training.steps import Batch, run_keys, train_step
-from cgan_jax.training.sweep import member_spans
 from jax import random
 
 from cgan_jax.config import TrainConfig
 from cgan_jax.data import load
+from cgan_jax.data.sources import Batch, epoch_order
 from cgan_jax.model_config import as_report_model
 from cgan_jax.presets import PRESETS
 from cgan_jax.sampling.generator import TrainedGenerator
-from cgan_jax.training.gan import GAN
+from cgan_jax.training.chunks import run_steps
+from cgan_jax.training.gan import GAN, GANState
+from cgan_jax.training.step import Losses, run_keys, train_step
+from experiments.proofs.bare_run import BareRun
 from experiments.proofs.benchmark import PEER, from_proc
 from experiments.proofs.processes import Timer
 
@@ -34,31 +36,55 @@ BATCH = REPORT.batch_size
 BATCHES, WIDTHS = (64, 256, 1024, 4096), (1, 2, 4)
 
 
-def spans(config: TrainConfig = REPORT, data_dir: Path | None = None) -> Timer:
-    """Times our loop over a span of steps: nothing is read back until its end."""
+def training_timer(config: TrainConfig = REPORT, data_dir: Path | None = None) -> Timer:
+    """A timer of our training loop: batches are gathered and losses read back chunk by chunk."""
     dataset = load(data_dir=data_dir)
     config = config.for_data(dataset)
-    return _times_spans(Spans(GAN.from_config(config), dataset, config.batch_size, run_keys(0)), 1)
+    return _run_timer(BareRun(config, dataset), config.penalty.every)
 
 
-def seeds_at_once(n_seeds: int, data_dir: Path | None = None) -> Timer:
-    """Times several runs in one program: the steps of all of them."""
-    configs = [replace(REPORT, seed=seed) for seed in range(n_seeds)]
-    return _times_spans(member_spans(configs, load(data_dir=data_dir)), n_seeds)
+def _run_timer(run: BareRun, penalty_period: int = 1) -> Timer:
+    # Warm-up and turn are in one epoch, whose last batch is smaller, and begin with a penalty.
+    most = (run.steps_per_epoch - 1) // 2 // penalty_period * penalty_period
 
-
-def _times_spans(runs: Spans, n_runs: int) -> Timer:
     def measure(steps: int) -> float:
-        # Both spans are in one epoch, whose last batch is smaller.
-        each = max(1, min(steps // n_runs, (runs.per_epoch - 1) // 2))
-        state, *_ = runs.run(runs.fresh_state(), 0, each)  # compiles once, warms up each time
-        return n_runs * each / _seconds(lambda: runs.run(state, each, each))
+        n = max(1, min(steps, most))
+        # Compiles the first time; afterwards chunks are as long as in training.
+        state, _ = run.take(run.fresh_state(), 0, n)
+        return n / _seconds(lambda: run.take(state, n, n))
 
     return measure
 
 
-def single() -> Timer:
-    """Times one jitted step after another, each batch from NumPy, each loss read back."""
+def seeds_timer(n_seeds: int, data_dir: Path | None = None) -> Timer:
+    """A timer of many seeds of the report in one program, under vmap: the steps of all of them."""
+    gan, dataset = GAN.from_config(), load(data_dir=data_dir)
+    images, labels = jnp.asarray(dataset.images), jnp.asarray(dataset.labels)
+    most = len(dataset) // BATCH // 2
+    keys = jax.jit(jax.vmap(run_keys))(jnp.arange(n_seeds, dtype=jnp.uint32))
+    orders = jax.vmap(lambda key: epoch_order(key, 0, len(dataset)))(keys.order)
+
+    @partial(jax.jit, static_argnames="n", donate_argnames="states")
+    def take(states: GANState, step: jax.Array, n: int) -> tuple[GANState, Losses]:
+        def take_one(state: GANState, key: jax.Array, order: jax.Array) -> tuple[GANState, Losses]:
+            rows = jax.lax.dynamic_slice(order, (step * BATCH,), (n * BATCH,)).reshape(n, BATCH)
+            return run_steps(gan, state, Batch(images[rows], labels[rows]), key)
+
+        return jax.vmap(take_one)(states, keys.steps, orders)
+
+    init = jax.jit(jax.vmap(gan.init))
+
+    def measure(steps: int) -> float:
+        n = max(1, min(steps // n_seeds, most))
+        states, _ = take(init(keys.init), 0, n)  # compiles the first time
+        jax.block_until_ready(states)
+        return n_seeds * n / _seconds(lambda: jax.block_until_ready(take(states, n, n)))
+
+    return measure
+
+
+def single_steps_timer() -> Timer:
+    """A timer of one jitted step after another, each batch from NumPy, each loss read back."""
     gan, keys, dataset = GAN.from_config(), run_keys(0), load()
     step = jax.jit(train_step, static_argnames="gan", donate_argnames="state")
     init, order = jax.jit(gan.init), np.random.default_rng(0).permutation(len(dataset))
@@ -169,7 +195,7 @@ def sizes() -> Iterator[dict[str, float]]:
         )
         config = replace(REPORT, batch_size=batch, model=wider)
         steps = max(1, round(1e11 / flops(config)))  # a second or two
-        contestants = spans(config), products(config), adam(config)
+        contestants = training_timer(config), products(config), adam(config)
         # In turns, and each the best of three: other work can only make it slower.
         turns = [[contestant(steps) for contestant in contestants] for _ in range(3)]
         rate, *parts = map(max, zip(*turns, strict=True))

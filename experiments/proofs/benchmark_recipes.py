@@ -61,13 +61,15 @@ def main() -> None:
     flags = parse(Flags, MODULE)
     flags.check()
 
-    from experiments.proofs.benchmark_parts import spans
+    from experiments.proofs.benchmark_parts import training_timer
 
     figures = {}
     for name in flags.presets:
         with contextlib.ExitStack() as stack:
             sides = {
-                f"cgan_jax, {name}": stack.enter_context(in_own_process(spans, PRESETS[name])),
+                f"cgan_jax, {name}": stack.enter_context(
+                    in_own_process(training_timer, PRESETS[name])
+                ),
                 PEER: stack.enter_context(in_own_process(twin, PRESETS[name])),
             }
             every = PRESETS[name].penalty.every

@@ -32,7 +32,7 @@ from experiments.shared.output import check_output
 
 MODULE = "experiments.proofs.gpu"
 
-Part = Literal["main", "speed", "sweep", "presets", "exactness", "samples"]
+Part = Literal["main", "speed", "seeds", "presets", "exactness", "samples"]
 NEED_TORCH: tuple[Part, ...] = ("speed", "exactness")
 
 
@@ -48,7 +48,7 @@ class Flags:
 
     parts: tuple[Part, ...] = get_args(Part)
     """main: the main job beside the report, killed and resumed, and timed; speed: steps per second
-    beside PyTorch's on the same device; sweep: many seeds at once; presets: speed, memory and
+    beside PyTorch's on the same device; seeds: many at once, under vmap; presets: speed, memory and
     bfloat16; exactness: float64 beside PyTorch, and repeated bits; samples: the exported
     program."""
     tiny: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False

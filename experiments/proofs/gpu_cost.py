@@ -15,13 +15,13 @@ from unittest.mock import patch
 
 import jax
 import numpy as np
-from cgan_jax.training.spans import steps_per_epoch
-from cgan_jax.training.steps import Batch, run_keys, train_step
 
 from cgan_jax.config import TrainConfig
+from cgan_jax.data.sources import Batch, steps_per_epoch
 from cgan_jax.models import convolution
 from cgan_jax.presets import PRESETS, preset
 from cgan_jax.training.gan import GAN, image_shape
+from cgan_jax.training.step import run_keys, train_step
 from experiments.shared.command_line import parse, run
 
 MODULE = "experiments.proofs.gpu_cost"
@@ -88,7 +88,7 @@ def program_cost(gan: GAN, batch_size: int) -> Cost:
     """The cost of one training step, by XLA's count."""
     keys = run_keys(0)
     images = jax.ShapeDtypeStruct((batch_size, *image_shape(gan.generator)), np.uint8)
-    batch = Batch(images, jax.ShapeDtypeStruct((batch_size,), np.int32))  # type: ignore[arg-type]
+    batch = Batch(images, jax.ShapeDtypeStruct((batch_size,), np.int32))
     state = jax.eval_shape(gan.init, keys.init)
     step = jax.jit(train_step, static_argnums=0, donate_argnums=1)
     with patch.object(convolution, "_convolution", convolution._plain):  # as on a GPU

@@ -25,7 +25,7 @@ class Size:
         settings: flags of the main job.
         steps: per turn of a stopwatch.
         rounds: turns of each.
-        seeds: of the sweep.
+        seeds: at once.
         seconds: about how long each preset is timed.
         presets: configurations by name.
         float64: what is trained beside PyTorch.

@@ -68,7 +68,9 @@ def speed(job: Job) -> Outcome:
     failed: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
         timers = {
-            OURS: stack.enter_context(in_own_process(benchmark_parts.spans, REPORT, job.data_dir))
+            OURS: stack.enter_context(
+                in_own_process(benchmark_parts.training_timer, REPORT, job.data_dir)
+            )
         } | {
             name: stack.enter_context(
                 in_own_process(benchmark_parts.torch_stopwatch, variant, device, job.data_dir)
@@ -95,11 +97,11 @@ def median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
     return statistics.median(one / other for one, other in zip(ours, theirs, strict=True))
 
 
-def sweep(job: Job) -> Outcome:
-    """Many seeds at once beside one seed."""
+def seeds(job: Job) -> Outcome:
+    """Many seeds at once, under vmap, beside one seed."""
     n = job.size.seeds
-    one = benchmark_parts.spans(data_dir=job.data_dir)
-    many = benchmark_parts.seeds_at_once(n, job.data_dir)
+    one = benchmark_parts.training_timer(data_dir=job.data_dir)
+    many = benchmark_parts.seeds_timer(n, job.data_dir)
     timers = {"one seed": one, f"{n} seeds": lambda steps: many(n * steps)}
     rates = in_turns(timers, job.size.rounds, job.size.steps)
     alone, together = rates.values()
@@ -156,11 +158,10 @@ def pace_of(config: TrainConfig, job: Job) -> Pace:
         data.images[:n], data.labels[:n], data.class_names, name=data.name
     )
     config, timer = config.for_data(dataset), PaceTimer(job.size.seconds)
-    gan = GAN.from_config(config)
-    train(gan, config, dataset, callbacks=[timer], should_stop=timer.is_done)
+    train(GAN.from_config(config), config, dataset, callbacks=[timer], progress=False)
     stats = jax.local_devices()[0].memory_stats()
     memory = stats["peak_bytes_in_use"] / 2**30 if stats else None
-    losses = np.concatenate([span.losses for span in timer.spans])
+    losses = np.concatenate([chunk.losses for chunk in timer.chunks])
     return Pace(timer.steps_per_second(), memory, losses)
 
 
@@ -194,7 +195,7 @@ def samples(job: Job) -> Outcome:
 PARTS: Mapping[str, Callable[[Job], Outcome]] = {
     "main": main_job,
     "speed": speed,
-    "sweep": sweep,
+    "seeds": seeds,
     "presets": presets,
     "exactness": exactness,
     "samples": samples,

@@ -29,7 +29,7 @@ from experiments.proofs.gpu_table import Outcome, Row
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"  # without it, a GPU repeats no run bit for bit
 ONCE_AN_EPOCH = 1_000  # more batches than an epoch has: the first one's losses are printed
 LOSSES_LINE = re.compile(r"\[Epoch \S+ \[Batch \d+/(\d+)\] \[D loss: (.+)\] \[G loss: (.+)\]")
-RATE_LINE = re.compile(r"Epoch \d+/\d+: .* ([\d.]+) steps/s")
+RATE_LINE = re.compile(r"Epoch (\d+)/\d+: .* ([\d.]+) steps/s")
 
 
 def main_job(job: Job) -> Outcome:
@@ -69,8 +69,8 @@ def times(lines: Sequence["Line"], epochs: int) -> list[Row]:
     """Start-up, training after it, and how much of that was in steps."""
     matches = [(line.seconds, LOSSES_LINE.match(line.text)) for line in lines]
     startup, first = next((seconds, match) for seconds, match in matches if match)
-    rates = [float(found[1]) for line in lines if (found := RATE_LINE.match(line.text))]
-    in_steps = sum(int(first[1]) / rate for rate in rates[1:])
+    rates = [found.groups() for line in lines if (found := RATE_LINE.match(line.text))]
+    in_steps = sum(int(first[1]) / float(rate) for epoch, rate in rates if epoch != "1")
     return [
         Row("seconds from the command to the first losses", startup, "s"),
         Row(f"{epochs} epochs after that", lines[-1].seconds - startup, "s", at_most=20),

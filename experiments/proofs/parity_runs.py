@@ -12,17 +12,15 @@ from itertools import islice
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import torch
-from cgan_jax.training.spans import Spans, steps_per_epoch
-from cgan_jax.training.steps import Batch, run_keys, shuffle, train_step
 from flax.traverse_util import unflatten_dict
 from jax import random
 from torch import Tensor
 
 from cgan_jax.config import TrainConfig
 from cgan_jax.data import Dataset
+from cgan_jax.data.sources import Batch, epoch_order, steps_per_epoch
 from cgan_jax.interop import (
     discriminator_from_torch,
     discriminator_to_torch,
@@ -31,7 +29,9 @@ from cgan_jax.interop import (
 )
 from cgan_jax.model_config import as_report_model
 from cgan_jax.training.gan import GAN, GANState
+from cgan_jax.training.step import run_keys, train_step
 from experiments.proofs import torch_cgan
+from experiments.proofs.bare_run import BareRun
 from experiments.proofs.parity import ALONE, UPDATE
 from experiments.proofs.trajectory import (
     Noise,
@@ -190,7 +190,7 @@ def compare_shifted(
         state = Twin(config, torch.float64, seed).put_into(_fresh_state(gan))
         params = parameters(state)
         shifted = {path: leaf + feeds_batch_norm(path, params) for path, leaf in params.items()}
-        gen = replace(state.gen, params=unflatten_dict(shifted, sep="/")["gen"])
+        gen = state.gen.replace(params=unflatten_dict(shifted, sep="/")["gen"])
         states = [state, replace(state, gen=gen)]
         for batch, key, noise in _step_inputs(gan, config, dataset, 0, n_steps, seed):
             steps = []
@@ -217,10 +217,9 @@ def compare_images_of_ours(
 ) -> Gaps:
     """Train our networks for an epoch, or its first batches, and use them on both sides."""
     gan = GAN.from_config(config)
-    spans = Spans(gan, dataset, config.batch_size, run_keys(seed))
-    state, end = spans.fresh_state(), n_batches or spans.per_epoch
-    while (step := int(state.step)) < end:
-        state, *_ = spans.run(state, step, end - step)
+    run = BareRun(config, dataset, seed)
+    end = n_batches or run.steps_per_epoch
+    state, _ = run.take(run.fresh_state(), 0, end)
     twin, model = Twin(config, torch.float32, seed), as_report_model(config.model)
     for network, arrays in (
         (twin.G, generator_to_torch(state.gen.variables, model, end)),
@@ -258,14 +257,14 @@ def _step_inputs(
 ) -> Iterator[tuple[Batch, jax.Array, Noise]]:
     """The batch, key and noise of each of a run's steps, from the step `first` on."""
     keys, size = run_keys(seed), config.batch_size
-    data = Batch(jnp.asarray(dataset.images), jnp.asarray(dataset.labels))
     for step in range(first, first + n_steps):
         epoch, i = divmod(step, steps_per_epoch(len(dataset), size))
         if i == 0 or step == first:
-            shuffled = shuffle(data, keys.order, epoch)
-        batch = Batch(*(array[i * size : (i + 1) * size] for array in shuffled))
+            order = np.asarray(epoch_order(keys.order, epoch, len(dataset)))
+        rows = order[i * size : (i + 1) * size]
+        batch = Batch(dataset.images[rows], dataset.labels[rows])
         key = random.fold_in(keys.steps, step)
-        yield batch, key, draw_noise(gan, key, len(batch.labels))
+        yield batch, key, draw_noise(gan, batch, key)
 
 
 def _fresh_state(gan: GAN) -> GANState:

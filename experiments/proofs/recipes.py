@@ -185,7 +185,7 @@ def measure_pace(configs: Mapping[str, TrainConfig], rounds: int) -> dict[str, f
 
     Those that differ in their length and seed alone share one measurement.
     """
-    from experiments.proofs.benchmark_parts import spans
+    from experiments.proofs.benchmark_parts import training_timer
 
     alike = {
         name: replace(config, epochs=1, seed=0, schedule_steps=None).with_schedule_steps(N_IMAGES)
@@ -194,7 +194,9 @@ def measure_pace(configs: Mapping[str, TrainConfig], rounds: int) -> dict[str, f
     print(f"Measuring the pace of {', '.join(configs)}.", flush=True)
     rates: dict[TrainConfig, list[float]] = {config: [] for config in alike.values()}
     with contextlib.ExitStack() as stack:
-        sides = {config: stack.enter_context(in_own_process(spans, config)) for config in rates}
+        sides = {
+            config: stack.enter_context(in_own_process(training_timer, config)) for config in rates
+        }
         steps = {
             config: steps_per_turn([side], config.penalty.every, SECONDS)
             for config, side in sides.items()
@@ -209,11 +211,11 @@ def plan(
     jobs: Sequence[tuple[Stage, Job[fashion_cgan.Flags]]], n_images: int, pace: Mapping[str, float]
 ) -> str:
     """What is left to train, and how long it takes."""
-    from cgan_jax.training.spans import steps_per_epoch
+    from cgan_jax.data.sources import steps_per_epoch
 
     lines, total = [], 0.0
     for stage, job in jobs:
-        last = job.config.epochs * steps_per_epoch(n_images, job.config.batch_size)
+        last = job.config.epochs * steps_per_epoch(n_images, job.config.images_per_step)
         first = RunFolder(stage.path, job.config, ()).steps_saved()
         seconds = (last - first) / pace[stage.name]
         lines.append(

@@ -67,18 +67,10 @@ def report_losses() -> tuple[Array, Array]:
 
 def first_losses(n_seeds: int, dataset: Dataset) -> Array:
     """The losses of the report preset's first batches, `[seeds, 25, 2]`."""
-    import jax
-    from cgan_jax.training.spans import Spans
-    from cgan_jax.training.steps import run_keys
+    from experiments.proofs.bare_run import BareRun  # imports JAX
 
-    from cgan_jax.training.gan import GAN
-
-    gan, rows = GAN.from_config(REPORT), []
-    init = jax.jit(gan.init)
-    for seed in range(n_seeds):
-        keys = run_keys(seed)
-        spans = Spans(gan, dataset, REPORT.batch_size, keys)
-        rows.append(spans.run(init(keys.init), 0, at_most=FIRST).losses)
+    runs = (BareRun(REPORT, dataset, seed) for seed in range(n_seeds))
+    rows = [run.take(run.fresh_state(), 0, FIRST)[1] for run in runs]
     return np.stack(rows).astype(float)
 
 

@@ -14,13 +14,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from cgan_jax.training.steps import Losses
 from flax.traverse_util import flatten_dict
 from jax import random
 
 from cgan_jax.config import OptimizerConfig
-from cgan_jax.training import steps
+from cgan_jax.data.sources import Batch
 from cgan_jax.training.gan import GAN, GANState, NetState, image_shape
+from cgan_jax.training.step import Losses, sample_inputs, step_keys
 from experiments.proofs.parity import IDLE
 
 Trees = Mapping[str, Any]  # one for each network, `gen` and `disc`
@@ -51,15 +51,14 @@ class Step(NamedTuple):
     state: GANState
 
 
-@partial(jax.jit, static_argnames=("gan", "n"))
-def draw_noise(gan: GAN, key: jax.Array, n: int) -> Noise:
-    """The noise that `train_step` draws from this key for a batch of n, drawn once more."""
-    # The keys of other recipes' draws come after these four.
-    latent_key, label_key, gen_dropout_key, disc_dropout_key = random.split(key, 4)
-    latent, labels = steps.generator_inputs(gan, latent_key, label_key, n)
-    both = _dropout_masks(gan, disc_dropout_key, 2 * n)
+@partial(jax.jit, static_argnames="gan")
+def draw_noise(gan: GAN, batch: Batch, key: jax.Array) -> Noise:
+    """The noise that `train_step` draws from this key for a batch, drawn once more."""
+    keys, n = step_keys(gan, key), len(batch.labels)
+    latent, labels = sample_inputs(gan, batch, keys)
+    both = _dropout_masks(gan, keys.disc.dropout, 2 * n)
     halves = tuple(mask[:n] for mask in both), tuple(mask[n:] for mask in both)
-    return Noise(latent, labels, (_dropout_masks(gan, gen_dropout_key, n), *halves))
+    return Noise(latent, labels, (_dropout_masks(gan, keys.gen.dropout, n), *halves))
 
 
 def observe(
@@ -89,10 +88,14 @@ def with_arrays(
 ) -> GANState:
     """The state with other parameters, BatchNorm statistics and Adam moments."""
 
+    collections = {"params": params, "batch_stats": batch_stats}
+
     def net(name: str) -> NetState:
-        adam, *rest = getattr(state, name).opt_state
+        before: NetState = getattr(state, name)
+        adam, *rest = before.opt_state
         adam = adam._replace(mu=mu[name], nu=nu[name])
-        return NetState(params[name], batch_stats[name], (adam, *rest))
+        variables = {kind: collections[kind][name] for kind in before.variables}
+        return NetState(variables, (adam, *rest))
 
     return replace(state, gen=net("gen"), disc=net("disc"))
 
@@ -153,7 +156,8 @@ def _arrays_by_row(step: Step) -> dict[tuple[str, str], Any]:
     }.items():
         for path, array in flatten_dict(trees, sep="/").items():
             arrays[row + f", {IDLE}" * feeds_batch_norm(path, params), path] = array
-    running = flatten_dict({name: net.batch_stats for name, net in nets.items()}, sep="/")
+    statistics = {name: net.variables.get("batch_stats", {}) for name, net in nets.items()}
+    running = flatten_dict(statistics, sep="/")
     return arrays | {(RUNNING[path.split("/")[-1]], path): running[path] for path in running}
 
 

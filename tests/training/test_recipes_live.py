@@ -3,14 +3,14 @@
 from dataclasses import replace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 from jax import random
 
+from cgan_jax.data.sources import Batch
 from cgan_jax.training.gan import GAN
-from cgan_jax.training.steps import Batch, generator_inputs, run_keys, train_step
+from cgan_jax.training.step import run_keys, sample_inputs, step_keys, train_step
 from experiments.proofs.torch_recipe import Recipe
 from tests.helpers import with_schedules
 
@@ -44,16 +44,16 @@ def trajectories(config, n_steps):
         state = jax.jit(gan.init)(random.key(0))
         state = jax.tree.map(lambda x: x.astype(float) if x.dtype == np.float32 else x, state)
         step = jax.jit(train_step, static_argnames="gan")
-        inputs = jax.jit(generator_inputs, static_argnums=(0, 3))
+        inputs = jax.jit(
+            lambda gan, batch, key: sample_inputs(gan, batch, step_keys(gan, key)), static_argnums=0
+        )
         twin, losses, theirs = Recipe(config, torch.float64, fused=False), [], []
         twin.load(state.gen.variables, state.disc.variables)
         for i in range(n_steps):
             step_key = random.fold_in(key, i)
-            latent_key, label_key = random.split(
-                step_key, 7 if config.penalty.kind != "none" else 4
-            )[:2]
-            z, fake_labels = inputs(gan, latent_key, label_key, 4)
-            state, ours = step(gan, state, Batch(images[i], jnp.asarray(labels[i])), step_key)
+            batch = Batch(images[i], labels[i])
+            z, fake_labels = inputs(gan, batch, step_key)
+            state, ours = step(gan, state, batch, step_key)
             losses.append(ours)
             theirs.append(
                 twin.step(
@@ -63,7 +63,7 @@ def trajectories(config, n_steps):
                     torch.tensor(np.asarray(fake_labels)).long(),
                 )
             )
-        shown = gan.generator.apply(state.shown, z, labels[0], train=False)
+        shown = gan.generator.apply(state.sampling_variables, z, labels[0], train=False)
     with torch.no_grad():
         twin_shown = twin.average.eval()(
             torch.tensor(np.asarray(z)), torch.tensor(labels[0]).long()

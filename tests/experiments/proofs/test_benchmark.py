@@ -1,12 +1,22 @@
 """The stopwatches of the benchmarks. What they time is measured by hand: docs/results.md."""
 
-from experiments.proofs.benchmark_parts import _times_spans
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from cgan_jax.training.callbacks import Callback
+from cgan_jax.training.gan import GAN
+from cgan_jax.training.loop import train
+from experiments.proofs import tiny
+from experiments.proofs.bare_run import BareRun
+from experiments.proofs.benchmark_parts import _run_timer
 
 
-class Runs:
-    """Stands for the spans of a run of 11 batches per epoch, the last of them smaller."""
+class Run:
+    """Stands for a run of 11 batches per epoch, the last of them smaller."""
 
-    per_epoch = 11
+    steps_per_epoch = 11
 
     def __init__(self):
         self.calls = []
@@ -14,14 +24,45 @@ class Runs:
     def fresh_state(self):
         return "state"
 
-    def run(self, state, step, at_most):
-        self.calls.append((step, at_most))
-        return state, None, None
+    def take(self, state, step, n):
+        self.calls.append((step, n))
+        return state, None
 
 
-def test_a_turn_is_timed_within_one_epoch_after_as_many_steps():
-    runs = Runs()
-    assert _times_spans(runs, 1)(4) > 0
-    assert _times_spans(runs, 1)(400) > 0
-    assert _times_spans(runs, 4)(12) > 0
-    assert runs.calls == [(0, 4), (4, 4), (0, 5), (5, 5), (0, 3), (3, 3)]
+@pytest.mark.parametrize(
+    ("penalty_period", "steps", "warm_up_and_turn"),
+    [
+        (1, 4, [(0, 4), (4, 4)]),
+        (1, 400, [(0, 5), (5, 5)]),
+        (2, 4, [(0, 4), (4, 4)]),
+        (2, 400, [(0, 4), (4, 4)]),
+    ],
+)
+def test_a_turn_is_timed_within_one_epoch_after_as_many_steps(
+    penalty_period, steps, warm_up_and_turn
+):
+    run = Run()
+    assert _run_timer(run, penalty_period)(steps) > 0
+    assert run.calls == warm_up_and_turn
+
+
+class Losses(Callback):
+    def __init__(self):
+        self.chunks = []
+
+    def on_chunk_end(self, chunk):
+        self.chunks.append(chunk.losses)
+
+
+def test_what_is_timed_are_the_steps_that_train_takes():
+    config, losses = replace(tiny.CONFIG, epochs=1, seed=3), Losses()
+    trained = train(GAN.from_config(config), config, tiny.dataset(), callbacks=[losses])
+    run = BareRun(config, tiny.dataset(), seed=3)
+    assert run.steps_per_epoch == 6
+    state, first = run.take(run.fresh_state(), 0, 4)
+    state, last = run.take(state, 4, 2)
+    assert int(state.step) == 6
+    np.testing.assert_array_equal(np.concatenate([first, last]), np.concatenate(losses.chunks))
+    np.testing.assert_array_equal(
+        state.gen.params["output"]["kernel"], trained.gen.params["output"]["kernel"]
+    )

@@ -16,7 +16,7 @@ def test_a_rehearsal_runs_every_part(tmp_path, fashion_mnist):
     done = command("proofs.gpu", *words, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
     saved = json.loads(file.read_text())["parts"]
-    assert list(saved) == ["main", "speed", "sweep", "presets", "exactness", "samples"]
+    assert list(saved) == ["main", "speed", "seeds", "presets", "exactness", "samples"]
     rows = {}
     for part in saved.values():
         assert part["failed"] is None

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from cgan_jax.config import ModelConfig, TrainConfig
+from cgan_jax.data.sources import Batch
 from cgan_jax.interop import discriminator_from_torch, generator_from_torch
 from cgan_jax.training.gan import GAN
-from cgan_jax.training.steps import Batch
 from experiments.proofs import parity
 from experiments.proofs.parity import IDLE
 from experiments.proofs.trajectory import Noise, Step, differences, observe, with_arrays
