@@ -220,7 +220,7 @@ def check_generator(names):
 
 
 def check_discriminator(names):
-    statistics = jax.tree.leaves(names["state"].disc.batch_stats)
+    statistics = jax.tree.leaves(names["state"].disc.variables["batch_stats"])
     assert any(leaf.shape == () and leaf > 1 for leaf in statistics)  # singular values
 
 
@@ -236,7 +236,7 @@ def check_quality(names):
 
 def check_callback(names):
     assert names["state"].step == 20
-    assert not names["budget"].is_spent()
+    assert not names["budget"].should_stop()
 
 
 def check_tracker(names):
