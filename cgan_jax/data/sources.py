@@ -22,6 +22,7 @@ from cgan_jax.data.mapped import LARGE, MappedRows, empty_images, is_on_disk
 from cgan_jax.errors import ConfigError, DataError
 
 DEVICE_SHARE = 0.25  # of a device's memory, up to which images are kept there
+_END = object()  # of an iterable without items
 _log = logging.getLogger("cgan_jax")
 
 
@@ -103,7 +104,8 @@ class DatasetSource:
         else:
             self._images = jax.device_put(np.asarray(dataset.images))
         self._epoch, self._order = -1, np.empty(0, np.int32)
-        self._ahead: tuple[tuple[int, int], Future[Batch]] | None = None
+        self._ahead: tuple[int, Future[Batch]] | None = None  # from which step on, and its batches
+        self._most = 1
 
     def __str__(self) -> str:
         size = plural(len(self._dataset), "image")
@@ -116,17 +118,18 @@ class DatasetSource:
 
     def batches(self, step: int, n: int) -> Batch:
         """See `Source`."""
+        rows = self._rows(step, n)
         if self._reader is None:
-            return self._gather(self._rows(step, n))
-        asked, ready = self._ahead or (None, None)
-        if ready is None or asked != (step, n):
-            ready = self._reader.submit(self._gather, self._rows(step, n))
-        batch = ready.result()
-        after = step + len(batch.labels)
-        left = self.steps_per_epoch - after % self.steps_per_epoch
-        following = after, min(n, left)
-        rows = self._rows(*following)
-        self._ahead = following, self._reader.submit(self._gather, rows)
+            return self._gather(rows)
+        start, ready = self._ahead or (None, None)
+        batch = ready.result() if ready and start == step else None
+        if batch is None or len(batch.labels) < len(rows):
+            batch = self._gather(rows)
+        if len(batch.labels) > len(rows):
+            batch = Batch(*(array[: len(rows)] for array in batch))
+        # As many steps as ever were asked for: a run's chunks differ in length.
+        self._most, after = max(self._most, n), step + len(rows)
+        self._ahead = after, self._reader.submit(self._gather, self._rows(after, self._most))
         return batch
 
     def _rows(self, step: int, n: int) -> np.ndarray:
@@ -226,8 +229,13 @@ class IterableSource:
             parts.append(self._next())
         return Batch(*(np.stack(arrays) for arrays in zip(*parts, strict=True)))
 
-    def get_state(self) -> Any:
-        """The iterator's state where the next batch begins; None if it has none."""
+    def get_state(self, step: int) -> Any:
+        """The iterator's state after `step` steps.
+
+        None if it has none, or has gone on from there, as when steps on later batches have failed.
+        """
+        if self._step != step:
+            return None
         return self._waiting[1] if self._waiting else self._iterator_state()
 
     def set_state(self, step: int, state: Any) -> None:
@@ -254,8 +262,8 @@ class IterableSource:
             except StopIteration:
                 self._iterator = iter(self._iterable)
                 before = self._iterator_state()
-                item = next(self._iterator, None)
-            if item is None:
+                item = next(self._iterator, _END)
+            if item is _END:
                 raise DataError(
                     f"{type(self._iterable).__name__} has no batches after {self._step} steps\n"
                     "expected one that begins again when it has ended\n"

@@ -94,9 +94,9 @@ def train(
         mesh=mesh,
     )
     per_epoch, last_step = source.steps_per_epoch, config.epochs * source.steps_per_epoch
-    saved = checkpoints.latest() if checkpoints else None
     if state is None:
         state = newest_state(gan, checkpoints)
+    saved = checkpoints.latest() if checkpoints else None  # after a damaged one was set aside
     done = int(state.step) if state else 0
     if checkpoints and saved == done and isinstance(source, IterableSource):
         source.set_state(done, checkpoints.source_state(done))
@@ -112,7 +112,7 @@ def train(
         nonlocal saved
         if checkpoints and saved != done:
             saved = done
-            source_state = source.get_state() if isinstance(source, IterableSource) else None
+            source_state = source.get_state(done) if isinstance(source, IterableSource) else None
             checkpoints.save(done, state, source_state)
 
     compile_told = partial(tell, "on_compile")
@@ -130,10 +130,10 @@ def train(
                 if not n:
                     break
                 chunk = runner.run(state, done, n)
-                state, (epoch, batch) = chunk.state, divmod(done, per_epoch)
+                epoch, batch = divmod(done, per_epoch)
                 if is_leader():
                     check_finite(chunk.losses, chunk.finite, done, epoch)
-                done += n
+                state, done = chunk.state, done + n
                 epoch_losses.append(chunk.losses)
                 state = _replaced(
                     callbacks,
