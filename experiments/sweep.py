@@ -130,11 +130,13 @@ def members(
                 f"{each.flag} must be one or more values, each once, not {short_repr(options)}\n"
                 f"Omit it for the default, {each.value}."
             )
+    # The names of members, and so the folders of earlier sweeps, have these two settings last.
+    order = sorted(grid, key=lambda each: each.flag in ("lr", "b1"))
     configs = {}
-    for combination in itertools.product(*grid.values()):
-        chosen = dict(zip(grid, combination, strict=True))
+    for combination in itertools.product(*(grid[each] for each in order)):
+        chosen = dict(zip(order, combination, strict=True))
         config = with_settings(base, fixed | chosen, img_size)
-        words = [f"{each.flag}_{_short(chosen[each])}" for each in grid if len(grid[each]) > 1]
+        words = [f"{each.flag}_{_short(chosen[each])}" for each in order if len(grid[each]) > 1]
         for seed in range(config.seed, config.seed + seeds):
             configs["_".join([*words, f"seed_{seed}"])] = replace(config, seed=seed)
     return configs

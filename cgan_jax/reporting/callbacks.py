@@ -187,7 +187,7 @@ class TensorBoard(Callback):
     def on_train_end(self, end: TrainEnd) -> None:
         self._write_grid()
         with write_errors(self._folder):
-            self._events.close()
+            self._events.flush()
 
     def _write_grid(self) -> None:
         """Write the last epoch's sample grid, if there is one: all callbacks have seen its end."""

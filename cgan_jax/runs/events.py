@@ -15,14 +15,14 @@ from PIL import Image
 
 
 class EventFile:
-    """Writes each event when it is given, and raises what the system says about it.
+    """Collects events, and appends them to its file when asked to, so that no file stays open.
 
     Args:
         folder: where TensorBoard looks.
         purge_step: TensorBoard hides events of earlier files from this step on.
 
     Raises:
-        OSError: a file cannot be written; so do all methods.
+        OSError: the file cannot be written.
     """
 
     def __init__(self, folder: Path, purge_step: int) -> None:
@@ -30,35 +30,39 @@ class EventFile:
         # With nanoseconds, since two files may be begun within a second.
         seconds, rest = divmod(time.time_ns(), 10**9)
         name = f"events.out.tfevents.{seconds}.{rest:09}.{socket.gethostname()}.{os.getpid()}"
-        self._file = (folder / name).open("wb")
-        self._write(_text(3, b"brain.Event:2"))  # the version of the format
-        self._write(_integer(2, purge_step) + _text(7, _integer(1, 1)))  # SessionLog.START
+        self._path, self._waiting = folder / name, bytearray()
+        self._add(_text(3, b"brain.Event:2"))  # the version of the format
+        self._add(_integer(2, purge_step) + _text(7, _integer(1, 1)))  # SessionLog.START
+        self.flush()
 
     def scalar(self, tag: str, value: float, step: int) -> None:
-        """Write a number after `step` steps."""
+        """Add a number after `step` steps."""
         self._summary(tag, struct.pack("<Bf", 2 << 3 | 5, value), step)
 
     def picture(self, tag: str, png: Path, step: int) -> None:
-        """Write a PNG file after `step` steps."""
+        """Add a PNG file after `step` steps."""
         with Image.open(png) as image:
             width, height = image.size
         content = _integer(1, height) + _integer(2, width) + _text(4, png.read_bytes())
         self._summary(tag, _text(4, content), step)
 
     def flush(self) -> None:
-        """Let TensorBoard see what was written."""
-        self._file.flush()
+        """Write what was added since the last time.
 
-    def close(self) -> None:
-        self._file.close()
+        Raises:
+            OSError: the file cannot be written.
+        """
+        with self._path.open("ab") as file:
+            file.write(self._waiting)
+        self._waiting.clear()
 
     def _summary(self, tag: str, value: bytes, step: int) -> None:
-        self._write(_integer(2, step) + _text(5, _text(1, _text(1, tag.encode()) + value)))
+        self._add(_integer(2, step) + _text(5, _text(1, _text(1, tag.encode()) + value)))
 
-    def _write(self, fields: bytes) -> None:
+    def _add(self, fields: bytes) -> None:
         event = struct.pack("<Bd", 1 << 3 | 1, time.time()) + fields
         length = struct.pack("<Q", len(event))
-        self._file.write(length + _checksum(length) + event + _checksum(event))
+        self._waiting += length + _checksum(length) + event + _checksum(event)
 
 
 def _varint(value: int) -> bytes:

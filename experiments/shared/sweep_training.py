@@ -4,7 +4,6 @@ So they share compiled programs where only seeds differ. The flags are in experi
 run is training.py's.
 """
 
-import contextlib
 import logging
 import time
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from cgan_jax.data.sources import steps_per_epoch
 from cgan_jax.errors import DivergenceError
 from cgan_jax.files import write_text
 from cgan_jax.runs.lock import run_lock
+from cgan_jax.training.stop_signals import StopSignals
 from experiments.shared import training
 from experiments.shared.sweep_folder import SweepFolder
 from experiments.shared.sweep_summary import summarize
@@ -52,30 +52,33 @@ def run(
         RunError: the folder holds something else, is in use, or cannot be written.
     """
     SweepFolder.check(workdir, members)
-    began = time.perf_counter()
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(run_lock(workdir))
+    stop, began = StopSignals(), time.perf_counter()
+    with run_lock(workdir), stop.listening():
         sweep = SweepFolder.start(workdir, members)
         write_text(workdir / "command.txt", command + "\n")
-        for number, (name, config) in enumerate(members.items(), start=1):
-            if name in sweep.diverged:
-                continue
-            print(f"Run {number} of {len(members)}: {name}")
-            try:
-                training.run(
-                    config,
-                    dataset,
-                    workdir / name,
-                    output,
-                    command=member_commands[name],
-                    data=data,
-                )
-            except DivergenceError as error:
-                _log.warning("%s: %s", name, error)
-                sweep.note_divergence(name, error.step or 0)
-            except SystemExit:  # a stop, after which the run has said how far it is
-                print(f"To resume the sweep: {training.resume_command(command, workdir)}")
-                raise
+        try:
+            for number, (name, config) in enumerate(members.items(), start=1):
+                if name in sweep.diverged:
+                    continue
+                if stop.caught:  # when the run before had no more steps to take
+                    raise SystemExit(128 + stop.caught)
+                print(f"Run {number} of {len(members)}: {name}", flush=True)
+                try:
+                    training.run(
+                        config,
+                        dataset,
+                        workdir / name,
+                        output,
+                        command=member_commands[name],
+                        data=data,
+                        stop=stop,
+                    )
+                except DivergenceError as error:
+                    _log.warning("%s: %s", name, error)
+                    sweep.note_divergence(name, error.step or 0)
+        except SystemExit:
+            print(f"To resume the sweep: {training.resume_command(command, workdir)}")
+            raise
     print(f"Finished in {duration(time.perf_counter() - began)}.\n")
     per_epoch = {
         name: steps_per_epoch(len(dataset), config.images_per_step)

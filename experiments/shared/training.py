@@ -59,6 +59,7 @@ def run(
     resume: bool = True,
     device: DeviceFlags = ONE_DEVICE,
     init_from: Path | None = None,
+    stop: StopSignals | None = None,
 ) -> None:
     """Train in a run folder until the configuration's last epoch, or a signal to stop.
 
@@ -74,6 +75,8 @@ def run(
         resume: resume a run that is there; otherwise move it aside.
         device: which devices share each batch, and where the images are kept.
         init_from: the run whose weights a new run starts from; by default the seed draws them.
+        stop: catches the signals, for a caller that has to know of one that came after the last
+            step; by default its own.
 
     Raises:
         SystemExit: 128 + the signal's number, after a stop.
@@ -81,7 +84,7 @@ def run(
         RunError: the folder holds something else, is in use, or cannot be written.
     """
     keep_programs()
-    gan, mesh, stop = GAN.from_config(config), _mesh(config, device.devices), StopSignals()
+    gan, mesh, stop = GAN.from_config(config), _mesh(config, device.devices), stop or StopSignals()
     if not is_leader():
         return _follow(gan, config, dataset, mesh, device.placement, stop)
     last_step = config.epochs * steps_per_epoch(len(dataset), config.images_per_step)

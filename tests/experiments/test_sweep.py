@@ -13,12 +13,12 @@ from cgan_jax.errors import ConfigError, RunError
 from cgan_jax.runs.folder import RunFolder
 from cgan_jax.runs.tables import read_losses
 from cgan_jax.sampling.generator import load_generator
-from experiments import train
-from experiments.shared import sweep_training
+from experiments import fashion_cgan, train
+from experiments.shared import sweep_training, training
 from experiments.shared.evaluation_data import source_of
 from experiments.shared.sweep_folder import SweepFolder
-from experiments.shared.training_flags import parse_job
-from experiments.sweep import DATASET, Flags, main, parse_sweep, programs, with_schedule_steps
+from experiments.shared.training_flags import OutputFlags, parse_job
+from experiments.sweep import DATASET, Flags, main, parse_sweep, with_schedule_steps
 
 
 def test_members_are_all_combinations_named_by_what_varies():
@@ -35,10 +35,14 @@ def test_members_are_all_combinations_named_by_what_varies():
     assert (config.optimizer.lr, config.seed, config.epochs) == (0.001, 8, 3)
     assert list(parse_sweep(["--seeds", "1"])[1]) == ["seed_0"]
     _, with_sizes, _ = parse_sweep(
-        ["--seeds", "2", "--latent-dim", "20", "100", "--b1", "0.5", "0.9"]
+        ["--seeds", "2", "--b1", "0.5", "0.9", "--latent-dim", "20", "100"]
     )
-    assert [len(program) for program in programs(with_sizes)] == [4, 4]
-    assert {c.model.latent_dim for c in programs(with_sizes)[0].values()} == {20}
+    assert list(with_sizes)[2:5] == [  # the names of earlier versions, which resume
+        "latent_dim_20_b1_0.9_seed_0",
+        "latent_dim_20_b1_0.9_seed_1",
+        "latent_dim_100_b1_0.5_seed_0",
+    ]
+    assert {c.model.latent_dim for c in list(with_sizes.values())[:4]} == {20}
 
 
 def test_every_setting_of_one_value_can_vary():
@@ -51,7 +55,6 @@ def test_every_setting_of_one_value_can_vary():
         "loss_least_squares_disc_lr_0.001_seed_0",
     ]
     assert {config.model.generator_widths for config in members.values()} == {(8, 16)}
-    assert [len(program) for program in programs(members)] == [1, 1, 1, 1]
 
 
 def test_an_average_is_kept_by_all_members_or_none():
@@ -115,18 +118,19 @@ def test_a_sweep_of_own_data_holds_out_the_same_images_in_all_runs(tmp_path, mon
     monkeypatch.setattr("sys.argv", ["sweep", *words.split()])
     main()
     assert "Holding out 60 of 600" in capsys.readouterr().out
-    ((((program,), dataset, folder), options),) = calls
-    assert (len(dataset), list(program)) == (540, ["seed_5", "seed_6"])
-    assert {config.dataset for config in program.values()} == {"set"}
+    (((members, dataset, folder, output), options),) = calls
+    assert (len(dataset), list(members)) == (540, ["seed_5", "seed_6"])
+    assert {config.dataset for config in members.values()} == {"set"}
+    assert (output.sample_every, output.checkpoint_every) == (20, 5)
     assert options["command"].endswith("--holdout 0.1")
-    SweepFolder.start(folder, program)
+    SweepFolder.start(folder, members)
     sources = set()
     for name, command in options["member_commands"].items():
-        run = RunFolder.start(folder / name, program[name], ("0", "1"), data=options["data"])
+        run = RunFolder.start(folder / name, members[name], ("0", "1"), data=options["data"])
         run.command.write_text(command)
         sources.add(source_of(run))
         job = parse_job(train.Flags, train.MODULE, ["--workdir", str(run.path)])
-        assert job.config.for_data(dataset) == program[name]
+        assert job.config.for_data(dataset) == members[name]
     (source,) = sources
     data = source.load(run)
     assert (data.training.identity(), len(data.test)) == (dataset.identity(), 60)
@@ -173,19 +177,19 @@ def members(tiny_config):
 
 @pytest.fixture
 def seeds(members):
-    """Two seeds of one epoch, with one program."""
+    """Two seeds of one epoch."""
     names = ("lr_0.0002_seed_0", "lr_0.0002_seed_1")
     return {name: replace(members[name], epochs=1) for name in names}
 
 
 def run(members, dataset, folder):
     sweep_training.run(
-        programs(members),
+        members,
         dataset,
         folder,
+        OutputFlags(sample_every=2, checkpoint_every=1),
         command="python -m experiments.sweep",
-        sample_every=2,
-        checkpoint_every=1,
+        member_commands={name: f"python -m a.run --of {name}" for name in members},
     )
 
 
@@ -200,6 +204,7 @@ def test_sweep_writes_runs_and_a_summary(members, tiny_dataset, tmp_path, capsys
         assert load_generator(folder.path).generate([0, 1]).shape == (2, 4, 4, 1)
         assert (folder.path / "samples/epoch_0003.png").exists()
         assert (folder.path / "report.html").exists()
+        assert folder.command.read_text() == f"python -m a.run --of {name}\n"
     rows = (tmp_path / "sweep/sweep.csv").read_text().splitlines()
     assert rows[0] == "setting,seed,d_loss,g_loss,diverged_in_step"
     assert [row.split(",")[:2] for row in rows[1:3]] == [["lr_0.0002", "0"], ["lr_0.0002", "1"]]
@@ -211,7 +216,7 @@ def test_sweep_writes_runs_and_a_summary(members, tiny_dataset, tmp_path, capsys
     line = next(line for line in output.splitlines() if line.startswith("lr_0.001 "))
     numbers = [float(number) for number in re.findall(r"\d\.\d{4}", line)]
     np.testing.assert_allclose(numbers, np.stack([mean, deviation], 1).ravel(), atol=1e-4)
-    assert "Program 2 of 2: latent_dim_4_seed_0" in output
+    assert "Run 5 of 5: latent_dim_4_seed_0" in output
     assert (tmp_path / "sweep/sweep.png").stat().st_size > 10_000
 
     run(members, tiny_dataset, tmp_path / "sweep")  # nothing to do but to print the table
@@ -221,18 +226,66 @@ def test_sweep_writes_runs_and_a_summary(members, tiny_dataset, tmp_path, capsys
     assert len(read_losses(tmp_path / "sweep/lr_0.001_seed_0/losses.csv")) == 24
 
 
+class Signal:
+    """Stands for a function; the n-th call of it gets a signal."""
+
+    def __init__(self, n):
+        self.calls, self.n = 0, n
+
+    def __call__(self, *_):
+        self.calls += 1
+        if self.calls == self.n:
+            signal.raise_signal(signal.SIGTERM)
+
+
 @pytest.mark.slow
-def test_stopped_sweep_says_how_to_resume(seeds, tiny_dataset, tmp_path, capsys, monkeypatch):
-    """A signal comes before training begins."""
-    draw = lambda *_: signal.raise_signal(signal.SIGTERM)  # noqa: E731
-    monkeypatch.setattr(sweep_training, "draw_real_images", draw)
+def test_a_sweep_that_is_stopped_within_a_run_is_resumed_there(
+    seeds, tiny_dataset, tmp_path, capsys, monkeypatch
+):
+    """A signal comes before the second run's first step."""
+    monkeypatch.setattr(training, "draw_real_images", Signal(2))
     with pytest.raises(SystemExit) as end:
         run(seeds, tiny_dataset, tmp_path / "sweep")
     assert end.value.code == 128 + signal.SIGTERM
-    assert "Stopped and saved after step 0. To resume: python -m" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "Stopped and saved after step 0 of 6. To resume: python -m a.run --workdir" in printed
+    assert printed.endswith(
+        f"To resume the sweep: python -m experiments.sweep --workdir {tmp_path / 'sweep'}\n"
+    )
     monkeypatch.undo()
     run(seeds, tiny_dataset, tmp_path / "sweep")
-    assert "2 of 2" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "lr_0.0002_seed_0 is finished: 6 steps, 1 epoch" in printed
+    assert "Finished: 6 steps" in printed
+    assert "2 of 2" in printed
+
+
+@pytest.mark.slow
+def test_a_stop_after_a_runs_last_step_ends_the_sweep(
+    seeds, tiny_dataset, tmp_path, capsys, monkeypatch
+):
+    first, second = (tmp_path / "sweep" / name for name in seeds)
+    monkeypatch.setattr(training, "write_or_warn", Signal(1))
+    with pytest.raises(SystemExit) as end:
+        run(seeds, tiny_dataset, tmp_path / "sweep")
+    assert end.value.code == 128 + signal.SIGTERM
+    assert "\nTo resume the sweep: " in capsys.readouterr().out
+    assert RunFolder.open(first).steps_saved() == 6
+    assert not second.exists()
+
+
+def test_a_members_command_trains_it_alone(tmp_path, monkeypatch, fashion_mnist):
+    calls = []
+    monkeypatch.setattr(sweep_training, "run", lambda *args, **options: calls.append(options))
+    monkeypatch.setattr("sys.argv", ["sweep", *f"--lr 1e-4 2e-4 --workdir {tmp_path}".split()])
+    main()
+    command = calls[0]["member_commands"]["lr_0.0001_seed_3"]
+    assert command == (
+        f"python -m experiments.fashion_cgan --seed 3 --lr 0.0001 "
+        f"--workdir {tmp_path / 'lr_0.0001_seed_3'}"
+    )
+    job = parse_job(fashion_cgan.Flags, fashion_cgan.MODULE, shlex.split(command)[3:])
+    assert job.config == parse_sweep(["--lr", "1e-4", "2e-4"])[1]["lr_0.0001_seed_3"]
 
 
 @pytest.mark.slow

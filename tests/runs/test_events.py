@@ -35,7 +35,7 @@ def test_events_are_what_was_written(tmp_path):
     file = EventFile(tmp_path / "events", purge_step=187_600)
     file.scalar("loss/generator", -0.1, 2**31 - 1)
     file.picture("samples", tmp_path / "x.png", 0)
-    file.close()
+    file.flush()
     (path,) = (tmp_path / "events").iterdir()
     assert path.name.startswith("events.out.tfevents.")
     version, start, scalar, picture = read(path)
@@ -53,7 +53,7 @@ def test_events_are_what_was_written(tmp_path):
 
 def test_two_files_of_one_process_do_not_overwrite_each_other(tmp_path):
     for step in (0, 6):
-        EventFile(tmp_path / "events", purge_step=step).close()
+        EventFile(tmp_path / "events", purge_step=step)
     assert sorted(read(path)[1].step for path in (tmp_path / "events").iterdir()) == [0, 6]
 
 
