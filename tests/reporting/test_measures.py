@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from jax import random
 
-from cgan_jax.errors import RunError
+from cgan_jax.errors import ConfigError, RunError
 from cgan_jax.reporting import measures as measures_module
 from cgan_jax.reporting.callbacks import TensorBoard
 from cgan_jax.reporting.measures import BestCheckpoint, MeasuresTable
 from cgan_jax.runs.checkpoint import Checkpoints
 from cgan_jax.runs.folder import RunFolder
 from cgan_jax.runs.restore import restore_run
-from cgan_jax.runs.tables import measures_at, read_measures
+from cgan_jax.runs.tables import read_measures
 from cgan_jax.sampling.generator import load_generator
 from cgan_jax.training.callbacks import Callback, EpochEnd
 from cgan_jax.training.gan import GAN
@@ -44,7 +44,7 @@ class Stop(Callback):
         if self.left == 0 and self.killed:
             raise KeyboardInterrupt
 
-    def __call__(self):
+    def should_stop(self):
         return self.left <= 0
 
 
@@ -75,8 +75,39 @@ def run_on(config, dataset, folder, *others, stop=None, every=1):
             ],
             checkpoints=checkpoints,
             checkpoint_every=2,
-            should_stop=stop,
         )
+
+
+def test_the_order_of_callbacks_does_not_matter(whole, config, tiny_dataset, tmp_path):
+    """All get the measures of all, one of the user's own among them, after every epoch."""
+
+    class Own(Callback):
+        def __init__(self):
+            self.seen = []
+
+        def measure(self, epoch):
+            return {"doubled": 2.0 * epoch.epoch}
+
+        def on_epoch_end(self, epoch):
+            self.seen.append(dict(epoch.measures))
+
+    gan = GAN.from_config(config)
+    run, own = RunFolder.start(tmp_path / "run", config, tiny_dataset.class_names), Own()
+    best, table = BestCheckpoint(run, "badness"), MeasuresTable(gan, run, measure, 1, n_images=30)
+    train(gan, config, tiny_dataset, callbacks=[own, best, table])
+    rows, expected = read_measures(run.measures), read_measures(whole.measures)
+    assert [row.pop("doubled") for row in rows] == [2, 4, 6, 8, 10, 12]
+    assert rows == expected
+    assert [row["badness"] for row in own.seen] == pytest.approx([r["badness"] for r in rows])
+    jax.tree.map(np.testing.assert_array_equal, arrays(run), arrays(whole))
+
+
+def test_the_best_by_an_unknown_measure_is_refused(config, tiny_dataset, tmp_path):
+    gan = GAN.from_config(config)
+    run = RunFolder.start(tmp_path / "run", config, tiny_dataset.class_names)
+    callbacks = [BestCheckpoint(run, "fid"), MeasuresTable(gan, run, measure, 1, n_images=30)]
+    with pytest.raises(ConfigError, match="by 'fid'\nexpected one of .*mean, badness, zeros"):
+        train(gan, config, tiny_dataset, callbacks=callbacks)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +134,8 @@ def test_one_row_per_epoch_and_the_lowest_is_the_best(whole):
     best = min(rows, key=lambda row: row["badness"])
     assert int(arrays(whole).step) == best["step"]
     about = json.loads((whole.best / "measure.json").read_text())
-    assert about == {"epoch": best["epoch"], "badness": best["badness"]}
+    assert about.keys() == {"epoch", "badness"} and about["epoch"] == best["epoch"]
+    assert float(f"{about['badness']:.9g}") == best["badness"]  # the table has nine digits
     assert {path.name for path in whole.best.iterdir()} == {"measure.json", str(int(best["step"]))}
     assert (whole.path / "measures.png").stat().st_size > 5_000
     assert not list(whole.path.glob(".best*"))
@@ -142,8 +174,6 @@ def test_a_resumed_run_is_the_uninterrupted_one(
 def test_rows_of_every_second_epoch(config, tiny_dataset, tmp_path):
     run, _ = run_on(replace(config, epochs=5), tiny_dataset, tmp_path / "run", every=2)
     assert [row["epoch"] for row in read_measures(run.measures)] == [2, 4]
-    assert measures_at(run, 24) == read_measures(run.measures)[-1]
-    assert measures_at(run, 30) is None
 
 
 def test_tensorboard_has_the_measures(whole):
@@ -160,12 +190,12 @@ def test_old_best_stays_until_the_next_is_complete(
     saves = []
     save = Checkpoints.save
 
-    def full(self, step, state):
+    def full(self, step, state, source=None):
         if self._directory.name == ".best.new":
             saves.append(step)
             if len(saves) == 2:
                 raise RunError("no space")
-        save(self, step, state)
+        save(self, step, state, source)
 
     monkeypatch.setattr(Checkpoints, "save", full)
     with pytest.raises(RunError, match="no space"):
@@ -208,7 +238,8 @@ def test_a_run_that_resumes_with_more_measures_keeps_its_rows(config, tiny_datas
     gan = GAN.from_config(replace(config, epochs=6))
     table = MeasuresTable(gan, run, more, every=1, n_images=20)
     before, state = read_measures(run.measures), restore_run(run)[1]
-    table.on_epoch_end(EpochEnd(2, 12, state, np.zeros((6, 2))))
+    end = EpochEnd(2, 12, state, np.zeros((6, 2)))
+    table.on_epoch_end(replace(end, measures=table.measure(end)))
     row, new = read_measures(run.measures)
     assert np.isnan(row.pop("first")) and [row] == before
     assert list(new) == ["epoch", "step", "first", "mean", "badness", "zeros"]
