@@ -94,7 +94,7 @@ def test_training_raises_it(monkeypatch):
     def out_of_memory(*arguments, **options):
         raise jax.errors.JaxRuntimeError(OUT_OF_MEMORY)
 
-    monkeypatch.setattr(loop, "Spans", out_of_memory)
+    monkeypatch.setattr(loop, "ChunkRunner", out_of_memory)
     with pytest.raises(RunError, match=MEMORY) as caught:
         loop.train(GAN.from_config(tiny.CONFIG), tiny.CONFIG, tiny.dataset())
     assert isinstance(caught.value.__cause__, jax.errors.JaxRuntimeError)

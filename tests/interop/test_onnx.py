@@ -44,7 +44,7 @@ def colours() -> TrainedGenerator:
     rng = np.random.default_rng(0)
     variables = jax.tree.map(
         lambda leaf: leaf + rng.uniform(0, 0.3, leaf.shape).astype(np.float32),
-        {"params": state.gen.params, "batch_stats": state.gen.batch_stats},
+        state.gen.variables,
     )
     return TrainedGenerator(gan.generator, variables, tuple(map(str, range(70))), 9)
 

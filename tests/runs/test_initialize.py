@@ -103,7 +103,7 @@ def test_classes_take_the_row_of_their_name_or_the_mean(normalised):
         state.average["params"]["block_0"]["batch_norm_1"]["scale"]["embedding"], rows(averaged)
     )
     table = np.asarray(state.disc.params["score"]["embedding"]["embedding"])
-    vectors = state.disc.batch_stats["score"]["embedding_norm"]
+    vectors = state.disc.variables["batch_stats"]["score"]["embedding_norm"]
     largest = np.linalg.norm(table, 2)
     np.testing.assert_allclose(vectors["u"] @ table @ vectors["v"], largest, rtol=1e-5)
 

@@ -1,4 +1,4 @@
-"""The host loop: spans, callbacks, saves, and that a resumed run equals the uninterrupted one."""
+"""The host loop: chunks, callbacks, saves, and that a resumed run equals the uninterrupted one."""
 
 import signal
 from dataclasses import replace
@@ -11,15 +11,17 @@ import pytest
 from jax import random
 
 from cgan_jax.config import TrainConfig
-from cgan_jax.data import Dataset
+from cgan_jax.data import Dataset, DatasetSource
+from cgan_jax.data.sources import steps_per_epoch
 from cgan_jax.errors import ConfigError, DivergenceError, RunError
 from cgan_jax.reporting.callbacks import LossesTable, SampleGrids, TensorBoard
 from cgan_jax.runs.checkpoint import Checkpoints
 from cgan_jax.runs.folder import RunFolder
 from cgan_jax.training.callbacks import Callback
+from cgan_jax.training.chunks import ChunkRunner
 from cgan_jax.training.gan import GAN
 from cgan_jax.training.loop import train
-from cgan_jax.training.spans import Spans, next_span, steps_per_epoch
+from cgan_jax.training.step import run_keys
 from tests.helpers import StopAfter
 
 
@@ -30,25 +32,20 @@ def gan(tiny_config):
 
 def test_report_epoch_has_938_batches_the_last_of_32():
     assert steps_per_epoch(60_000, 64) == 938
-    assert 200 * steps_per_epoch(60_000, 64) == 187_600
-    step, spans = 0, []
+    images, labels = np.zeros((60_000, 1, 1, 1), np.uint8), np.zeros(60_000, np.int32)
+    dataset = Dataset.from_arrays(images, labels, ["one"])
+    source, step, sizes = DatasetSource(dataset, 64, run_keys(0).order), 0, []
     while step < 938:
-        spans.append(next_span(step, 60_000, 64, at_most=300))
-        step += spans[-1].n_steps
-    assert [(s.batch, s.n_steps, s.last_batch) for s in spans] == [
-        (0, 300, False),
-        (300, 300, False),
-        (600, 300, False),
-        (900, 37, False),
-        (937, 1, True),
-    ]
-    assert next_span(938 * 3 + 5, 60_000, 64, at_most=10).epoch == 3
+        sizes.append(source.batches(step, 300).labels.shape)
+        step += sizes[-1][0]
+    assert sizes == [(300, 64), (300, 64), (300, 64), (37, 64), (1, 32)]
 
 
 def test_evenly_divided_epoch_has_no_smaller_batch():
-    assert [next_span(step, 12, 4, at_most=9).last_batch for step in range(3)] == [False] * 3
-    assert next_span(0, 12, 4, at_most=9).n_steps == 3
-    assert steps_per_epoch(12, 4) == 3
+    images, labels = np.zeros((12, 1, 1, 1), np.uint8), np.zeros(12, np.int32)
+    source = DatasetSource(Dataset.from_arrays(images, labels, ["one"]), 4, run_keys(0).order)
+    assert source.steps_per_epoch == steps_per_epoch(12, 4) == 3
+    assert [source.batches(step, 9).labels.shape for step in range(3)] == [(3, 4), (2, 4), (1, 4)]
 
 
 def run_to_the_end(config, dataset, gan, folder, stops=()):
@@ -73,7 +70,6 @@ def run_to_the_end(config, dataset, gan, folder, stops=()):
                 ],
                 checkpoints=checkpoints,
                 checkpoint_every=2,
-                should_stop=stop,
             )
         assert stop_after - stop.left == state.step - before
     return state
@@ -156,24 +152,29 @@ def test_tensorboard_events_hold_losses_speed_and_samples(uninterrupted):
 
 
 def test_callbacks_see_every_step_once(tiny_config, tiny_dataset, gan):
-    calls, compiled, expected = [], [], []
+    calls, compiled, expected, announced = [], [], [], []
 
     class Recorder(Callback):
-        def on_train_start(self, step, last_step, steps_per_epoch):
-            calls.append(("start", step, last_step, steps_per_epoch))
+        def on_train_start(self, start):
+            calls.append(("start", start.step, start.last_step, start.steps_per_epoch))
 
-        def on_span_end(self, span):
-            calls.extend(("step", span.epoch, span.batch + i) for i in range(len(span.losses)))
-            compiled.append(span.compiled)
-            has_first_last_batch = (span.epoch, span.batch + len(span.losses)) == (0, 6)
+        def on_compile(self):
+            announced.append(len(compiled))
+
+        def on_chunk_end(self, chunk):
+            n = len(chunk.losses)
+            calls.extend(("step", chunk.epoch, chunk.batch + i) for i in range(n))
+            compiled.append(chunk.compiled)
+            has_first_last_batch = (chunk.epoch, chunk.batch + n) == (0, 6)
             expected.append(len(compiled) == 1 or has_first_last_batch)
-            assert span.losses.shape[1] == 2
+            assert chunk.losses.shape[1] == 2
+            assert chunk.step == chunk.state.step == 6 * chunk.epoch + chunk.batch + n
 
         def on_epoch_end(self, epoch):
             calls.append(("epoch", epoch.epoch, epoch.step, len(epoch.losses)))
 
-        def on_train_end(self, step, state):
-            calls.append(("end", step, int(state.step)))
+        def on_train_end(self, end):
+            calls.append(("end", end.step, int(end.state.step)))
 
     train(gan, replace(tiny_config, epochs=2), tiny_dataset, callbacks=[Recorder()])
     assert calls == [
@@ -186,6 +187,7 @@ def test_callbacks_see_every_step_once(tiny_config, tiny_dataset, gan):
     ]
     assert compiled == expected  # with the first batch, and with the first smaller last one
     assert sum(compiled) == 2
+    assert announced == [i for i, each in enumerate(compiled) if each]
 
 
 @pytest.mark.slow
@@ -209,26 +211,26 @@ def test_a_gpu_is_waited_for_once_per_epoch(tiny_config, tiny_dataset, gan, monk
 
 
 class InterruptAfter(Callback):
-    """Does something at the end of the span after which so many steps are done."""
+    """Does something at the end of the chunk after which so many steps are done."""
 
     def __init__(self, steps, action):
         self.left, self.action = steps, action
 
-    def on_span_end(self, span):
-        self.left -= len(span.losses)
+    def on_chunk_end(self, chunk):
+        self.left -= len(chunk.losses)
         if self.left <= 0:
             self.action()
 
-    def interrupt_span(self, *arguments):
-        """`Spans.run`, interrupted after the device has taken the old state's buffers."""
-        result = run_span(*arguments)
-        self.left -= result.span.n_steps
+    def interrupt_chunk(self, *arguments):
+        """`ChunkRunner.run`, interrupted after the device has taken the old state's buffers."""
+        result = run_chunk(*arguments)
+        self.left -= len(result.losses)
         if self.left <= 0:
             self.action()
         return result
 
 
-run_span = Spans.run
+run_chunk = ChunkRunner.run
 
 
 def ctrl_c():
@@ -255,14 +257,14 @@ def train_in(folder, config, dataset, gan, *callbacks):
         return error, checkpoints.latest()
 
 
-@pytest.mark.parametrize("within_span", [False, True])
+@pytest.mark.parametrize("within_chunk", [False, True])
 def test_ctrl_c_saves_and_the_run_resumes_to_the_same_bits(
-    within_span, uninterrupted, tiny_config, tiny_dataset, gan, tmp_path, monkeypatch
+    within_chunk, uninterrupted, tiny_config, tiny_dataset, gan, tmp_path, monkeypatch
 ):
     """In a program without a handler of its own, at two moments; losses and grids too."""
     interrupt, callbacks = InterruptAfter(8, ctrl_c), []
-    if within_span:
-        monkeypatch.setattr(Spans, "run", lambda *args: interrupt.interrupt_span(*args))
+    if within_chunk:
+        monkeypatch.setattr(ChunkRunner, "run", lambda *args: interrupt.interrupt_chunk(*args))
     else:
         callbacks = [interrupt]
     error, step = train_in(tmp_path / "run", tiny_config, tiny_dataset, gan, *callbacks)
@@ -278,12 +280,12 @@ def test_ctrl_c_saves_and_the_run_resumes_to_the_same_bits(
     assert contents(tmp_path / "run") == contents(folder)
 
 
-def test_second_ctrl_c_within_a_span_saves_nothing_of_it(
+def test_second_ctrl_c_within_a_chunk_saves_nothing_of_it(
     tiny_config, tiny_dataset, gan, tmp_path, monkeypatch
 ):
     """The old state's buffers are gone, and the new state has not been checked."""
     interrupt = InterruptAfter(8, lambda: (ctrl_c(), ctrl_c()))
-    monkeypatch.setattr(Spans, "run", lambda *args: interrupt.interrupt_span(*args))
+    monkeypatch.setattr(ChunkRunner, "run", lambda *args: interrupt.interrupt_chunk(*args))
     assert train_in(tmp_path / "run", tiny_config, tiny_dataset, gan) == (KeyboardInterrupt, None)
 
 
