@@ -1,4 +1,4 @@
-"""Twenty mistakes of ports of the report, eleven in modern recipes, five in measures.
+"""Twenty mistakes of ports of the report, twelve in modern recipes, five in measures.
 
 Each fails a fast test.
 
@@ -51,28 +51,28 @@ MISTAKES = [
     ),
     Mistake(
         "D updated before G",
-        "training/steps.py",
-        "    step, average = state.step + 1, None",
-        """    state = state.replace(disc=disc)
-    gen, _, g_loss = _update_generator(gan, state, inputs, real, keys)
-    step, average = state.step + 1, None""",
-        "training/test_steps.py::test_generator_is_updated_against_the_discriminator_from_before",
+        "training/step.py",
+        "    if d_losses:\n        disc =",
+        """    gen = update_generator(gan, replace(state, disc=disc.net), inputs, real, keys)
+    if d_losses:
+        disc =""",
+        "training/test_step.py::test_generator_is_updated_against_the_discriminator_from_before",
     ),
     Mistake(
         "fakes remade after G's update",
-        "training/steps.py",
+        "training/step.py",
         "    # The fakes from before",
-        """    images, _ = _apply(gan.generator, state.gen.replace(params=gen.params), *inputs)
+        """    gen = gen._replace(images=generate_fakes(gan, gen.net, inputs, keys)[0])
     # The fakes from before""",
-        "training/test_steps.py::test_discriminator_sees_the_fakes_from_before_the_generators_update",
+        "training/test_step.py::test_discriminator_sees_the_fakes_from_before_the_generators_update",
     ),
     Mistake(
         "no stop-gradient: D's loss reaches G",
-        "training/steps.py",
-        "        return gan.loss.generator(*scores).mean(), (images, stats)",
-        """        leak = gan.loss.discriminator(scores[0], scores[0]).mean()
-        return gan.loss.generator(*scores).mean() + leak, (images, stats)""",
-        "training/test_steps.py::test_no_gradient_flows_from_the_discriminators_loss_into_the_generator",
+        "training/step.py",
+        "        return gan.loss.of_generator(*outputs).mean(), (images, gen)",
+        """        leak = gan.loss.of_discriminator(outputs[0], outputs[0]).mean()
+        return gan.loss.of_generator(*outputs).mean() + leak, (images, gen)""",
+        "training/test_step.py::test_no_gradient_flows_from_the_discriminators_loss_into_the_generator",
     ),
     Mistake(
         "d_loss not halved",
@@ -109,40 +109,42 @@ MISTAKES = [
     ),
     Mistake(
         "dropout off in G's step",
-        "training/steps.py",
-        "scores = (_score(gan, state.disc, fake, keys.gen)[0],)",
-        "scores = (gan.discriminator.apply(state.disc.variables, *fake, train=False),)",
-        "training/test_steps.py::test_dropout_is_active_and_fresh_in_every_pass",
+        "training/step.py",
+        "            *outputs, _ = disc_output(gan, state.disc, fake, keys.gen)",
+        """            scores = gan.discriminator.apply(state.disc.variables, *fake, train=False)
+            outputs = [DiscOutput(scores, scores, *fake)]""",
+        "training/test_step.py::test_dropout_is_active_and_fresh_in_every_pass",
     ),
     Mistake(
         "the same dropout mask for real and fake",
-        "training/steps.py",
-        "    scores_2B, stats = _score(gan, disc, (images, labels), keys)",
-        """    halves = [_score(gan, disc, half, keys) for half in (real, fake)]
-    scores_2B, stats = jnp.concatenate([half for half, _ in halves]), halves[0][1]""",
-        "training/test_steps.py::test_dropout_is_active_and_fresh_in_every_pass",
+        "training/step.py",
+        "    on_both, disc = disc_output(gan, disc, both, keys)",
+        """    halves = [disc_output(gan, disc, half, keys) for half in (real, fake)]
+    return halves[0][0], halves[1][0], halves[0][1]
+    on_both, disc = disc_output(gan, disc, both, keys)""",
+        "training/test_step.py::test_dropout_is_active_and_fresh_in_every_pass",
     ),
     Mistake(
         "the same dropout mask in both passes of a paired loss",
-        "training/steps.py",
+        "training/step.py",
         "fake, keys.next())",
         "fake, keys)",
         "training/test_extensions.py::test_each_half_of_a_paired_loss_goes_through_d_in_a_pass_of_its_own",
     ),
     Mistake(
         "fake labels taken from the real batch",
-        "training/steps.py",
+        "training/step.py",
         """    if gan.loss.paired:
-        fake_labels_B = batch.labels""",
-        "    fake_labels_B = batch.labels",
-        "training/test_steps.py::test_fake_labels_are_drawn_and_are_the_same_for_both_players",
+        return latent_BxZ, batch.labels""",
+        "    return latent_BxZ, batch.labels",
+        "training/test_step.py::test_fake_labels_are_drawn_and_are_the_same_for_both_players",
     ),
     Mistake(
         "beta1 0.9",
         "config.py",
         "b1: BelowOne = 0.5",
         "b1: BelowOne = 0.9",
-        "training/test_steps.py::test_second_moments_and_bias_correction_are_adams",
+        "training/test_step.py::test_second_moments_and_bias_correction_are_adams",
     ),
     Mistake(
         "Flax default initialisers",
@@ -169,23 +171,24 @@ MISTAKES = [
     Mistake(
         "generator sampled in training mode",
         "sampling/latent_space.py",
-        "images: Any = module.apply(variables, latent, labels, train=False)",
-        'images, _ = module.apply(variables, latent, labels, train=True, mutable=["batch_stats"])',
+        "    apply = partial(module.apply, variables, train=False)",
+        """    def apply(*inputs):
+        return module.apply(variables, *inputs, train=True, mutable=["batch_stats"])[0]""",
         "sampling/test_generator.py::test_a_generated_image_is_what_the_network_makes_in_evaluation_mode",
     ),
     Mistake(
         "last batch dropped",
-        "training/spans.py",
+        "data/sources.py",
         "return -(-n_images // batch_size)",
         "return n_images // batch_size",
-        "training/test_train.py::test_report_epoch_has_938_batches_the_last_of_32",
+        "data/test_sources.py::test_report_epoch_has_938_batches_the_last_of_32",
     ),
     Mistake(
         "data order the same every epoch",
-        "training/steps.py",
+        "data/sources.py",
         "random.permutation(random.fold_in(key, epoch), n_images)",
         "random.permutation(key, n_images)",
-        "training/test_steps.py::test_an_epoch_shows_every_image_once_in_an_order_of_its_own",
+        "data/test_sources.py::test_an_epoch_shows_every_image_once_in_an_order_of_its_own",
     ),
     Mistake(
         "penalty on the wrong half",
@@ -210,16 +213,24 @@ MISTAKES = [
     ),
     Mistake(
         "penalty not taken through the augmentation",
-        "training/steps.py",
-        "lambda images, labels: _score(gan, disc, (images, labels), keys.disc)[0],",
-        "lambda *half: _apply(gan.discriminator, disc, *half, keys.disc.dropout)[0],",
+        "training/step.py",
+        "lambda images, labels: disc_output(gan, disc, (images, labels), keys.disc)[0].output",
+        "lambda *half: _apply(gan.discriminator, disc, half, keys.disc.dropout)[0]",
         "training/test_extensions.py::test_a_penalty_goes_through_the_augmentation",
     ),
     Mistake(
+        "a rare penalty one step late",
+        "training/step.py",
+        "is_due = (state.step % penalty_period(gan) == 0)",
+        "is_due = (state.step % penalty_period(gan) == 1)",
+        "training/test_extensions.py::test_a_rare_penalty_is_left_out_in_the_steps_between",
+    ),
+    Mistake(
         "pairs with unequal labels",
-        "training/steps.py",
+        "training/step.py",
         """    if gan.loss.paired:
-        fake_labels_B = batch.labels""",
+        return latent_BxZ, batch.labels
+""",
         "",
         "training/test_extensions.py::test_a_paired_loss_compares_images_of_one_label",
     ),

@@ -11,8 +11,7 @@ import pytest
 from jax import random
 
 from cgan_jax.config import TrainConfig
-from cgan_jax.data import Dataset, DatasetSource
-from cgan_jax.data.sources import steps_per_epoch
+from cgan_jax.data import Dataset
 from cgan_jax.errors import ConfigError, DivergenceError, RunError
 from cgan_jax.reporting.callbacks import LossesTable, SampleGrids, TensorBoard
 from cgan_jax.runs.checkpoint import Checkpoints
@@ -21,31 +20,12 @@ from cgan_jax.training.callbacks import Callback
 from cgan_jax.training.chunks import ChunkRunner
 from cgan_jax.training.gan import GAN
 from cgan_jax.training.loop import train
-from cgan_jax.training.step import run_keys
 from tests.helpers import StopAfter
 
 
 @pytest.fixture(scope="module")
 def gan(tiny_config):
     return GAN.from_config(tiny_config)
-
-
-def test_report_epoch_has_938_batches_the_last_of_32():
-    assert steps_per_epoch(60_000, 64) == 938
-    images, labels = np.zeros((60_000, 1, 1, 1), np.uint8), np.zeros(60_000, np.int32)
-    dataset = Dataset.from_arrays(images, labels, ["one"])
-    source, step, sizes = DatasetSource(dataset, 64, run_keys(0).order), 0, []
-    while step < 938:
-        sizes.append(source.batches(step, 300).labels.shape)
-        step += sizes[-1][0]
-    assert sizes == [(300, 64), (300, 64), (300, 64), (37, 64), (1, 32)]
-
-
-def test_evenly_divided_epoch_has_no_smaller_batch():
-    images, labels = np.zeros((12, 1, 1, 1), np.uint8), np.zeros(12, np.int32)
-    source = DatasetSource(Dataset.from_arrays(images, labels, ["one"]), 4, run_keys(0).order)
-    assert source.steps_per_epoch == steps_per_epoch(12, 4) == 3
-    assert [source.batches(step, 9).labels.shape for step in range(3)] == [(3, 4), (2, 4), (1, 4)]
 
 
 def run_to_the_end(config, dataset, gan, folder, stops=()):
