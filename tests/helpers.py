@@ -43,10 +43,10 @@ class StopAfter(Callback):
     def __init__(self, steps):
         self.left = steps
 
-    def on_span_end(self, span):
-        self.left -= len(span.losses)
+    def on_chunk_end(self, chunk):
+        self.left -= len(chunk.losses)
 
-    def __call__(self):
+    def should_stop(self):
         return self.left <= 0
 
 

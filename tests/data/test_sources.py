@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import tracemalloc
+from itertools import pairwise
 from types import SimpleNamespace
 
 import jax
@@ -131,22 +132,25 @@ def test_the_host_reads_one_chunk_ahead(monkeypatch):
     order, next_order = (
         np.asarray(random.permutation(random.fold_in(KEY, epoch), 30)).tolist() for epoch in (0, 1)
     )
-    chunks = []
-    for step, n, n_reads in ((0, 2, 2), (2, 2, 3), (4, 1, 4), (5, 3, 5), (7, 1, 6)):
+    chunks, asked = [], ((0, 1, 2), (1, 2, 4), (3, 2, 5), (5, 1, 6), (6, 2, 7), (7, 1, 8))
+    for step, n, n_reads in asked:
         chunks.append(numbers(source.batches(step, n)).ravel().tolist())
         while len(reads) < n_reads:
             assert is_read.acquire(timeout=60)
         assert len(reads) == n_reads
-    assert chunks == [order[:8], order[8:16], order[16:20], order[20:28], order[28:]]
+    ends = (0, 4, 12, 20, 24, 28, 30)
+    assert chunks == [order[start:end] for start, end in pairwise(ends)]
     assert (
         reads
         == [
-            (True, order[:8]),
-            (False, order[8:16]),
-            (False, order[16:24]),  # of which one step was asked for
-            (False, order[20:28]),
+            (True, order[:4]),
+            (False, order[4:8]),
+            (True, order[4:12]),  # more than ever before
+            (False, order[12:20]),
+            (False, order[20:28]),  # of which one step was asked for
+            (False, order[24:28]),
             (False, order[28:]),
-            (False, next_order[:12]),  # three steps, as were asked for once
+            (False, next_order[:8]),
         ]
     )
 

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from cgan_jax.training import spans, sweep
+from cgan_jax.training import chunks
 from tests.helpers import ROOT
 from tests.xla import FUSED
 
@@ -26,11 +26,8 @@ def from_torch(request):
 @pytest.fixture
 def as_outside_of_tests(monkeypatch):
     """Compile steps with the fusion emitters."""
-    caches = spans.compiled_train_steps, sweep._jitted
-    options = spans._update_in_place() | FUSED
-    monkeypatch.setattr(spans, "_update_in_place", lambda: options)
-    for cache in caches:
-        cache.cache_clear()
+    options = chunks._update_in_place() | FUSED
+    monkeypatch.setattr(chunks, "_update_in_place", lambda: options)
+    chunks.compiled_steps.cache_clear()
     yield
-    for cache in caches:
-        cache.cache_clear()
+    chunks.compiled_steps.cache_clear()

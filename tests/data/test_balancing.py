@@ -1,20 +1,21 @@
-"""The order of a balanced epoch, and that single runs, devices and sweeps take their images in it.
+"""The order of a balanced epoch, and that runs on one device and on several take it.
 
-That a balanced run resumes to the same bits is in test_train.py.
+That a balanced run resumes to the same bits is in training/test_train.py.
 """
 
 from dataclasses import replace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import random
 
-from cgan_jax.training import sweep
-from cgan_jax.training.balancing import balanced_order
+from cgan_jax.data.balancing import balanced_order
+from cgan_jax.training.callbacks import Callback
 from cgan_jax.training.gan import GAN
+from cgan_jax.training.loop import train
 from cgan_jax.training.sharding import data_mesh
-from cgan_jax.training.spans import JittedFns, Spans
-from cgan_jax.training.steps import run_keys
+from cgan_jax.training.step import Losses, run_keys
 
 COUNTS = {0: 50, 1: 7, 2: 1, 4: 30}  # images of each class; the data have none of class 3
 LABELS = np.random.default_rng(0).permutation(np.repeat(list(COUNTS), list(COUNTS.values())))
@@ -66,31 +67,27 @@ def unbalanced(tiny_dataset):
     return replace(tiny_dataset, images=images, labels=labels)
 
 
-class Recorder:
-    """Stands in for the steps, and keeps which images they would take."""
-
-    def __call__(self, *, state, shuffled, **arguments):
-        images = shuffled.images if hasattr(shuffled, "images") else shuffled[-1].images
-        self.order = np.asarray(images)[:, 0, 0, 0]
-        return state, (np.zeros(6), np.zeros(6))
+def record(gan, state, batch, key):
+    """In the place of a training step: its losses tell which images and labels it is given."""
+    places = 22 ** jnp.arange(4)
+    losses = (places[: len(rows)] @ rows for rows in (batch.images[:, 0, 0, 0], batch.labels))
+    return state.replace(step=state.step + 1), Losses(*(loss.astype(float) for loss in losses))
 
 
+@pytest.mark.parametrize("on_mesh", [False, True])
 @pytest.mark.parametrize("balance", [False, True])
-def test_single_runs_devices_and_sweeps_take_that_order(
-    balance, unbalanced, tiny_config, monkeypatch
-):
+def test_runs_take_that_order(balance, on_mesh, unbalanced, tiny_config):
+    """Three epochs of the run with this seed; in batches of 4, the last of 2."""
     config = replace(tiny_config, balance=balance, seed=5)
-    record, gan = Recorder(), GAN.from_config(config)
-    fns, key = JittedFns(None, record), run_keys(5).order
-    monkeypatch.setattr("cgan_jax.training.spans.single_run", lambda *_: fns)
-    monkeypatch.setattr(sweep, "_jitted", lambda *_: fns)
-    expected = random.permutation(random.fold_in(key, 2), 22)
-    if balance:
-        expected = balanced_order(unbalanced.labels, key, 2)
-    for spans, state in (
-        (Spans(gan, unbalanced, 4, run_keys(5), balance=balance), None),
-        (Spans(gan, unbalanced, 4, run_keys(5), balance=balance, mesh=data_mesh(1)), None),
-        (sweep.member_spans([replace(config, seed=3), config], unbalanced), (None, None)),
-    ):
-        spans.run(state, 12, 1)
-        np.testing.assert_array_equal(record.order, expected)
+    taken, key, mesh = [], run_keys(5).order, data_mesh(1) if on_mesh else None
+    recorder = Callback()
+    recorder.on_epoch_end = lambda epoch: taken.append(epoch.losses)
+    train(GAN.from_config(config), config, unbalanced, step=record, callbacks=[recorder], mesh=mesh)
+    assert len(taken) == 3
+    for epoch, losses in enumerate(taken):
+        order = random.permutation(random.fold_in(key, epoch), 22)
+        if balance:
+            order = balanced_order(unbalanced.labels, key, epoch)
+        for values, array in zip(losses.T, (np.arange(22), unbalanced.labels), strict=True):
+            rows = np.append(array[order], [0, 0]).reshape(6, 4)
+            np.testing.assert_array_equal(values, rows @ 22 ** np.arange(4))
