@@ -20,6 +20,7 @@ from cgan_jax.training.callbacks import Callback
 from cgan_jax.training.chunks import ChunkRunner
 from cgan_jax.training.gan import GAN
 from cgan_jax.training.loop import train
+from cgan_jax.training.penalties import WeightedPenalty, r1
 from tests.helpers import StopAfter
 
 
@@ -172,8 +173,10 @@ def test_callbacks_see_every_step_once(tiny_config, tiny_dataset, gan):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("as_outside_of_tests")
-def test_a_gpu_is_waited_for_once_per_epoch(tiny_config, tiny_dataset, gan, monkeypatch):
-    """For an epoch's two programs, their losses and the check for NaN; same bits as on a CPU."""
+@pytest.mark.parametrize("every", [1, 4])
+def test_a_gpu_is_waited_for_once_per_epoch(every, tiny_config, tiny_dataset, gan, monkeypatch):
+    """For all programs of an epoch, their losses and the check for NaN; same bits as on a CPU."""
+    gan = gan if every == 1 else replace(gan, penalty=WeightedPenalty(r1, every=every))
     expected = train(gan, tiny_config, tiny_dataset)
     waits, array = [], type(jnp.zeros(()))
 
