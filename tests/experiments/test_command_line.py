@@ -239,7 +239,7 @@ def test_dry_run_counts_the_steps_left_and_no_compilation(
 ):
     timer = training.PaceTimer
     monkeypatch.setattr(training, "PaceTimer", lambda: timer(seconds=0.2))
-    monkeypatch.setattr(training.Spans, "memory", lambda self: 1234 * 2**20)
+    monkeypatch.setattr(training, "program_memory", lambda program: 1234 * 2**20)
     config = replace(tiny.CONFIG, epochs=1000)
     run = RunFolder.start(tmp_path, config, tiny_dataset.class_names)
     run.losses.write_text("epoch,batch,d_loss,g_loss\n" + 600 * "0,0,1,1\n")

@@ -32,6 +32,7 @@ OTHER = {
     "seed": (7, "--seed 7"),
     "loss": ("hinge", "--loss hinge"),
     "balance": (True, "--balance"),
+    "disc_steps": (5, "--disc-steps 5"),
     "augment": ("color,cutout", "--augment color,cutout"),
     "background": (1.0, "--background 1"),
     "schedule_steps": (500, "--schedule-steps 500"),
