@@ -9,25 +9,28 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cgan_jax.data import Batch, DatasetSource
 from cgan_jax.models.value_range import to_unit_range
 from cgan_jax.presets import PRESETS
+from cgan_jax.training.chunks import ChunkRunner
 from cgan_jax.training.gan import GAN
-from cgan_jax.training.spans import Spans
-from cgan_jax.training.steps import Batch, run_keys, train_step
+from cgan_jax.training.step import run_keys, train_step
 from experiments.proofs import tiny
 
 KEYS = run_keys(0)
 
 
-def spans(recipe, precision):
-    gan = GAN.from_config(tiny.shrink(recipe))
-    return Spans(gan, tiny.dataset(), 4, KEYS, matmul_precision=precision)
+def gan_and_runner(recipe, precision):
+    config = replace(tiny.shrink(recipe), matmul_precision=precision)
+    gan, source = GAN.from_config(config), DatasetSource(tiny.dataset(), 4, KEYS.order)
+    return gan, ChunkRunner(gan, source, KEYS.steps, config)
 
 
 @pytest.mark.parametrize("precision", ["default", "float32"])
 def test_every_product_and_convolution_has_the_precision_that_is_asked_for(precision):
     """On a GPU the highest is float32, and the default TensorFloat-32."""
-    program = spans(PRESETS["residual"], precision)._lower(0, 1).as_text()
+    gan, runner = gan_and_runner(PRESETS["residual"], precision)
+    program = runner.lower(jax.eval_shape(gan.init, KEYS.init)).as_text()
     found = re.findall(r"stablehlo\.(dot_general|convolution)\b(.*)", program)
     assert {name for name, _ in found} == {"dot_general", "convolution"}
     highest = sum(line.count("HIGHEST") == 2 for _, line in found)
@@ -38,8 +41,9 @@ def test_every_product_and_convolution_has_the_precision_that_is_asked_for(preci
 def test_a_cpu_computes_the_same_bits_in_both():
     ends = []
     for precision in ("default", "float32"):
-        steps = spans(PRESETS["report"], precision)
-        ends.append(steps.run(steps.fresh_state(), 0, 3)[::2])
+        gan, runner = gan_and_runner(PRESETS["report"], precision)
+        chunk = runner.run(jax.jit(gan.init)(KEYS.init), 0, 3)
+        ends.append((chunk.state, chunk.losses))
     jax.tree.map(np.testing.assert_array_equal, *ends)
 
 

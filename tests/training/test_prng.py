@@ -6,7 +6,7 @@ import pytest
 from jax import random
 
 from cgan_jax.training.prng import THREEFRY, jax_threefry
-from cgan_jax.training.steps import run_keys
+from cgan_jax.training.step import run_keys
 
 DRAWS = {
     "normal": lambda key: random.normal(key, (3, 5)),
