@@ -239,6 +239,19 @@ def check_encodable(text: str, what: str) -> None:
         ) from error
 
 
+def all_finite(array: Any, numpy: Any) -> Any:
+    """Whether an array has no NaN and no infinite number; a scalar may be infinite.
+
+    Such a scalar is the lowest loss so far, before the first, in the state of an optimizer that
+    waits for a plateau.
+
+    Args:
+        array: of any shape and dtype.
+        numpy: the module that computes it, `numpy` or `jax.numpy`.
+    """
+    return numpy.isfinite(array).all() if array.ndim else ~numpy.isnan(array)
+
+
 def as_path(value: Any, name: str) -> Path:
     """The path of a file or folder that a user passed, with a leading `~` expanded.
 

@@ -20,7 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.options import MultiprocessingOptions
 
-from cgan_jax.checks import as_path, check_int
+from cgan_jax.checks import all_finite, as_path, check_int
 from cgan_jax.errors import DivergenceError, RunError
 from cgan_jax.files import write_errors
 
@@ -120,7 +120,7 @@ class Checkpoints:
         # A copy, since the caller is free to donate these buffers to the next step.
         arrays = {path: np.array(_key_data(leaf)) for path, leaf in _leaves(state).items()}
         for path, array in arrays.items():
-            if not np.isfinite(array).all():
+            if not all_finite(array, np):
                 raise DivergenceError(
                     f"{path} has NaN or infinite values after step {step}: it is not saved.\n"
                     "What was saved before stays. Try a lower learning rate, or another seed."

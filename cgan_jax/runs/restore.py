@@ -20,6 +20,7 @@ from cgan_jax.training.gan import (
     example_labels,
     generator_like,
     image_shape,
+    init_keys,
 )
 
 
@@ -105,7 +106,7 @@ def restore_discriminator(
     labels = example_labels(generator)
     images = jnp.zeros((len(labels), *image_shape(generator)))
     init = partial(module.init, train=False)
-    variables: Any = jax.eval_shape(init, jax.random.key(0), images, labels)
+    variables: Any = jax.eval_shape(init, init_keys(jax.random.key(0)), images, labels)
     no_gen: Any = None
     like = replace(generator_like(generator), gen=no_gen, disc=NetState(dict(variables), None))
     only = ("step", *(f"disc.{name}." for name in variables))

@@ -16,6 +16,7 @@ import numpy as np
 from jax import lax, random
 from jax.sharding import Mesh
 
+from cgan_jax.checks import all_finite
 from cgan_jax.config import TrainConfig
 from cgan_jax.data.sources import Batch, Source
 from cgan_jax.errors import ConfigError, DataError
@@ -268,17 +269,17 @@ def _with_room(rows: Any, capacity: int) -> Any:
 def is_finite(tree: Any) -> bool | jax.Array:
     """Whether no number of a tree is NaN or infinite; on a GPU the host does not wait for it.
 
-    Keys of `jax.random` are not numbers.
+    Keys of `jax.random` are not numbers, and a scalar may be infinite; see `all_finite`.
     """
     numbers = [x for x in jax.tree.leaves(tree) if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key)]
     if jax.default_backend() == "cpu":  # NumPy is faster than compiling the check
-        return all(np.isfinite(np.asarray(leaf)).all() for leaf in numbers)
+        return all(all_finite(np.asarray(leaf), np) for leaf in numbers)
     return _is_finite_on_device(numbers)
 
 
 @jax.jit
 def _is_finite_on_device(numbers: list[jax.Array]) -> jax.Array:
-    return jnp.array([jnp.isfinite(leaf).all() for leaf in numbers]).all()
+    return jnp.array([all_finite(leaf, jnp) for leaf in numbers]).all()
 
 
 @lru_cache

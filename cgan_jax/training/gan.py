@@ -187,7 +187,9 @@ class GAN:
         gen_key, disc_key = jax.random.split(key)
         images, gen = _init_generator(self.generator, gen_key)
         labels = example_labels(self.generator)
-        output, disc = self.discriminator.init_with_output(disc_key, images, labels, train=False)
+        output, disc = self.discriminator.init_with_output(
+            init_keys(disc_key), images, labels, train=False
+        )
         scores_of(output, len(images))
         gen_state = _net_state(gen, self.gen_optimizer)
         average = None
@@ -268,10 +270,16 @@ def generator_like(generator: nn.Module) -> GANState:
     return GANState(step, NetState(dict(variables), None), disc)
 
 
+def init_keys(key: jax.Array) -> dict[str, jax.Array]:
+    """The streams that a module's first variables, and its first output, are drawn from."""
+    others = ("dropout", "noise")  # which a module of NNX asks for when it is made
+    return {"params": key} | {name: jax.random.fold_in(key, i) for i, name in enumerate(others)}
+
+
 def _init_generator(generator: nn.Module, key: jax.Array) -> tuple[jax.Array, Any]:
     """Two images, and the network's variables."""
     latent, labels = jnp.zeros((2, generator.latent_dim)), example_labels(generator)
-    images, variables = generator.init_with_output(key, latent, labels, train=True)
+    images, variables = generator.init_with_output(init_keys(key), latent, labels, train=True)
     expected = (2, *image_shape(generator))
     if images.shape != expected:
         raise ConfigError(
