@@ -13,13 +13,13 @@ import pytest
 from PIL import Image
 
 from cgan_jax.config import MODEL_KINDS, TrainConfig, from_dict, to_dict
-from cgan_jax.data import Dataset
+from cgan_jax.data import Batch, Dataset
 from cgan_jax.errors import ConfigError
 from cgan_jax.pictures.grids import grid, on_white, tiles
 from cgan_jax.runs.folder import RunFolder
 from cgan_jax.sampling.generator import TrainedGenerator, load_generator
 from cgan_jax.training.gan import GAN
-from cgan_jax.training.steps import Batch, train_step
+from cgan_jax.training.step import train_step
 from experiments import animate, sample, train
 from experiments.proofs import tiny
 from experiments.shared import training
@@ -46,7 +46,7 @@ def generator(request):
         jax.tree.map(np.shape, state),
         (),
     )
-    return TrainedGenerator(gan.generator, state.shown, tiny.CLASS_NAMES, 0)
+    return TrainedGenerator(gan.generator, state.sampling_variables, tiny.CLASS_NAMES, 0)
 
 
 def test_every_kind_makes_images_of_any_shape(generator, tmp_path):

@@ -1,7 +1,7 @@
 """How much jit, vmap, donation, precision and several devices change a step's numbers: a table.
 
-jit against no jit, and spans against single steps, are in test_steps.py. Against PyTorch:
-test_parity.py.
+jit against no jit is in test_step.py, chunks against single steps in test_chunks.py. Against
+PyTorch: test_parity.py.
 """
 
 import json
@@ -19,11 +19,12 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import random
 
+from cgan_jax.data import Batch, Dataset, DatasetSource
 from cgan_jax.losses import LOSSES
 from cgan_jax.sampling.generator import TrainedGenerator
+from cgan_jax.training.chunks import ChunkRunner
 from cgan_jax.training.gan import GAN
-from cgan_jax.training.spans import compiled_train_steps
-from cgan_jax.training.steps import Batch, run_keys, train_step
+from cgan_jax.training.step import run_keys, train_step
 from experiments.proofs.trajectory import draw_noise, feeds_batch_norm
 from tests.helpers import ROOT, first_fast
 from tests.replay import replay_step
@@ -39,6 +40,7 @@ class Setting(NamedTuple):
     gan: GAN
     init: object
     step: object
+    dataset: Dataset
     data: Batch
 
     def batch(self, i):
@@ -57,7 +59,7 @@ def setting(tiny_config, tiny_dataset):
     gan = GAN.from_config(config)
     data = Batch(jnp.asarray(tiny_dataset.images), jnp.asarray(tiny_dataset.labels))
     step = jax.jit(train_step, static_argnames="gan", compiler_options=FAST_COMPILE)
-    return Setting(config, gan, jax.jit(gan.init), step, data)
+    return Setting(config, gan, jax.jit(gan.init), step, tiny_dataset, data)
 
 
 def compiled(call, caplog):
@@ -78,12 +80,12 @@ def call_train_step(setting, i):
         state, _ = setting.step(setting.gan, state, setting.batch(i), setting.key(i))
 
 
-def call_train_steps(setting, i):
-    state, run_steps = setting.init(run_keys(0).init), compiled_train_steps(False)
-    for n_steps in (1 + i, 2):
-        state, _ = run_steps(
-            setting.gan, state, setting.data, setting.key(i), n_steps, batch_size=BATCH_SIZE
-        )
+def call_chunks(setting, i):
+    keys = run_keys(i)
+    source = DatasetSource(setting.dataset, BATCH_SIZE, keys.order)
+    runner = ChunkRunner(setting.gan, source, keys.steps, setting.config)
+    state = runner.run(setting.init(keys.init), 0, 1 + i).state
+    runner.run(state, 1 + i, 2)
 
 
 def call_generate(setting, i):
@@ -92,7 +94,7 @@ def call_generate(setting, i):
     made.generate(["a", "c", "b"][: 1 + i], seed=i)
 
 
-@pytest.mark.parametrize("call", [call_init, call_train_step, call_train_steps, call_generate])
+@pytest.mark.parametrize("call", [call_init, call_train_step, call_chunks, call_generate])
 def test_second_call_compiles_nothing(setting, caplog, call):
     """For any seed, number of steps and number of labels; on a fresh state and on one that a step
     returned. It comes before the other tests, whose programs would hide a compilation."""
@@ -159,7 +161,7 @@ def vmapped(setting, tmp_path):
 def in_float64(setting, tmp_path):
     """With float32 noise, since the same key gives other draws in float64."""
     state, taken = setting.init(run_keys(0).init), []
-    noise = [draw_noise(setting.gan, setting.key(i), BATCH_SIZE) for i in range(N_STEPS)]
+    noise = [draw_noise(setting.gan, setting.batch(i), setting.key(i)) for i in range(N_STEPS)]
     with jax.enable_x64(True):
         state, noise = widened(state), widened(noise)
         for i in range(N_STEPS):
@@ -204,8 +206,9 @@ from flax.traverse_util import flatten_dict
 from jax import random
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from cgan_jax.config import from_dict
+from cgan_jax.data import Batch
 from cgan_jax.training.gan import GAN
-from cgan_jax.training.steps import Batch, run_keys, train_step
+from cgan_jax.training.step import run_keys, train_step
 
 gan, folder, keys = GAN.from_config(from_dict(json.loads(sys.argv[1]))), sys.argv[2], run_keys(0)
 mesh = jax.make_mesh((2,), ("batch",), axis_types=(AxisType.Auto,))
@@ -254,7 +257,7 @@ def test_gradients_equal_finite_differences(setting, net):
     g comes from Adam's first moment. The error of a central difference is h^2 and rounding / h.
     """
     state = setting.init(run_keys(0).init)
-    noise = draw_noise(setting.gan, setting.key(0), BATCH_SIZE)
+    noise = draw_noise(setting.gan, setting.batch(0), setting.key(0))
     rng, h = np.random.default_rng(0), 1e-6
     with jax.enable_x64(True):
         state, noise = widened(state), widened(noise)

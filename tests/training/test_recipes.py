@@ -20,7 +20,6 @@ from cgan_jax.presets import PRESETS
 from cgan_jax.sampling.generator import TrainedGenerator
 from cgan_jax.training.gan import GAN
 from cgan_jax.training.loop import train
-from cgan_jax.training.sweep import Member, train_members
 from experiments.proofs import tiny
 from tests.helpers import ROOT, StopAfter, first_fast, with_schedules
 from tests.training.test_devices import finish, free_address
@@ -52,7 +51,6 @@ def trained(config, folder=None, stop_after=10**9, **options):
             tiny.dataset(),
             callbacks=[stop],
             checkpoints=checkpoints,
-            should_stop=stop,
             **options,
         )
 
@@ -134,24 +132,6 @@ def test_labels_can_be_mixed(name, run_of):
     frames = generator.morph([0], [1], frames=3)
     assert frames.shape == (3, 1, 4, 4, 1)
     assert (frames[0] != frames[-1]).any()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("vmap", [True, False])
-@pytest.mark.parametrize("name", ["relativistic_mlp", "residual"])
-def test_a_sweeps_member_trains_as_it_does_alone(name, vmap):
-    base = recipe(name)
-    faster = replace(base, optimizer=replace(base.optimizer, lr=2 * base.optimizer.lr))
-    configs = [base, replace(faster, seed=1)]
-    members = [Member(str(i), config) for i, config in enumerate(configs)]
-    states = train_members(members, tiny.dataset(), vmap=vmap)
-    for config, state in zip(configs, states, strict=True):
-        alone = trained(config)
-        jax.tree.map(
-            lambda one, other: np.testing.assert_allclose(one, other, rtol=2e-3, atol=2e-4),
-            (state.gen, state.average),
-            (alone.gen, alone.average),
-        )
 
 
 # Plain gradient descent, as Adam would amplify rounding. Batches of 8; the MLPs' last one is of 6.
