@@ -33,6 +33,7 @@ def test_report_preset_is_the_reports():
         "batch_size": 64,
         "seed": 0,
         "loss": "least_squares",
+        "disc_steps": 1,
         "balance": False,
         "matmul_precision": "default",
         "augment": "",
@@ -228,6 +229,7 @@ def test_each_network_may_have_an_optimizer_of_its_own():
     [
         ("balance", True, "False -> True"),
         ("matmul_precision", "float32", "default -> float32"),
+        ("disc_steps", 5, "1 -> 5"),
     ],
 )
 def test_a_run_without_a_later_setting_has_the_file_of_earlier_versions(name, value, change):

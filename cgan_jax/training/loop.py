@@ -185,7 +185,7 @@ def _replaced(callbacks: Sequence[Callback], hook: str, event: Any, mesh: Mesh |
 
 def _shapes(state: Any) -> Any:
     leaves, structure = jax.tree.flatten(state)
-    return structure, [(np.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]
+    return structure, [(np.shape(leaf), getattr(leaf, "dtype", None)) for leaf in leaves]
 
 
 # For functions that run once: compiling in half the time outweighs slower code.
