@@ -23,7 +23,7 @@ from cgan_jax.metrics.inception import Features
 from cgan_jax.metrics.kernel import kernel_distance
 from cgan_jax.metrics.likelihood import FeatureLikelihood, FeatureLikelihoodDivergence
 from cgan_jax.metrics.manifold import manifold_measures
-from cgan_jax.metrics.measures import MEASURES
+from cgan_jax.metrics.measures import MEASURES, Measure
 from cgan_jax.metrics.reference import Reference, load_reference
 from cgan_jax.sampling.generator import TrainedGenerator
 
@@ -113,6 +113,7 @@ class Evaluator:
         reference: what sees the images; by default Fashion-MNIST's classifier, for which the
             protocol was made. Of other data, pass `train_reference(training)`, or your own.
         inception: for the FID; see `load_inception`.
+        own_measure: measures of your own, of the fakes of each seed and of the test images.
         on_progress: called as the work proceeds.
         about_test: what the test images are, for the stamp, if not a test split.
 
@@ -135,11 +136,13 @@ class Evaluator:
         *,
         reference: Reference | None = None,
         inception: Features | None = None,
+        own_measure: Measure | None = None,
         on_progress: ProgressFn = lambda stage, n: None,
         about_test: str | None = None,
     ) -> None:
         self._training, self._test, self._about_test = training, test, about_test
         self._inception, self.on_progress = inception, on_progress
+        self._own_measure = own_measure
         self._reference, self._n_classes = reference or load_reference(), len(test.class_names)
         self.plan = plan_evaluation(protocol, training, test, known=reference is None)
         protocol = self._protocol = self.plan.protocol
@@ -222,7 +225,7 @@ class Evaluator:
         }
         summaries = {
             name: _summary(values, real.overall.get(name))
-            for name in MEASURES
+            for name in dict.fromkeys([*MEASURES, *real.overall])
             if (values := [each.overall[name] for each in by_seed if name in each.overall])
             and not np.isnan(values).any()
         }
@@ -264,6 +267,8 @@ class Evaluator:
             "nearest_training": float(np.median(nearest.distances)),
             "diversity": _mean(diversity),
         } | manifold_measures(x, y, k=protocol.k)._asdict()
+        if self._own_measure:
+            overall |= self._own_measure(images.images, images.labels)
         per_class = {
             "gan_test": confusion.per_class,
             "diversity": diversity,

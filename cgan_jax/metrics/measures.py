@@ -1,9 +1,13 @@
 """The measures by name: what each one means, and which direction is better."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
+Measure = Callable[[np.ndarray, np.ndarray], Mapping[str, float]]
+"""Maps images, uint8 `[n, H, W, C]`, and their classes, int32 `[n]`, to numbers by name."""
 CLEARLY_WORSE = 0.25  # relative to the best
 PATIENCE = 3  # evaluations in a row
 

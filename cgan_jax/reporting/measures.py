@@ -7,7 +7,7 @@ a `Callback` with the method `measure`: what it returns is in the table too.
 import json
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from jax import random
 from cgan_jax.checks import check_int, check_seed, one_line
 from cgan_jax.errors import ConfigError, RunError
 from cgan_jax.files import atomic_write, write_errors
-from cgan_jax.metrics.measures import find_declines
+from cgan_jax.metrics.measures import Measure, find_declines
 from cgan_jax.pictures.plots import plot_measures
 from cgan_jax.runs.checkpoint import Checkpoints
 from cgan_jax.runs.folder import RunFolder
@@ -25,7 +25,6 @@ from cgan_jax.sampling.latent_space import generate
 from cgan_jax.training.callbacks import Callback, EpochEnd, TrainStart
 from cgan_jax.training.gan import GAN
 
-Measure = Callable[[np.ndarray, np.ndarray], Mapping[str, float]]
 AFTER_DECLINE = "The GAN may be collapsing; best/ keeps its best state."
 _log = logging.getLogger("cgan_jax")
 

@@ -22,9 +22,10 @@ from cgan_jax.data.dataset import Placement
 from cgan_jax.data.sources import DatasetSource, steps_per_epoch
 from cgan_jax.errors import ConfigError, RunError
 from cgan_jax.files import atomic_write, write_text
+from cgan_jax.metrics.measures import Measure
 from cgan_jax.pictures.grids import grid, labelled_examples, rows_for, shown_classes
 from cgan_jax.reporting.callbacks import LossesTable, SampleGrids, TensorBoard
-from cgan_jax.reporting.measures import BestCheckpoint, Measure, MeasuresTable
+from cgan_jax.reporting.measures import BestCheckpoint, MeasuresTable
 from cgan_jax.runs import initialize
 from cgan_jax.runs.checkpoint import Checkpoints
 from cgan_jax.runs.folder import RunFolder
