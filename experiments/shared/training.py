@@ -37,7 +37,7 @@ from cgan_jax.training.chunks import ChunkRunner
 from cgan_jax.training.gan import GAN, GANState
 from cgan_jax.training.hosts import is_leader
 from cgan_jax.training.loop import newest_state, train
-from cgan_jax.training.progress import Progress
+from cgan_jax.training.progress import Progress, speed
 from cgan_jax.training.sharding import check_shares, data_mesh
 from cgan_jax.training.step import run_keys
 from cgan_jax.training.stop_signals import StopSignals
@@ -361,7 +361,7 @@ def describe(
     print(f"{'memory':<28} {needed:,.0f} MiB on {each} device, as XLA counts it")
     print(
         f"{'expected time':<28} {duration(left / timer.steps_per_second())} for {steps} "
-        f"({timer.steps_per_second():.0f} a second, measured just now)"
+        f"({speed(timer.steps_per_second())}, measured just now)"
     )
 
 

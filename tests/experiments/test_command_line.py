@@ -246,7 +246,7 @@ def test_dry_run_counts_the_steps_left_and_no_compilation(
     training.describe(config, tiny_dataset, tmp_path)
     printed = capsys.readouterr().out
     assert re.search(r"^memory +1,234 MiB on the device", printed, re.MULTILINE)
-    line = re.search(r" for 5,400 of the 6,000 steps \((\d+) a second", printed)
+    line = re.search(r" for 5,400 of the 6,000 steps \((\d+) steps/s, measured", printed)
     assert int(line.group(1)) > 100  # with the compilation it would be a few
     training.describe(config, tiny_dataset, tmp_path, resume=False)
     assert " for 6,000 steps (" in capsys.readouterr().out
