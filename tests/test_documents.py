@@ -26,31 +26,11 @@ from cgan_jax.runs.checkpoint import Checkpoints
 from cgan_jax.runs.folder import RunFolder
 from cgan_jax.training.gan import GAN
 from tests.helpers import ROOT, command
+from tests.tutorial import TUTORIAL, blocks, read, run_examples, section_of
 
 GUIDES = ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))]
-MAX_EXAMPLE_LINES = 15
+MAX_EXAMPLE_LINES = 20
 MAX_README_LINES = 150
-
-
-def read(document):
-    return (ROOT / document).read_text(encoding="utf-8")
-
-
-def section_of(document, heading):
-    """The text below a second-level heading."""
-    return read(document).split(f"\n## {heading}\n")[1].split("\n## ")[0]
-
-
-def blocks(text, language):
-    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
-
-
-def run_examples(document, section=""):
-    """Run the Python examples of a document or a section in order; return their variables."""
-    variables = {"__name__": "example"}
-    for example in blocks(section_of(document, section) if section else read(document), "python"):
-        exec(compile(example, f"{document}: {section}", "exec"), variables)
-    return variables
 
 
 @pytest.fixture
@@ -64,14 +44,24 @@ def report_run(fashion_mnist, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def small_data(fashion_mnist, tmp_path, monkeypatch):
-    """`load` returns 256 images (4 steps per epoch); birds.npz is in the current directory."""
+def small_data(request, fashion_mnist, tmp_path, monkeypatch):
+    """`load` returns 256 images, 4 steps per epoch, unless it is told the split.
+
+    birds.npz and faces.npz are in the current directory.
+    """
     monkeypatch.chdir(tmp_path)
-    images, labels = fashion_mnist.images[:256], fashion_mnist.labels[:256]
+    n_images = 640 if request.getfixturevalue("section") == "More discriminator steps" else 256
+    images, labels = fashion_mnist.images[:n_images], fashion_mnist.labels[:n_images]
     few = Dataset.from_arrays(images, labels, fashion_mnist.class_names, name="fashion_mnist")
-    monkeypatch.setattr(cgan_jax, "load", lambda name: {"fashion_mnist": few}[name], raising=False)
+
+    def load_few(name, split=None):
+        return few if split is None else load(name, split)
+
+    monkeypatch.setattr(cgan_jax, "load", load_few, raising=False)
     colours = np.repeat(images[:96, ::2, ::2], 3, axis=-1)
     np.savez("birds.npz", images=colours, labels=labels[:96] % 3)
+    attributes, names = labels[:96, None] % np.arange(2, 42) < 1, [f"{i}" for i in range(40)]
+    np.savez("faces.npz", images=images[:96], attributes=attributes.astype(np.uint8), names=names)
 
 
 def test_readme_examples_run(report_run):
@@ -120,7 +110,7 @@ def check_resumed_run(names):
     assert Path("runs/mine/samples/epoch_0005.png").exists()
     rows = Path("runs/mine/losses.csv").read_text()
     assert len(rows.splitlines()) == 21
-    again = run_examples("docs/tutorial.md", "Train, stop, resume, sample")
+    again = run_examples(TUTORIAL, "Train, stop, resume, sample")
     assert Path("runs/mine/losses.csv").read_text() == rows
     np.testing.assert_array_equal(again["boots"], names["boots"])
 
@@ -205,17 +195,19 @@ def check_average(names):
 
 
 def check_optimizers(names):
-    """Adam counts its own steps: 20 of the discriminator are 4 of the generator."""
-    leaves = jax.tree.leaves(names["state"].gen.opt_state.inner_state)
-    [count] = [leaf for leaf in leaves if leaf.dtype == np.int32]
-    assert (count, names["state"].step) == (4, 20)
+    """Adam has two moments, RMSProp one; both are the networks' own."""
+    state = names["state"]
+    for net, n_moments in ((state.gen, 2), (state.disc, 1)):
+        moments = [leaf for leaf in jax.tree.leaves(net.opt_state) if leaf.ndim]
+        assert len(moments) == n_moments * len(jax.tree.leaves(net.params))
+    assert state.step == 20
 
 
 def check_generator(names):
     assert names["bags"].shape == (16, 28, 28, 1)
     assert names["state"].gen.params["Conv_0"]["kernel"].shape == (3, 3, 64, 64)
     before = names["state"]
-    exec(blocks(section_of("docs/tutorial.md", "Your own generator"), "python")[1], names)
+    exec(blocks(section_of(TUTORIAL, "Your own generator"), "python")[1], names)
     jax.tree.map(np.testing.assert_array_equal, names["state"], before)
 
 
@@ -252,43 +244,101 @@ def check_loop(names):
     assert float(names["losses"].d_loss) < 0.3
 
 
+def trains(n_steps=20):
+    """What a section gives whose numbers are tested in tests/training/test_researchers*.py."""
+
+    def check(names):
+        assert names["state"].step == n_steps
+
+    return check
+
+
+def check_measures(names):
+    header, *rows = Path("runs/measured/measures.csv").read_text().splitlines()
+    assert header == "epoch,step,brightness,weight_norm"
+    assert len(rows) == 5
+    assert 0 < names["of_fakes"] < 1
+    assert names["of_fakes"] != names["of_real"]
+
+
+def check_seeds(names):
+    assert names["states"].step.tolist() == [20] * 4
+    assert names["losses"].d_loss.shape == (4, 4)
+
+
+def check_grad(names):
+    assert names["better_bags"].shape == (16, 28, 28, 1)
+
+
+def check_score(names):
+    assert (names["scores"].shape, names["scores"].dtype) == ((256,), np.float32)
+    assert Path("oddest.png").stat().st_size > 1000
+
+
 SECTIONS = {
     "Train, stop, resume, sample": check_resumed_run,
     "Images of a trained run": check_images,
+    "The generator in jit and grad": check_grad,
+    "What the discriminator says": check_score,
     "Other settings": check_settings,
     "A modern recipe": check_recipe,
     "The parts of a recipe": check_parts,
     "Parts in a GAN of your own": check_own_parts,
+    "More discriminator steps": trains(10),
     "Your own loss": check_loss,
     "A paired loss": check_paired_loss,
+    "An auxiliary classifier": trains(),
+    "Feature matching": trains(),
+    "Two discriminators": trains(),
     "Your own penalty": check_penalty,
     "Your own augmentation": check_augmentation,
     "Your own average of the generator": check_average,
+    "Adaptive augmentation": trains(),
+    "Averages of the scores": trains(),
     "Other optimizers": check_optimizers,
+    "Muon": trains(),
+    "A schedule-free optimizer": trains(),
+    "Noise on the gradients": trains(),
+    "Learning rates that fall on plateaus": trains(),
+    "A learning rate from a callback": trains(16),
+    "Gradient accumulation": trains(5),
     "Your own generator": check_generator,
     "Your own discriminator": check_discriminator,
+    "Noise in each layer": trains(),
+    "A Flax NNX module": trains(),
     "Your own images": check_own_images,
+    "Labels that are vectors": trains(10),
+    "No labels": trains(),
+    "A Grain loader": trains(),
+    "A PyTorch loader": trains(),
+    "A generator of batches": trains(),
     "Measures of quality": check_quality,
+    "Your own measure": check_measures,
     "Your own callback": check_callback,
+    "Gradient norms": trains(),
     "An experiment tracker": check_tracker,
     "Your own loop": check_loop,
+    "Several seeds at once": check_seeds,
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("section", SECTIONS)
 def test_tutorial_examples_run(section, small_data, request, monkeypatch):
-    if "runs/fashion_cgan" in section_of("docs/tutorial.md", section):
+    if "runs/fashion_cgan" in section_of(TUTORIAL, section):
         request.getfixturevalue("report_run")
     if section == "Measures of quality":  # the protocol needs all images
         monkeypatch.setattr(cgan_jax, "load", load)
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-    SECTIONS[section](run_examples("docs/tutorial.md", section))
+    SECTIONS[section](run_examples(TUTORIAL, section))
 
 
 def test_tutorial_is_short_and_every_section_is_tested():
-    text = read("docs/tutorial.md")
-    assert re.findall(r"^## (.+)$", text, flags=re.MULTILINE) == list(SECTIONS)
+    text = read(TUTORIAL)
+    headings = re.findall(r"^## (.+)$", text, flags=re.MULTILINE)
+    assert headings == list(SECTIONS)
+    table = text.split("\n## ")[0]
+    assert set(re.findall(r"\[(.+?)\]\(#", table)) == set(headings)
     for example in blocks(text, "python"):
         assert sum(bool(line.strip()) for line in example.splitlines()) <= MAX_EXAMPLE_LINES
         assert max(map(len, example.splitlines())) <= 100, example
