@@ -75,7 +75,7 @@ class Dataset:
             raise DataError(
                 f"{self.name}: labels are {labels.dtype} {list(labels.shape)}\n"
                 f"expected int32 [{len(images)}], or float32 [{len(images)}, K], K class names\n"
-                "Give one label, or one vector, per image."
+                "Give one label per image, or one vector."
             )
         check_encodable(str(self.name), "the data set's name")
         n_classes = len(check_class_names(self.class_names, self.name))

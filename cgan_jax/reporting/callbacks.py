@@ -96,6 +96,9 @@ class SampleGrids(Callback):
     ) -> None:
         self._gan, self._run, self._training = gan, run, training
         self._every = check_int("every", every, 1, hint="Omit it for the default, 5.")
+        if rows is not None:
+            rows = check_int("rows", rows, 1, hint="Omit it for the default, at most 10.")
+        self._key = random.key(check_seed(seed))
         self._columns: Any = shown_classes(len(run.class_names))
         self._names = [run.class_names[label] for label in self._columns]
         if (conditions is None) != (condition_dim(gan.generator) is None):
@@ -106,9 +109,7 @@ class SampleGrids(Callback):
         if conditions is not None:
             self._columns = np.asarray(conditions, np.float32)
             self._names = [str(i) for i in range(len(conditions))]
-        rows = rows_for(len(self._names)) if rows is None else rows
-        self._rows = check_int("rows", rows, 1, hint="Omit it for the default, at most 10.")
-        self._key = random.key(check_seed(seed))
+        self._rows = rows_for(len(self._names)) if rows is None else rows
 
     def on_train_start(self, start: TrainStart) -> None:
         self._steps_per_epoch, self._last_epoch = start.steps_per_epoch, start.config.epochs

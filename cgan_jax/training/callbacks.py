@@ -103,7 +103,7 @@ class Callback:
     """
 
     def on_train_start(self, start: TrainStart) -> None:
-        """Training starts."""
+        """Training starts, or continues after a stop."""
 
     def on_compile(self) -> None:
         """The next steps' program is about to be compiled, which takes seconds."""
