@@ -117,7 +117,7 @@ class DatasetSource:
         return f"{size} ({self._dataset.images.nbytes / 1e6:,.0f} MB) {where}"
 
     def batches(self, step: int, n: int) -> Batch:
-        """See `Source`."""
+        """The batches of at most n steps from `step` on; see `Source`."""
         rows = self._rows(step, n)
         if self._reader is None:
             return self._gather(rows)
@@ -216,7 +216,7 @@ class IterableSource:
         return f"batches of {type(self._iterable).__name__}"
 
     def batches(self, step: int, n: int) -> Batch:
-        """See `Source`."""
+        """The batches of at most n steps from `step` on; see `Source`."""
         if step < self._step:
             self._iterator, self._step, self._waiting = iter(self._iterable), 0, None
         while self._step < step:

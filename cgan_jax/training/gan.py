@@ -56,6 +56,7 @@ class NetState:
         return type(self)({**self.variables, **collections}, opt_state)
 
     def tree_flatten_with_keys(self) -> tuple[list[tuple[Any, Any]], tuple[str, ...]]:
+        """The branches with their names, for JAX."""
         names = ("params", *self.statistics)
         branches = [(name, self.variables[name]) for name in names]
         branches.append(("opt_state", self.opt_state))
@@ -63,6 +64,7 @@ class NetState:
 
     @classmethod
     def tree_unflatten(cls, names: tuple[str, ...], branches: Any) -> Self:
+        """The state with these branches, for JAX."""
         *collections, opt_state = branches
         return cls(dict(zip(names, collections, strict=True)), opt_state)
 

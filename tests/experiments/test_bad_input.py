@@ -391,7 +391,7 @@ OWN = [
          npz(labels=np.array([-1, 0, 1, 1]))),
     Case("more labels than names", DataError, own_npz, "labels run from 0 to 2", "0 to 1",
          "from 0", npz(labels=np.array([0, 1, 2, 2]))),
-    Case("more images than memory", DataError, own_npz, "images.npy has 0 bytes for", "an .npz file",
+    Case("more images than memory", DataError, own_npz, "has 0 bytes for", "an .npz file",
          "Save images", huge_npz()),
     Case("cut npz", DataError, own_npz, "cannot be read", "an .npz file", "Save images",
          {"set.npz": npz()["set.npz"][:-30]}),
