@@ -1,6 +1,8 @@
 """Failures of a GPU and its software, simulated by what JAX's issues show that it says then."""
 
 import logging
+import os
+import threading
 
 import jax
 import pytest
@@ -101,11 +103,15 @@ def test_training_raises_it(monkeypatch):
 
 
 def test_one_of_several_processes_says_it_without_the_others(monkeypatch):
-    """They are within a step, and would never take part."""
+    """They are within a step, and would never take part; nor does it wait for them at its end."""
+    at_exit = []
     monkeypatch.setattr(hosts.multihost_utils, "broadcast_one_to_all", lambda number: 1 / 0)
+    monkeypatch.setattr(hosts.atexit, "register", lambda *call: at_exit.append(call))
+    monkeypatch.setattr(hosts, "_ending", threading.Lock())
     error = RunError(explain(OUT_OF_MEMORY))
     with pytest.raises(RunError, match=MEMORY), hosts.report_failure():
         raise error from jax.errors.JaxRuntimeError(OUT_OF_MEMORY)
+    assert at_exit == [(os._exit, 2)]
 
 
 def test_warnings_are_explained_once(caplog):

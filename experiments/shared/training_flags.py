@@ -113,6 +113,8 @@ class DeviceFlags:
     """How many processes there are."""
     process_id: Annotated[int | None, INT] = None
     """The number of this one, from 0. Process 0 has the run folder."""
+    peer_timeout: Count = 60
+    """Seconds without an answer after which a process counts as dead, and all others end."""
 
     def check(self) -> None:
         """Raises ConfigError for flags that do not go together."""
@@ -137,8 +139,8 @@ class DeviceFlags:
             return
         from cgan_jax.training import hosts
 
-        hosts.initialize(self.coordinator, self.processes, self.process_id)
-        with hosts.report_failure():
+        hosts.initialize(self.coordinator, self.processes, self.process_id, self.peer_timeout)
+        with hosts.report_failure(self.peer_timeout):
             yield
 
 

@@ -25,9 +25,13 @@ FLAGS += ["--generator-widths", "32", "64", "--discriminator-widths", "64", "64"
 
 
 def start(folder, *flags, epochs=1, devices=1):
-    flags = ("--workdir", str(folder), "--epochs", str(epochs), *FLAGS, *flags)
+    flags = ("--workdir", folder, "--epochs", epochs, *FLAGS, *flags)
+    return start_python("-m", "experiments.fashion_cgan", *flags, devices=devices)
+
+
+def start_python(*words, devices=1):
     return subprocess.Popen(
-        [sys.executable, "-m", "experiments.fashion_cgan", *flags],
+        [sys.executable, *map(str, words)],
         cwd=ROOT,
         env=os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)},
         stdout=subprocess.PIPE,
