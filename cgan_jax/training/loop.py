@@ -178,14 +178,26 @@ def _replaced(callbacks: Sequence[Callback], hook: str, event: Any, mesh: Mesh |
                 "Return event.state.replace(...), with arrays of the same shapes and dtypes."
             )
         # Copies: the next step must not be given an array twice, or one that the callback keeps.
-        event = replace(event, state=on_devices(jax.tree.map(jnp.copy, new), mesh))
+        copies = jax.tree.map(_copy, new, event.state)
+        event = replace(event, state=on_devices(copies, mesh))
     state: GANState = event.state
     return state
 
 
 def _shapes(state: Any) -> Any:
     leaves, structure = jax.tree.flatten(state)
-    return structure, [(np.shape(leaf), getattr(leaf, "dtype", None)) for leaf in leaves]
+    return structure, [(np.shape(leaf), _dtype(leaf)) for leaf in leaves]
+
+
+def _dtype(leaf: Any) -> Any:
+    """An array's dtype; that of an array of a Python number; None of anything else."""
+    is_number = isinstance(leaf, int | float)
+    return jnp.result_type(leaf) if is_number else getattr(leaf, "dtype", None)
+
+
+def _copy(leaf: Any, like: Any) -> jax.Array:
+    """A copy of an array, or a Python number as an array."""
+    return jnp.asarray(leaf, like.dtype) if isinstance(leaf, int | float) else jnp.copy(leaf)
 
 
 # For functions that run once: compiling in half the time outweighs slower code.
