@@ -11,15 +11,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import random
 from PIL import Image
 
 from cgan_jax.checks import check_fields
 from cgan_jax.models import networks
 from cgan_jax.pictures.grids import grid
 from cgan_jax.presets import PRESETS
+from cgan_jax.runs.checkpoint import Checkpoints
 from cgan_jax.runs.folder import RunFolder
 from cgan_jax.runs.tables import append_losses, write_measures
 from cgan_jax.training.callbacks import Callback
+from cgan_jax.training.loop import train
 from experiments.proofs import tiny
 
 ROOT = Path(__file__).parents[1]
@@ -125,3 +128,31 @@ def with_schedules(name):
     if name != "residual":
         return config
     return replace(config, penalty=replace(config.penalty, gamma_end=0.01))
+
+
+def assert_resumes(gan, config, make_data, folder):
+    """A run that was stopped within an epoch goes on as if it had not been, to the last bit.
+
+    Args:
+        make_data: makes the data anew, as another process would.
+        folder: for checkpoints.
+
+    Returns:
+        the last state.
+    """
+    whole = train(gan, config, make_data())
+    for callbacks in ([StopAfter(8)], []):
+        with Checkpoints(folder) as checkpoints:
+            resumed = train(gan, config, make_data(), checkpoints=checkpoints, callbacks=callbacks)
+            assert callbacks == [] or 8 <= checkpoints.latest() < whole.step
+    for one, other in zip(jax.tree.leaves(resumed), jax.tree.leaves(whole), strict=True):
+        if jnp.issubdtype(one.dtype, jax.dtypes.prng_key):
+            one, other = random.key_data(one), random.key_data(other)
+        np.testing.assert_array_equal(one, other)
+    return whole
+
+
+def float64_state(gan):
+    """The fresh state in float64, where only rounding lies between two ways to a number."""
+    state = jax.jit(gan.init)(jax.random.key(0))
+    return jax.tree.map(lambda x: x.astype(float) if x.dtype == np.float32 else x, state)

@@ -20,18 +20,20 @@ def blocks(text, language):
     return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
-def run_examples(document, section="", **changes):
+def run_examples(document, section="", changes=(), n_blocks=None):
     """Run the Python examples of a document or a section in order; return their variables.
 
     Args:
         document: its path.
         section: a heading; by default, all of the document.
-        changes: words of the code and what takes their place, as `{"938": "4"}`.
+        changes: pairs of a text in the code and what takes its place, as `[("938", "4")]`.
+        n_blocks: how many blocks to run; by default, all.
     """
     variables = {"__name__": "example"}
-    for example in blocks(section_of(document, section) if section else read(document), "python"):
-        for old, new in changes.items():
-            assert example.count(old)
+    text = section_of(document, section) if section else read(document)
+    for example in blocks(text, "python")[:n_blocks]:
+        for old, new in changes:
+            assert old in example
             example = example.replace(old, new)
         exec(compile(example, f"{document}: {section}", "exec"), variables)
     return variables

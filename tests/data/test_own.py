@@ -17,7 +17,6 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from cgan_jax.data import (
-    crops,
     has_test_split,
     idx,
     load_folder,

@@ -12,7 +12,7 @@ from cgan_jax.metrics.diversity import nearest_neighbours
 from cgan_jax.pictures.grids import grid, tiles
 from cgan_jax.reporting import callbacks
 from cgan_jax.reporting.animation import progress_pictures
-from cgan_jax.reporting.callbacks import LossesTable, SampleGrids
+from cgan_jax.reporting.callbacks import LossesTable, SampleGrids, TensorBoard
 from cgan_jax.reporting.page import write_page
 from cgan_jax.runs.checkpoint import Checkpoints
 from cgan_jax.runs.folder import RunFolder
@@ -92,6 +92,21 @@ def test_a_stop_after_an_epoch_without_a_grid_has_one(gan, tiny_config, tiny_dat
         done = saved // 6
         assert saved % 6 == 0
         assert names == [f"epoch_000{n}.png" for n in (1, 2, 4)[: 1 + done // 2]] + extra
+
+
+@pytest.mark.parametrize("grids_first", [True, False])
+def test_the_events_have_the_grids_wherever_tensorboard_stands(
+    grids_first, gan, tiny_config, tiny_dataset, tmp_path
+):
+    """Each grid once, as it is in its file, the last one too."""
+    run = RunFolder.start(tmp_path / "run", tiny_config, tiny_dataset.class_names)
+    both = [TensorBoard(run), SampleGrids(gan, run, every=2, rows=2)]
+    train(gan, tiny_config, tiny_dataset, callbacks=both[::-1] if grids_first else both)
+    (events,) = (run.path / "events").iterdir()
+    data = events.read_bytes()
+    grids = [path.read_bytes() for path in sorted((run.path / "samples").iterdir())]
+    assert [data.count(grid) for grid in grids] == [1, 1, 1]
+    assert data.count(b"samples") == 3
 
 
 @pytest.mark.parametrize(

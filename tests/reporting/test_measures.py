@@ -244,3 +244,16 @@ def test_a_run_that_resumes_with_more_measures_keeps_its_rows(config, tiny_datas
     assert np.isnan(row.pop("first")) and [row] == before
     assert list(new) == ["epoch", "step", "first", "mean", "badness", "zeros"]
     assert new["first"] == 0.5
+
+
+def test_a_decline_is_a_warning(config, tiny_dataset, tmp_path, caplog):
+    """After the fourth evaluation, the third that is clearly worse than the best."""
+    run = RunFolder.start(tmp_path / "run", config, tiny_dataset.class_names)
+    table, n_warnings = MeasuresTable(GAN.from_config(config), run, measure, every=1), []
+    for epoch, coverage in enumerate((0.6, 0.3, 0.3, 0.2, 0.5), start=1):
+        table.on_epoch_end(EpochEnd(epoch, 6 * epoch, None, None, {"coverage": coverage}))
+        n_warnings.append(len(caplog.records))
+    assert n_warnings == [0, 0, 0, 1, 1]
+    message = caplog.records[0].getMessage()
+    assert message.startswith("WARNING: coverage has been clearly worse than its best for 3 ")
+    assert "0.2 now, 0.6 after epoch 1. The GAN may be collapsing" in message

@@ -48,6 +48,11 @@ def with_bias(state, change):
     return state.replace(gen=state.gen.replace(params=params))
 
 
+def renamed(params):
+    """The same arrays, of which one layer has another name."""
+    return {name.replace("output", "outputs"): layer for name, layer in params.items()}
+
+
 def callback(**hooks):
     """A callback with these hooks."""
     made = Callback()
@@ -119,11 +124,12 @@ def test_a_callback_keeps_the_arrays_that_it_returned(run):
     [
         lambda state: with_bias(state, lambda b: b[:0]),
         lambda state: with_bias(state, lambda b: b.astype(jnp.float16)),
+        lambda state: state.replace(gen=state.gen.replace(params=renamed(state.gen.params))),
         lambda state: state.replace(extra=jnp.zeros(())),
         lambda state: state.gen,
         lambda state: "state",
     ],
-    ids=["shape", "dtype", "structure", "part", "text"],
+    ids=["shape", "dtype", "name", "extra", "part", "text"],
 )
 def test_a_state_with_other_arrays_is_refused(wrong, hook, run):
     class Own(Callback):

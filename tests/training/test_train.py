@@ -11,16 +11,18 @@ import pytest
 from jax import random
 
 from cgan_jax.config import TrainConfig
-from cgan_jax.data import Dataset
+from cgan_jax.data import Batch, Dataset, IterableSource
 from cgan_jax.errors import ConfigError, DivergenceError, RunError
 from cgan_jax.reporting.callbacks import LossesTable, SampleGrids, TensorBoard
 from cgan_jax.runs.checkpoint import Checkpoints
 from cgan_jax.runs.folder import RunFolder
+from cgan_jax.training import chunks
 from cgan_jax.training.callbacks import Callback
 from cgan_jax.training.chunks import ChunkRunner
 from cgan_jax.training.gan import GAN
 from cgan_jax.training.loop import train
 from cgan_jax.training.penalties import WeightedPenalty, r1
+from cgan_jax.training.step import Losses
 from tests.helpers import StopAfter
 
 
@@ -331,6 +333,163 @@ def test_data_and_networks_must_fit(tiny_config, tiny_dataset, gan):
         train(gan, tiny_config, other)
     with pytest.raises(ConfigError, match="at most the 22"):
         train(gan, replace(tiny_config, batch_size=23), tiny_dataset)
+
+
+# Batches of a user's own
+
+
+def tally(gan, state, batch, key):
+    """In the place of a training step: D's last bias tells in which order the batches came."""
+    number = batch.images.astype(jnp.float32).mean() + random.uniform(key)
+    output = state.disc.params["output"]
+    bias = 0.5 * output["bias"] + number
+    disc = state.disc.replace(params=state.disc.params | {"output": output | {"bias": bias}})
+    return state.replace(step=state.step + 1, disc=disc), Losses(number, number)
+
+
+class Loader:
+    """Five batches, the last one smaller; then it is begun again. Counts those that are read.
+
+    Args:
+        encode: makes an iterator's state of its position; None for iterators without a state.
+        decode: the position in such a state.
+        error_at: the number of the batch that cannot be read, once.
+    """
+
+    def __init__(self, encode=None, decode=None, error_at=None):
+        self.encode, self.decode, self.error_at, self.n_read = encode, decode, error_at, 0
+
+    def __len__(self):
+        return 6  # steps that count as an epoch
+
+    def __iter__(self):
+        return Positioned(self) if self.encode else iter(Position(self))
+
+
+class Position:
+    """An iterator of a Loader."""
+
+    def __init__(self, loader):
+        self.loader, self.position = loader, 0
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if self.position == 5:
+            raise StopIteration
+        self.loader.n_read += 1
+        if self.loader.n_read == self.loader.error_at:
+            raise ZeroDivisionError
+        n = 2 if self.position == 4 else 4
+        images = np.full((n, 4, 4, 1), 40 * self.position, np.uint8)
+        self.position += 1
+        return images, np.arange(n) % 3
+
+
+class Positioned(Position):
+    """One with a state, as Grain's iterators have."""
+
+    def get_state(self):
+        return self.loader.encode(self.position)
+
+    def set_state(self, state):
+        self.position = self.loader.decode(state)
+
+
+STATES = {
+    "none": (None, None),
+    "JSON": (lambda position: {"at": [position]}, lambda state: state["at"][0]),
+    "bytes": (lambda position: bytes([0, 255, position]), lambda state: state[2]),
+}
+
+
+@pytest.fixture
+def train_on(gan, tiny_config, tmp_path):
+    """Trains three epochs of six steps on a loader, saving in a folder."""
+
+    def run(loader, folder="run", *callbacks, **options):
+        with Checkpoints(tmp_path / folder) as checkpoints:
+            state = train(
+                gan,
+                tiny_config,
+                loader,
+                step=tally,
+                callbacks=callbacks,
+                checkpoints=checkpoints,
+                **options,
+            )
+            return state, checkpoints.latest()
+
+    return run
+
+
+@pytest.mark.parametrize("kind", STATES)
+@pytest.mark.parametrize("stops", [(1,), (4, 1, 9)])
+def test_a_run_on_a_loader_resumes_to_the_same_bits(stops, kind, train_on):
+    """From its iterator's state, where it has one, nothing is read twice but a batch that was
+    looked at; otherwise the batches of the steps that are done are read again."""
+    expected, _ = train_on(Loader(), "whole")
+    n_read = []
+    for n in (*stops, 10**9):
+        loader = Loader(*STATES[kind])
+        state, step = train_on(loader, "run", StopAfter(n))
+        assert step == state.step
+        n_read.append(loader.n_read)
+    jax.tree.map(np.testing.assert_array_equal, state, expected)
+    most = 18 + len(stops)
+    assert sum(n_read) > most if kind == "none" else 18 <= sum(n_read) <= most
+
+
+@pytest.mark.parametrize("kind", STATES)
+def test_an_error_of_a_loader_loses_no_step(kind, train_on, monkeypatch):
+    """It has read some batches of a chunk when it fails: their steps are taken by the next run."""
+    monkeypatch.setattr(chunks, "CHUNK_SECONDS", 1e9)  # a step, then five, then six at a time
+    expected, _ = train_on(Loader(), "whole")
+    with pytest.raises(ZeroDivisionError):
+        train_on(Loader(*STATES[kind], error_at=9))
+    state, _ = train_on(Loader(*STATES[kind]))
+    jax.tree.map(np.testing.assert_array_equal, state, expected)
+
+
+def test_a_state_that_is_passed_goes_on_with_the_loader(train_on, gan, tiny_config):
+    """In one program: the loader is where the state is, so that no batch is read again."""
+    expected, _ = train_on(Loader(), "whole")
+    source = IterableSource(loader := Loader())
+    first = train(gan, replace(tiny_config, epochs=1), source, step=tally)
+    state = train(gan, tiny_config, source, step=tally, state=first)
+    jax.tree.map(np.testing.assert_array_equal, state, expected)
+    assert loader.n_read in (18, 19)
+
+
+def test_a_source_of_ones_own(gan, tiny_config):
+    class Numbers:
+        steps_per_epoch = 3
+
+        def batches(self, step, n):
+            asked.append((step, n))
+            images = np.arange(step, step + n, dtype=np.uint8).repeat(4 * 16).reshape(n, 4, 4, 4, 1)
+            return Batch(images, np.zeros((n, 4), np.int32))
+
+    asked, seen = [], []
+    recorder = Callback()
+    recorder.on_chunk_end = lambda chunk: seen.extend(np.floor(chunk.losses[:, 0]).tolist())
+    state = train(gan, replace(tiny_config, epochs=2), Numbers(), step=tally, callbacks=[recorder])
+    assert state.step == 6
+    assert seen == [0, 1, 2, 3, 4, 5]
+    assert all(step // 3 == (step + n - 1) // 3 for step, n in asked)
+
+
+def test_a_damaged_last_checkpoint_is_written_again(train_on, tmp_path):
+    """Once the steps since the one before it are taken again."""
+    expected, _ = train_on(Loader(), checkpoint_every=2)
+    (tmp_path / "run" / "18" / "manifest" / "metadata").write_text("{}")
+    state, step = train_on(Loader(), checkpoint_every=2)
+    assert step == 18
+    jax.tree.map(np.testing.assert_array_equal, state, expected)
+    with Checkpoints(tmp_path / "run") as checkpoints:
+        restored = checkpoints.restore(jax.eval_shape(lambda: expected))
+    jax.tree.map(np.testing.assert_array_equal, restored, expected)
 
 
 def test_equal_configurations_share_one_gan():
