@@ -437,9 +437,8 @@ def test_a_run_on_a_loader_resumes_to_the_same_bits(stops, kind, train_on):
         assert step == state.step
         n_read.append(loader.n_read)
     jax.tree.map(np.testing.assert_array_equal, state, expected)
-    again = np.cumsum(stops).sum()  # of each run that is resumed, all that it had read
     if kind == "none":
-        assert sum(n_read) >= 18 + again
+        assert sum(n_read) > 18
     else:
         assert 18 <= sum(n_read) <= 18 + len(stops)
 
