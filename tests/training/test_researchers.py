@@ -19,18 +19,23 @@ from jax.nn import logsumexp, one_hot, relu
 import cgan_jax
 from cgan_jax import (
     Batch,
+    Checkpoints,
     Discriminator,
     Generator,
     IterableSource,
     generate_latent_points,
+    load_run,
     run_keys,
     run_steps,
     sample_inputs,
     step_keys,
     train_step,
 )
+from cgan_jax.config import ModelConfig, TrainConfig
+from cgan_jax.runs.folder import RunFolder
 from cgan_jax.training.augment import color
 from cgan_jax.training.gan import GAN
+from cgan_jax.training.loop import train
 from tests.helpers import assert_resumes, float64_state
 
 KEY = random.key(3)
@@ -238,6 +243,33 @@ def test_adaptive_augmentation_is_a_steps_with_the_augmentation(tutorial, batch)
         jax.tree.map(assert_close, losses, expected_losses)
 
 
+def test_the_probability_of_augmentation_survives_a_kill(
+    tutorial, tiny_config, tiny_dataset, tmp_path
+):
+    names = tutorial("Adaptive augmentation")
+    config = replace(tiny_config, loss="non_saturating")
+    gan = replace(GAN.from_config(config), init_extra=lambda: jnp.asarray(0.5))
+    run = partial(train, gan, data=tiny_dataset, step=names["adaptive_step"])
+
+    class KilledError(Exception):
+        """As of a process that ends between two steps."""
+
+    class Kill(cgan_jax.Callback):
+        def on_epoch_end(self, epoch):
+            if epoch.epoch == 2:
+                raise KilledError
+
+    with Checkpoints(tmp_path / "whole") as checkpoints:
+        whole = run(config=config, checkpoints=checkpoints)
+    assert abs(whole.extra - 0.5) > 4 / 500_000  # it has moved
+    with Checkpoints(tmp_path / "killed") as checkpoints, pytest.raises(KilledError):
+        run(config=config, checkpoints=checkpoints, callbacks=[Kill()])
+    with Checkpoints(tmp_path / "killed") as checkpoints:
+        assert checkpoints.latest() == 2 * 6
+        resumed = run(config=config, checkpoints=checkpoints)
+    jax.tree.map(np.testing.assert_array_equal, resumed, whole)
+
+
 @in_float64
 def test_lecam_keeps_scores_near_the_average_of_the_others(tutorial, batch):
     """Tseng et al. 2021, with averages as the step before left them."""
@@ -437,6 +469,34 @@ def test_an_nnx_modules_dropout_is_drawn_in_training_alone(tutorial, batch):
     assert_close(apply(train=False), expected)
 
 
+def test_seeds_trained_together_are_those_trained_alone(
+    tutorial, tiny_config, tiny_dataset, monkeypatch
+):
+    """To rounding, which Adam would magnify."""
+    sgd = optax.sgd(0.05)
+    built = replace(GAN.from_config(tiny_config), gen_optimizer=sgd, disc_optimizer=sgd)
+    tiny = type("GAN", (), {"from_config": staticmethod(lambda: built)})
+    monkeypatch.setattr(cgan_jax, "GAN", tiny, raising=False)
+    names = tutorial("Several seeds at once", data=tiny_dataset, changes=[("64", "4")])
+    source = names["source"]
+    alone = jax.jit(partial(run_steps, built))
+    for seed in (0, 2):
+        keys = run_keys(seed)
+        state, step = jax.jit(built.init)(keys.init), 0
+        while step < 5 * 6:
+            batches = source.batches(step, 30)
+            state, losses = alone(state, batches, keys.steps)
+            step += len(batches.labels)
+        together = jax.tree.map(lambda leaf, i=seed: leaf[i], names["states"])
+        close = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+        jax.tree.map(close, together, state)
+        close(names["losses"].d_loss[seed], losses.d_loss)
+    assert names["state"].step == 30
+    jax.tree.map(np.testing.assert_array_equal, names["state"], together)
+    kernels = names["states"].gen.params["output"]["kernel"]
+    assert abs(kernels[0] - kernels[1]).max() > 0.01
+
+
 # Batches
 
 
@@ -458,3 +518,55 @@ def test_a_generator_of_batches_is_resumed(tutorial, tiny_config, tiny_dataset, 
 
 
 # Trained runs
+
+
+@pytest.fixture
+def trained_run(tmp_path, few_images):
+    """An untrained run of small networks, where the tutorial has its own."""
+    model = ModelConfig(generator_widths=(8, 16), discriminator_widths=(16, 8))
+    config = TrainConfig(model=model)
+    run = RunFolder.start(tmp_path / "runs/fashion_cgan", config, few_images.class_names)
+    gan = GAN.from_config(config)
+    state = jax.jit(gan.init)(random.key(5))
+    with Checkpoints(run.checkpoints) as checkpoints:
+        checkpoints.save(0, state)
+    return gan, state
+
+
+def test_the_generator_can_be_differentiated(tutorial, trained_run):
+    """The gradient agrees with finite differences, and following it raises the score."""
+    names = tutorial("The generator in jit and grad")
+    gan, state = trained_run
+    bags = np.full(16, 8)
+
+    def images_of(latent):
+        return gan.generator.apply(state.gen.variables, latent, bags, train=False)
+
+    score = names["score"]
+    with jax.enable_x64():
+        latent, direction = random.normal(random.key(1), (2, 16, 100))
+        slope = (jax.grad(score)(latent) * direction).sum()
+        difference = score(latent + 1e-5 * direction) - score(latent - 1e-5 * direction)
+        assert slope == pytest.approx(float(difference) / 2e-5, rel=1e-4)
+        images = images_of(latent)
+        scores = gan.discriminator.apply(state.disc.variables, images, bags, train=False)
+        assert score(latent) == pytest.approx(float(scores.sum()), rel=1e-6)
+
+    first = random.normal(random.key(0), (16, 100))
+    assert score(names["latent"]) > score(first) + 1e-3
+    rounded = np.asarray(jnp.round((images_of(names["latent"]) + 1) * 127.5))
+    assert abs(names["better_bags"].astype(float) - rounded).max() <= 1
+
+
+def test_scores_of_pictures_are_the_discriminators(tutorial, trained_run, few_images):
+    names = tutorial("What the discriminator says")
+    gan, state = trained_run
+    images = few_images.images.astype(np.float32) / 127.5 - 1
+    expected = gan.discriminator.apply(state.disc.variables, images, few_images.labels, train=False)
+    np.testing.assert_allclose(names["scores"], expected, atol=1e-5)
+    assert np.ptp(expected) > 0.01
+    assert names["scores"].dtype == np.float32
+    np.testing.assert_array_equal(names["oddest"][0], few_images.images[np.argmin(expected)])
+    by_name = load_run("runs/fashion_cgan").discriminator.score(few_images.images[:3], "Bag")
+    as_bags = gan.discriminator.apply(state.disc.variables, images[:3], np.full(3, 8), train=False)
+    np.testing.assert_allclose(by_name, as_bags, atol=1e-5)

@@ -19,8 +19,17 @@ from jax import random
 from cgan_jax import (
     Batch,
     Callback,
+    Losses,
     load_generator,
+    next_state,
+    real_images,
+    run_keys,
+    run_steps,
+    sample_inputs,
+    step_keys,
     train_step,
+    update_discriminator,
+    update_generator,
 )
 from cgan_jax.callbacks import MeasuresTable, TensorBoard
 from cgan_jax.metrics.eval_plan import FAST
@@ -30,6 +39,7 @@ from cgan_jax.runs.tables import read_measures
 from cgan_jax.sampling.generator import TrainedGenerator
 from cgan_jax.training.gan import GAN
 from cgan_jax.training.loop import train
+from cgan_jax.training.penalties import WeightedPenalty, r1
 from tests.helpers import assert_resumes, float64_state
 from tests.runs.test_events import read as read_events
 
@@ -83,6 +93,61 @@ def orthogonalized(matrix):
         square = x @ x.T
         x = 3.4445 * x - 4.775 * square @ x + 2.0315 * square @ square @ x
     return x if x.shape == matrix.shape else x.T
+
+
+def ahead(mean, g, decay, t):
+    """Nesterov's estimate in step t, counted from 1, of the mean gradient in the next one."""
+    return decay * mean / (1 - decay ** (t + 1)) + (1 - decay) * g / (1 - decay**t)
+
+
+def muon_moves(gradients):
+    """What Muon and, for vectors, Adam subtract from a parameter in each step."""
+    mean = square = 0.0
+    for t, g in enumerate(gradients, 1):
+        if g.ndim == 2:
+            mean = 0.95 * mean + 0.05 * g
+            rows, columns = g.shape
+            turned = orthogonalized(ahead(mean, g, 0.95, t))
+            yield 0.01 * math.sqrt(max(1, columns / rows)) * turned
+        else:
+            mean, square = 0.9 * mean + 0.1 * g, 0.999 * square + 0.001 * g**2
+            root = np.sqrt(square / (1 - 0.999**t)) + 1e-8
+            yield 2e-4 * ahead(mean, g, 0.9, t) / root
+
+
+@in_float64
+def test_muon_orthogonalizes_matrices_and_adam_moves_the_rest(tutorial, small, batches):
+    gan = optimized(small, tutorial("Muon")["muon"])
+    states, _ = history(gan, batches)
+    for net in ("gen", "disc"):
+        nets = [getattr(state, net) for state in states]
+        gradients = [list(map(np.asarray, jax.tree.leaves(n.opt_state[0]))) for n in nets[1:]]
+        params = [jax.tree.leaves(each.params) for each in nets]
+        assert {leaf.ndim for leaf in params[0]} == {1, 2}
+        for i in range(len(params[0])):
+            moves = muon_moves([each[i] for each in gradients])
+            for t, move in enumerate(moves):
+                close(params[t + 1][i], params[t][i] - move, atol=1e-7)  # constants are float32
+                assert abs(move).max() > 1e-5
+
+
+@in_float64
+def test_a_schedule_free_generator_is_sampled_at_its_average(tutorial, small, batches):
+    """Defazio et al. 2024, section 1: gradients are taken at y, between the point z that
+    moves and the mean x of all z, and x is what is evaluated."""
+    gan = replace(
+        GAN.from_config(small), gen_optimizer=tutorial("A schedule-free optimizer")["schedule_free"]
+    )
+    states, _ = history(gan, batches)
+    points = [state.gen.opt_state.z for state in states[1:]]
+    for t, state in enumerate(states[1:], 1):
+        x = jax.tree.map(lambda *z: sum(z) / len(z), *points[:t])
+        rounded = partial(close, atol=1e-8)  # the state's 0.9 is a float32
+        jax.tree.map(rounded, state.sampling_variables["params"], x)
+        y = jax.tree.map(lambda x, z: 0.9 * x + 0.1 * z, x, points[t - 1])
+        jax.tree.map(rounded, state.gen.params, y)
+    kernels = (p["output"]["kernel"] for p in (x, state.gen.params))
+    assert abs(np.subtract(*kernels)).max() > 1e-6
 
 
 def test_a_schedule_free_run_is_loaded_at_its_average(
@@ -180,6 +245,85 @@ def test_a_wait_for_a_plateau_is_resumed(tutorial, tiny_config, tiny_dataset, tm
 def keep_mean(average, variables, step):
     """Depends on the number of updates."""
     return jax.tree.map(lambda a, v: a + (v - a) / step, average, variables)
+
+
+@in_float64
+@pytest.mark.parametrize("n_steps", [None, 4])
+def test_accumulated_gradients_are_those_of_the_large_batch(tutorial, small, tiny_dataset, n_steps):
+    """Average, learning rate and penalty change with every update, as without accumulation."""
+    own_step = tutorial("Gradient accumulation")["accumulating_step"]
+    adam = optax.adam(optax.linear_schedule(0.02, 0.001, 4), b1=0.5)
+    penalty = WeightedPenalty(r1, 0.5, gamma_end=0.1, schedule_steps=4, every=2)
+    large = replace(
+        GAN.from_config(small),
+        gen_optimizer=adam,
+        disc_optimizer=adam,
+        average=keep_mean,
+        penalty=penalty,
+    )
+    parts = optax.MultiSteps(adam, every_k_schedule=4, accumulator_dtype=float)
+    parts = parts.gradient_transformation()
+    accumulating = replace(large, gen_optimizer=parts, disc_optimizer=parts)
+
+    def large_step(gan, state, batch, key):
+        """On the draws of the four parts."""
+        draws = [
+            sample_inputs(gan, jax.tree.map(lambda rows, i=i: rows[2 * i :][:2], batch), keys)
+            for i in range(4)
+            for keys in [step_keys(accumulating, random.fold_in(key, i))]
+        ]
+        inputs = jax.tree.map(lambda *rows: jnp.concatenate(rows), *draws)
+        keys, real = step_keys(gan, key), real_images(batch)
+        gen = update_generator(gan, state, inputs, real, keys)
+        disc = update_discriminator(gan, state, real, (gen.images, inputs[1]), keys)
+        return next_state(gan, state, gen.net, disc.net), Losses(disc.loss, gen.loss)
+
+    rng = np.random.default_rng(0)
+    rows = rng.integers(0, 22, (4, 8))
+    batches = Batch(tiny_dataset.images[rows], tiny_dataset.labels[rows])
+    key = run_keys(0).steps
+    ours, theirs = (
+        jax.jit(partial(run_steps, gan, n_steps=n_steps, step=step))(
+            float64_state(gan), batches, key
+        )
+        for gan, step in ((accumulating, own_step), (large, large_step))
+    )
+    (state, losses), (expected, expected_losses) = ours, theirs
+    jax.tree.map(close, losses, expected_losses)
+    for net in ("gen", "disc"):
+        one, other = getattr(state, net), getattr(expected, net)
+        jax.tree.map(partial(close, atol=1e-9), one.params, other.params)
+        assert (one.opt_state.gradient_step, one.opt_state.mini_step) == (4, 0)
+    jax.tree.map(partial(close, atol=1e-9), state.average, expected.average)
+    assert state.step == expected.step == 4
+    before = float64_state(large).disc.params["output"]["kernel"]
+    assert abs(state.disc.params["output"]["kernel"] - before).max() > 0.01
+
+
+def test_a_callback_halves_the_learning_rate_and_ends_training(tutorial, small, tiny_dataset):
+    """As a schedule does; and no program is compiled for the changed state."""
+    names = tutorial("A learning rate from a callback")
+    traced = []
+
+    def counted_step(gan, state, batch, key):
+        traced.append(len(batch.labels))
+        return train_step(gan, state, batch, key)
+
+    gan = replace(GAN.from_config(small), disc_optimizer=names["adam"])
+    config = replace(small, epochs=10)
+    [callback] = names["calls"][0]["callbacks"]
+    state = train(gan, config, tiny_dataset, callbacks=[callback], step=counted_step)
+    assert state.step == 4 * 6
+    assert optax.tree.get(state.disc.opt_state, "learning_rate") == np.float32(2e-4 / 16)
+
+    n_traced = len(traced)
+    schedule = optax.piecewise_constant_schedule(2e-4, {6 * k: 0.5 for k in (1, 2, 3)})
+    scheduled = replace(gan, disc_optimizer=optax.adam(schedule, b1=0.5))
+    expected = train(scheduled, replace(config, epochs=4), tiny_dataset, step=counted_step)
+    assert len(traced) == 2 * n_traced
+    for net in ("gen", "disc"):
+        one, other = (getattr(each, net).params for each in (state, expected))
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), one, other)
 
 
 @in_float64
